@@ -1,0 +1,136 @@
+"""What a study does: a trial, the search around it, the methods it is compared with, and where it runs."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from kd_hpo.config.settings import Settings
+from kd_hpo.config.trial import TrialConfig
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Between(Settings):
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "_Between":
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
+class UniformRange(_Between):
+    kind: Literal["uniform"] = "uniform"
+
+
+class LogUniformRange(_Between):
+    kind: Literal["loguniform"] = "loguniform"
+    low: PositiveFloat
+
+
+class IntRange(_Between):
+    """Whole numbers, both ends included."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+
+
+class Choice(Settings):
+    kind: Literal["choice"] = "choice"
+    values: Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+Range = Annotated[UniformRange | LogUniformRange | IntRange | Choice, Field(discriminator="kind")]
+
+
+class Asha(Settings):
+    """Stops poor trials early (asynchronous successive halving, Li et al. 2020), by accuracy on `val`."""
+
+    kind: Literal["asha"] = "asha"
+    grace_epochs: PositiveInt = 3
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+
+
+class NoScheduler(Settings):
+    kind: Literal["none"] = "none"
+
+
+def _log(low: float, high: float) -> LogUniformRange:
+    return LogUniformRange(low=low, high=high)
+
+
+DEFAULT_SPACE: dict[str, Range] = {
+    "training.optimizer.lr": _log(0.01, 0.2),
+    "pairs.strength": _log(0.5, 20.0),
+    "pairs.variance.start": _log(0.2, 5.0),
+    "pairs.variance.floor": _log(1e-4, 0.1),
+    "pairs.regressor_lr": _log(2e-3, 5e-2),
+    "weighting.step": _log(0.01, 0.3),
+    "kd.weight": _log(0.3, 4.0),
+    "kd.temperature": _log(1.5, 10.0),
+}
+
+
+class Search(Settings):
+    """Optuna's search (TPE) over the outer settings."""
+
+    trials: PositiveInt = 8
+    space: Annotated[dict[str, Range], Field(min_length=1)] = DEFAULT_SPACE
+    """Dotted paths of the trial's configuration, and the range that each is chosen from."""
+    scheduler: Annotated[Asha | NoScheduler, Field(discriminator="kind")] = Asha()
+    seed: NonNegativeInt = 0
+
+
+class Method(Settings):
+    """A trial to compare with: a method at the best outer settings, with some settings replaced."""
+
+    name: Name
+    base: str
+    """One of kd_hpo.trial.methods.METHODS, which the settings start from."""
+    set: dict[str, Any] = {}
+    """Dotted paths of the trial's configuration and their values."""
+
+
+class Compare(Settings):
+    """After the search: each method once a seed, at the best outer settings, the same splits and steps."""
+
+    methods: tuple[str | Method, ...] = ("ce", "kd", "uniform", "learned")
+    seeds: PositiveInt = 3
+
+
+class Resources(Settings):
+    """Where the study runs and what each trial may use."""
+
+    address: str = "local"
+    """local starts Ray on this machine; auto, host:port or ray://host:port join a cluster."""
+    cpus_per_trial: PositiveFloat = 1.0
+    gpus_per_trial: NonNegativeFloat = 0.0
+    concurrent_trials: PositiveInt | None = None
+    """null: as many as the resources allow."""
+    max_failures: NonNegativeInt = 1
+    """How often a trial whose process dies is started again from its last checkpoint."""
+
+
+class Tracking(Settings):
+    """MLflow; null uri keeps a SQLite file in the runs folder."""
+
+    uri: str | None = None
+
+
+class StudyConfig(TrialConfig):
+    """A study file: the fields of a trial, and how a study searches around them."""
+
+    name: Name
+    search: Search = Search()
+    compare: Compare = Compare()
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    runs: Path = Path("runs")
+    """The folder of all that is written: the study's own folder, the tracking database, the shared cache."""
+
+    def trial(self) -> TrialConfig:
+        return TrialConfig.model_validate(self.model_dump(include=set(TrialConfig.model_fields)))

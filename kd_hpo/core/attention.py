@@ -1,0 +1,45 @@
+"""SemCKD's weighting: attention over teacher layers, for each example, learned from the training loss."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CrossLayerAttention(nn.Module):
+    """Semantic calibration (Chen et al. 2021, eq. 4-6): how much each teacher layer should teach each student layer.
+
+    Queries (student layers) and keys (teacher layers) are small networks on the rows of a layer's B x B similarity matrix,
+    so the batch size is part of the model.
+    """
+
+    def __init__(self, shape: tuple[int, int], batch_size: int, *, factor: int = 4, generator: torch.Generator) -> None:
+        super().__init__()
+        T, S = shape
+        width = max(batch_size // factor, 1)
+        self.keys = nn.ModuleList(_Embedding(batch_size, width, generator) for _ in range(T))
+        self.queries = nn.ModuleList(_Embedding(batch_size, width, generator) for _ in range(S))
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """S and T features (B, ...) -> (B, T, S), a softmax over T divided by S: each example's weights sum to 1."""
+        keys = torch.stack([net(_similarity(f)) for net, f in zip(self.keys, teacher, strict=True)], 1)  # (B, T, d)
+        queries = torch.stack([net(_similarity(f)) for net, f in zip(self.queries, student, strict=True)], 1)  # (B, S, d)
+        return torch.softmax(keys @ queries.transpose(1, 2), dim=1) / queries.shape[1]
+
+
+class _Embedding(nn.Module):
+    def __init__(self, size: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(size, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        for parameter in self.parameters():
+            bound = parameter.shape[-1] ** -0.5
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def forward(self, similarity: Tensor) -> Tensor:
+        return F.normalize(self.layers(similarity), dim=1)
+
+
+def _similarity(feature: Tensor) -> Tensor:  # (B, ...) -> (B, B), the inner products of the examples
+    rows = feature.detach().flatten(1)
+    return rows @ rows.t()

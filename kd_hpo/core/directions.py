@@ -1,0 +1,112 @@
+"""The direction q of a hypergradient: d L_out / d lambda = - (J q) * scale, with J the Jacobian of the pair losses.
+
+Every method shares the one Jacobian-vector product and differs only in q, a vector of the student's size.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+Params = dict[str, Tensor]
+
+
+def update_jacobian(optimizer: Optimizer, before: Params, parameters: Mapping[str, nn.Parameter]) -> Params:
+    """- dw' / d(gradient), elementwise, of the step that the optimiser has just taken.
+
+    before      the parameters w before the step
+    parameters  the same parameters after it, their gradients still in place
+    SGD with momentum has lr, Nesterov's form lr * (1 + momentum); Adam and AdamW differentiate both of their moments.
+    Raises TypeError for an optimiser whose update is not known here.
+    """
+    if type(optimizer) not in UPDATE_JACOBIANS:
+        raise TypeError(f"no update Jacobian for {type(optimizer).__name__}; known: {[c.__name__ for c in UPDATE_JACOBIANS]}")
+    jacobian = UPDATE_JACOBIANS[type(optimizer)]
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    return {name: jacobian(p, before[name], optimizer.state[p], groups[id(p)]) for name, p in parameters.items()}
+
+
+def _sgd(p: nn.Parameter, before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, float]) -> Tensor:
+    factor = group["lr"] * (1 + group["momentum"] if group["nesterov"] else 1)
+    return torch.full_like(before, factor)
+
+
+def _adam(p: nn.Parameter, before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, float]) -> Tensor:
+    beta1, beta2 = group["betas"]  # type: ignore[misc]
+    assert p.grad is not None
+    decoupled = isinstance(group.get("decoupled_weight_decay"), bool) and group["decoupled_weight_decay"]
+    gradient = p.grad if decoupled else p.grad + group["weight_decay"] * before
+    step = float(state["step"])
+    bias1, bias2 = 1 - beta1**step, 1 - beta2**step
+    mean, root = state["exp_avg"] / bias1, (state["exp_avg_sq"] / bias2).sqrt()
+    denominator = root + group["eps"]
+    # root = sqrt(v): d root / dg = (1 - beta2) g / (bias2 root); where v is 0 so is g, and the limit is 0.
+    droot = torch.where(root > 0, (1 - beta2) * gradient / (bias2 * root.clamp_min(torch.finfo(root.dtype).tiny)), 0.0)
+    return group["lr"] * ((1 - beta1) / bias1 / denominator - mean * droot / denominator.square())
+
+
+UPDATE_JACOBIANS: dict[type[Optimizer], Callable[..., Tensor]] = {SGD: _sgd, Adam: _adam, AdamW: _adam}
+
+
+class Direction(Protocol):
+    """Makes q from the outer loss's gradient; `observe` sees every inner step's gradient."""
+
+    def observe(self, gradient: Params) -> None: ...
+
+    def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params: ...
+
+    def state_dict(self) -> Params: ...
+
+    def load_state_dict(self, state: Params) -> None: ...
+
+
+class OneStep:
+    """q = (- dw' / d gradient) * grad L_out(w'): exact for one step of the optimiser (as DARTS, Liu et al. 2019)."""
+
+    def observe(self, gradient: Params) -> None: ...
+
+    def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params:
+        factor = jacobian()
+        return {name: factor[name] * g for name, g in outer_gradient.items()}
+
+    def state_dict(self) -> Params:
+        return {}
+
+    def load_state_dict(self, state: Params) -> None: ...
+
+
+class DiagonalFisher:
+    """q = g / (v + damping), v the running mean of the squared training gradient: an approximation of H^-1 g.
+
+    v is the diagonal of the empirical Fisher matrix. Where the training loss is flat a push lasts, so q looks further
+    ahead than one step, and costs nothing more. Its length is not that of a step: use it with a normalised update.
+    """
+
+    def __init__(self, decay: float = 0.98, damping: float = 1e-4) -> None:
+        self.decay, self.damping = decay, damping
+        self.mean_square: Params = {}
+        self.steps = 0
+
+    def observe(self, gradient: Params) -> None:
+        self.steps += 1
+        for name, g in gradient.items():
+            if name in self.mean_square:
+                self.mean_square[name].mul_(self.decay).addcmul_(g, g, value=1 - self.decay)
+            else:
+                self.mean_square[name] = (1 - self.decay) * g.square()
+
+    def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params:
+        unbiased = 1 - self.decay**self.steps
+        return {n: g / (self.mean_square[n] / unbiased + self.damping) for n, g in outer_gradient.items()}
+
+    def state_dict(self) -> Params:
+        return {**self.mean_square, "#steps": torch.tensor(self.steps)}
+
+    def load_state_dict(self, state: Params) -> None:
+        self.steps = int(state["#steps"])
+        self.mean_square = {name: v.clone() for name, v in state.items() if name != "#steps"}
+
+
+DIRECTIONS: dict[str, Callable[..., Direction]] = {"one_step": OneStep, "diagonal_fisher": DiagonalFisher}

@@ -1,0 +1,34 @@
+"""d L_out / d lambda for the whole (T, S) matrix: one forward-mode Jacobian-vector product, whatever T x S is."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from kd_hpo.core.directions import Params
+
+PairLosses = Callable[[Params], Tensor]
+
+
+def hypergradient(pair_losses: PairLosses, w: Params, q: Params, scale: Tensor | float, direct: Tensor | None = None) -> Tensor:
+    """- scale * J q + direct, for an inner loss L_task(w) + sum_ts lambda_ts scale_ts D_ts(w), linear in lambda.
+
+    pair_losses  w -> D (T, S), on the batch of the inner step and with the regressors that it used
+    w            the student's parameters before the step
+    q            what a unit push of the inner gradient does to the outer loss (`directions`), keyed as w
+    scale        () or (T, S): the total strength times each pair's balance
+    direct       (T, S): d L_out / d lambda at a fixed w, where the outer loss contains lambda
+    returns      (T, S)
+    """
+    _, along_q = torch.func.jvp(pair_losses, (w,), (q,))
+    total = -scale * along_q
+    return total if direct is None else total + direct
+
+
+def central_difference(pair_losses: PairLosses, w: Params, q: Params, scale: Tensor | float, epsilon: float = 1e-6) -> Tensor:
+    """The same product by central differences: the independent check of `hypergradient`; use it in float64."""
+
+    def moved(sign: int) -> Tensor:
+        return pair_losses({name: value + sign * epsilon * q[name] for name, value in w.items()})
+
+    return -scale * (moved(1) - moved(-1)) / (2 * epsilon)

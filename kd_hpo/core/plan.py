@@ -1,0 +1,85 @@
+"""Which pairs are compared at which resolution: geometry only, worked out once, before any batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A feature read as a map: (C, H, W); a vector is a map of 1 x 1."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.channels}x{self.height}x{self.width})"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The pairs of one student layer that meet at one resolution: one regressor call serves them all."""
+
+    student: int
+    size: Size
+    teachers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """T teacher layers, S student layers; every pair meets at the smaller height and the smaller width of the two."""
+
+    teacher: tuple[LayerShape, ...]
+    student: tuple[LayerShape, ...]
+    logits_pair: bool = False
+    """Whether the last teacher and the last student layer are logits, compared by the categorical loss."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.teacher), len(self.student)
+
+    def meeting_size(self, t: int, s: int) -> Size:
+        a, b = self.teacher[t], self.student[s]
+        return min(a.height, b.height), min(a.width, b.width)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The pairs that need a regressor, by student layer and resolution."""
+        found: dict[tuple[int, Size], list[int]] = {}
+        last = (len(self.teacher) - 1, len(self.student) - 1)
+        for s in range(len(self.student)):
+            for t in range(len(self.teacher)):
+                if not (self.logits_pair and (t, s) == last):
+                    found.setdefault((s, self.meeting_size(t, s)), []).append(t)
+        return tuple(Group(s, size, tuple(teachers)) for (s, size), teachers in found.items())
+
+    @cached_property
+    def blocks(self) -> dict[Size, tuple[int, ...]]:
+        """The teacher layers wanted at each resolution; a batch of targets is one tensor a resolution."""
+        wanted: dict[Size, set[int]] = {}
+        for group in self.groups:
+            wanted.setdefault(group.size, set()).update(group.teachers)
+        # Layers native to the resolution first: a larger student layer then reads a prefix of the block, without a copy.
+        return {
+            size: tuple(sorted(layers, key=lambda t, size=size: (self._native(t) != size, t)))  # type: ignore[misc]
+            for size, layers in wanted.items()
+        }
+
+    def channels_of(self, group: Group) -> tuple[int, ...]:
+        """Where the group's teacher channels stand in its block."""
+        start, spans = 0, dict[int, range]()
+        for t in self.blocks[group.size]:
+            spans[t] = range(start, start + self.teacher[t].channels)
+            start += self.teacher[t].channels
+        return tuple(c for t in group.teachers for c in spans[t])
+
+    def _native(self, t: int) -> Size:
+        return self.teacher[t].height, self.teacher[t].width
+
+
+def pair_plan(teacher: Sequence[LayerShape], student: Sequence[LayerShape], *, logits_pair: bool = False) -> PairPlan:
+    return PairPlan(tuple(teacher), tuple(student), logits_pair)

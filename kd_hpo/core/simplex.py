@@ -1,0 +1,54 @@
+"""Steps on the simplex of pair weights: pure functions (weights, direction, step) -> weights, all (T, S)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+SimplexUpdate = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def mirror_descent(weights: Tensor, direction: Tensor, step: float) -> Tensor:
+    """Exponentiated gradient (Kivinen & Warmuth 1997): a weight's log moves by the evidence, whatever the weight is."""
+    return torch.softmax((weights.log() - step * direction).flatten(), 0).view_as(weights)
+
+
+def softmax_logits(weights: Tensor, direction: Tensor, step: float) -> Tensor:
+    """A gradient step on logits whose softmax is the weights: a small weight hardly moves."""
+    slope = weights * (direction - (weights * direction).sum())
+    return torch.softmax((weights.log() - step * slope).flatten(), 0).view_as(weights)
+
+
+def projection(weights: Tensor, direction: Tensor, step: float) -> Tensor:
+    """A gradient step and back to the nearest point of the simplex (Duchi et al. 2008): weights become exactly 0."""
+    point = (weights - step * direction).flatten()
+    ordered = point.sort(descending=True).values
+    excess = (ordered.cumsum(0) - 1) / torch.arange(1, len(point) + 1, device=point.device, dtype=point.dtype)
+    kept = int((ordered > excess).sum())
+    return (point - excess[kept - 1]).clamp_min(0).view_as(weights)
+
+
+SIMPLEX_UPDATES: dict[str, SimplexUpdate] = {
+    "mirror_descent": mirror_descent,
+    "softmax_logits": softmax_logits,
+    "projection": projection,
+}
+
+
+def uniform(shape: tuple[int, int]) -> Tensor:
+    return torch.full(shape, 1 / (shape[0] * shape[1]))
+
+
+def mix_with_uniform(weights: Tensor, share: float) -> Tensor:
+    """(1 - share) of the weights and a share of the uniform point, so that no weight is stuck at 0."""
+    return (1 - share) * weights + share / weights.numel()
+
+
+def normalised_direction(average: Tensor, weights: Tensor) -> Tensor:
+    """A hypergradient centred on <weights, h> and divided by its RMS: a step size then means the same in every network.
+
+    A hypergradient that is the same for all pairs says nothing about them: the direction is zero.
+    """
+    centred = average - (weights * average).sum()
+    rms = centred.square().mean().sqrt()
+    return torch.where(rms > torch.finfo(rms.dtype).eps * average.abs().max(), centred / rms, torch.zeros_like(centred))

@@ -1,0 +1,103 @@
+"""How the T x S pairs are weighted: constant points of the simplex, a replayed trajectory, or learned weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kd_hpo.core.simplex import SimplexUpdate, mix_with_uniform, normalised_direction, uniform
+
+
+class Weighting(Protocol):
+    """Gives the pair weights of each epoch; `state_dict` is what a checkpoint keeps."""
+
+    def weights(self, epoch: int) -> Tensor:
+        """(T, S), not negative, sum 1."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Constant:
+    """One point of the simplex for the whole trial."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self._weights = weights / weights.sum()
+
+    def weights(self, epoch: int) -> Tensor:
+        return self._weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Replay(Constant):
+    """A recorded trajectory, one (T, S) matrix an epoch; the last one serves any epoch beyond."""
+
+    def __init__(self, trajectory: Sequence[Tensor]) -> None:
+        self._trajectory = [weights / weights.sum() for weights in trajectory]
+
+    def weights(self, epoch: int) -> Tensor:
+        return self._trajectory[min(epoch, len(self._trajectory) - 1)]
+
+
+class Learned:
+    """Weights that start uniform and move on the simplex along a running average of their hypergradient.
+
+    update   a step on the simplex (SIMPLEX_UPDATES)
+    step     its length: mirror descent multiplies a pair that stands one RMS out by exp(step)
+    average  factor of the running average of hypergradients, in [0, 1)
+    mix      share of the uniform point mixed in after each step, so that a pair can come back
+    """
+
+    def __init__(self, shape: tuple[int, int], update: SimplexUpdate, *, step: float, average: float, mix: float) -> None:
+        self._weights = uniform(shape)
+        self._update, self._step, self._factor, self._mix = update, step, average, mix
+        self._average = torch.zeros(shape)
+        self._updates = torch.tensor(0)
+
+    def weights(self, epoch: int) -> Tensor:
+        return self._weights
+
+    def learn(self, hypergradient: Tensor) -> None:
+        """Moves the weights against d L_out / d lambda (T, S)."""
+        self._updates += 1
+        self._average = self._factor * self._average + (1 - self._factor) * hypergradient.to(self._weights)
+        unbiased = self._average / (1 - self._factor ** int(self._updates))
+        direction = normalised_direction(unbiased, self._weights)
+        self._weights = mix_with_uniform(self._update(self._weights, direction, self._step), self._mix)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"weights": self._weights, "average": self._average, "updates": self._updates}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._weights, self._average, self._updates = state["weights"], state["average"], state["updates"].clone()
+
+
+def same_depth(shape: tuple[int, int]) -> Tensor:
+    """Equal weights on S pairs: student layer s with the teacher layer at the same relative depth."""
+    T, S = shape
+    weights = torch.zeros(shape)
+    for s in range(S):
+        weights[round(s * (T - 1) / max(S - 1, 1)), s] = 1
+    return weights / S
+
+
+def one_pair(shape: tuple[int, int], t: int, s: int) -> Tensor:
+    weights = torch.zeros(shape)
+    weights[t, s] = 1
+    return weights
+
+
+def random_point(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A uniformly random point of the simplex: normalised exponential variables."""
+    weights = torch.empty(shape).exponential_(generator=generator)
+    return weights / weights.sum()
+
+
+CONSTANT_WEIGHTINGS: dict[str, Callable[[tuple[int, int]], Tensor]] = {"uniform": uniform, "same_depth": same_depth}

@@ -1,0 +1,63 @@
+"""Batches of normalised images, and the order they come in: every order is a function of seed and position, not of state."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kd_hpo.data.datasets import ImageSet
+
+Indices = NDArray[np.int64]
+
+
+class ImageBatches:
+    """Images of a data set as float batches, each channel brought to mean 0 and deviation 1 of the given images."""
+
+    def __init__(self, images: ImageSet, statistics_of: Indices, device: torch.device) -> None:
+        self.images, self.device = images, device
+        self.mean, self.std = (s.to(device) for s in _channel_statistics(images, statistics_of))
+        self._labels = images.labels
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        c, h, w = self.images.images.shape[1:]
+        return c, h, w
+
+    def inputs(self, indices: Indices) -> Tensor:
+        """(B, C, H, W) float."""
+        batch = torch.from_numpy(self.images.images[indices]).to(self.device, torch.float32)
+        return (batch - self.mean) / self.std
+
+    def labels(self, indices: Indices) -> Tensor:
+        """(B,) int64."""
+        return torch.from_numpy(self._labels[indices]).to(self.device)
+
+
+def _channel_statistics(images: ImageSet, indices: Indices) -> tuple[Tensor, Tensor]:
+    total, squares, count = 0.0, 0.0, 0
+    for chunk in chunks(indices, 4096):
+        values = images.images[chunk].astype(np.float64)
+        total, squares = total + values.sum((0, 2, 3)), squares + np.square(values).sum((0, 2, 3))
+        count += values.size // values.shape[1]
+    mean = np.asarray(total) / count
+    std = np.sqrt(np.maximum(np.asarray(squares) / count - mean**2, 1e-6))
+    return (torch.tensor(s, dtype=torch.float32)[:, None, None] for s in (mean, std))  # type: ignore[return-value]
+
+
+def chunks(indices: Indices, size: int) -> Iterator[Indices]:
+    """The indices in order, `size` at a time; the last may be shorter."""
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def shuffled_batches(indices: Indices, size: int, *key: int) -> Iterator[Indices]:
+    """Whole batches of one pass in the random order that the key names; a last partial batch is left out."""
+    order = np.random.default_rng(key).permutation(indices)
+    return chunks(order[: len(order) // size * size], size)
+
+
+def drawn_batch(indices: Indices, size: int, *key: int) -> Indices:
+    """`size` of the indices (all where there are fewer) drawn without replacement, as the key names."""
+    return np.random.default_rng(key).permutation(indices)[:size]

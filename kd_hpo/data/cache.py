@@ -1,0 +1,137 @@
+"""Decoded images on disk: written once, then a read-only memory map that every process shares."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kd_hpo.errors import DataError
+
+FORMAT = 1
+"""Raise it when the pixels of the same source change: every cache of an older format is then built again."""
+
+Progress = Callable[[int, int], None]
+"""Called now and then while images are decoded, with (done, total)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Decoded images, read-only memory map shared between processes."""
+
+    name: str
+    images: npt.NDArray[np.uint8]
+    """(N, C, H, W), C-contiguous; C is 1 or 3."""
+    labels: npt.NDArray[np.int64]
+    """(N,), indices into `classes`."""
+    classes: tuple[str, ...]
+    test_start: int | None
+    """images[test_start:] are the data set's own test half; None where it has none."""
+    digest: str
+    """sha256 of pixels, labels, class names and test_start, in hex: the same wherever the same pixels were decoded."""
+
+
+class Labelling(NamedTuple):
+    """What a builder knows besides the pixels; the fields are those of ImageSet."""
+
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+    test_start: int | None
+
+
+def new_images(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+    """An (N, C, H, W) array to write into, backed by a file in `folder`. Raises DataError if the disk is too full."""
+    need, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(folder).free
+    if need > free:  # writing to a map without room would kill the process instead of raising
+        raise DataError(
+            f"{shape[0]} decoded images take {need / 1e9:.1f} GB and the disk of the cache has {free / 1e9:.1f} GB left. "
+            "Free some space, put the cache elsewhere, or ask for a smaller `size`."
+        )
+    return np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+
+
+def open_or_build(cache: Path, name: str, kind: str, key: str, build: Callable[[Path], Labelling]) -> ImageSet:
+    """The image set that `key` stands for, built at the first call.
+
+    build(folder)  writes the pixels to an array from `new_images(folder, shape)` and returns the labels
+    One process builds, the others wait for it. A cache that is truncated or of another kind is built again.
+    """
+    home = cache / f"{kind}-{key[:24]}"
+    found = _read(home, name, key)
+    if found is not None:
+        return found
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _only_builder(cache / f".{home.name}.lock"):
+            return _read(home, name, key) or _build(home, name, key, build)
+    except OSError as error:
+        raise DataError(f"the image cache {cache} cannot be written: {error}. Choose a local folder you may write to.") from error
+
+
+def _read(home: Path, name: str, key: str) -> ImageSet | None:
+    """The cache in `home`, or None where it is missing, truncated or not this one."""
+    try:
+        meta = json.loads((home / "meta.json").read_text())
+        if (meta["format"], meta["key"]) != (FORMAT, key):
+            return None
+        images = np.lib.format.open_memmap(home / "images.npy", mode="r")
+        labels = np.lib.format.open_memmap(home / "labels.npy", mode="r")
+        if images.dtype != np.uint8 or list(images.shape) != meta["shape"]:
+            return None
+        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            return None
+        return ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _build(home: Path, name: str, key: str, build: Callable[[Path], Labelling]) -> ImageSet:
+    work = home.with_name(f".{home.name}.building")  # ours alone while we hold the lock
+    shutil.rmtree(work, ignore_errors=True)  # a build that was killed
+    new = work / "new"
+    new.mkdir(parents=True)
+    try:
+        labelling = build(new)
+        np.save(new / "labels.npy", labelling.labels.astype(np.int64))
+        images = np.lib.format.open_memmap(new / "images.npy", mode="r+")
+        images.flush()
+        meta = {
+            "format": FORMAT,
+            "key": key,
+            "shape": images.shape,
+            "classes": labelling.classes,
+            "test_start": labelling.test_start,
+            "digest": _digest(images, labelling),
+        }
+        (new / "meta.json").write_text(json.dumps(meta))
+        if home.exists():
+            home.rename(work / "old")
+        new.rename(home)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    built = _read(home, name, key)
+    if built is None:
+        raise DataError(f"the image cache {home} cannot be read back. Choose a local folder for the cache.")
+    return built
+
+
+def _digest(images: npt.NDArray[np.uint8], labelling: Labelling) -> str:
+    digest = hashlib.sha256(json.dumps([images.shape, labelling.classes, labelling.test_start]).encode())
+    digest.update(labelling.labels.astype("<i8").tobytes())
+    digest.update(images.data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _only_builder(lock: Path) -> Iterator[None]:
+    """Waits until no other process holds `lock`; the system lets go of it when a process dies."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

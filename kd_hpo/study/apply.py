@@ -1,0 +1,77 @@
+"""Trains a student with an exported matrix, held fixed, on the train and outer splits together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kd_hpo.config.read import apply_overrides, parse_overrides
+from kd_hpo.config.trial import FixedMatrix, TrialConfig
+from kd_hpo.errors import ExportError
+from kd_hpo.files import write_atomically
+from kd_hpo.nets.features import LOGITS
+from kd_hpo.study.export import Export, ExportedMatrix
+from kd_hpo.study.folder import TestScores
+from kd_hpo.study.run import test_accuracy
+from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.result import EpochRecord, TrialResult
+from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS, RESULT, run_trial
+
+
+@dataclass(frozen=True)
+class Applied:
+    result: TrialResult
+    test: TestScores
+    weights: Path
+    same_teacher: bool
+    """Whether the teacher's weights are those that the matrix was learned with."""
+
+
+def apply_matrix(
+    export: Export,
+    *,
+    rank: int,
+    overrides: Sequence[str],
+    folder: Path,
+    cache: Path,
+    report: Callable[[EpochRecord], None],
+    progress: Callable[[str], None],
+) -> Applied:
+    """Trains the student of the export's matrix of that rank; the weights go to `folder` as safetensors.
+
+    Raises ExportError for a rank that is not there, FeatureMismatch for layers that the networks do not have.
+    """
+    entry = matrix_of_rank(export, rank)
+    config = applied_config(entry, overrides)
+    prepared = with_outer_in_train(prepare(config, cache, progress))
+    result = run_trial(config, report, cache=cache, folder=folder, prepared=prepared)
+    write_atomically(folder / RESULT, result.model_dump_json(indent=1))
+    test = TestScores(
+        last=test_accuracy(config, folder / LAST_WEIGHTS, prepared), best=test_accuracy(config, folder / BEST_WEIGHTS, prepared)
+    )
+    write_atomically(folder / "test.json", test.model_dump_json())
+    return Applied(result, test, folder / LAST_WEIGHTS, prepared.teacher_digest == entry.teacher.weights_sha256)
+
+
+def matrix_of_rank(export: Export, rank: int) -> ExportedMatrix:
+    for entry in export.matrices:
+        if entry.rank == rank:
+            return entry
+    raise ExportError(f"the export has no matrix of rank {rank}; it has {', '.join(str(e.rank) for e in export.matrices)}")
+
+
+def applied_config(entry: ExportedMatrix, overrides: Sequence[str]) -> TrialConfig:
+    """The trial that the matrix was learned in, with its layers and the matrix itself fixed, then the overrides."""
+    data = entry.config.model_dump(mode="json")
+    data["weighting"] = FixedMatrix(matrix=entry.held_mean).model_dump(mode="json")
+    data["teacher"]["layers"] = [layer.name for layer in entry.teacher_layers if layer.name != LOGITS]
+    data["student"]["layers"] = [layer.name for layer in entry.student_layers if layer.name != LOGITS]
+    return TrialConfig.model_validate(apply_overrides(data, parse_overrides(overrides)))
+
+
+def with_outer_in_train(prepared: Prepared) -> Prepared:
+    """No hypergradient is taken any more, so the outer split's images may train the student."""
+    splits = prepared.splits
+    together = np.sort(np.concatenate([splits.train, splits.outer]))
+    return replace(prepared, splits=replace(splits, train=together, outer=splits.outer[:0]))

@@ -1,0 +1,25 @@
+"""How Ray, MLflow and Optuna are kept quiet and at home: set before any of them is imported."""
+
+import os
+
+_DEFAULTS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, the only way to no output at all
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",  # a local cluster on loopback; a shared one sets "token" on every node
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the study's folder is the record, not Ray's snapshots
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}
+
+
+def prepare_environment() -> None:
+    """What the user has set stands."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)

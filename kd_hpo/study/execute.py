@@ -1,0 +1,99 @@
+"""Runs one trial of a study inside a Ray worker: the trial, its files, its tracking, its reports to Ray."""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from kd_hpo.config.load import with_settings
+from kd_hpo.config.study import Method, StudyConfig
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.errors import ConfigError, KdHpoError
+from kd_hpo.files import write_atomically
+from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.tracking import MlflowTracker
+from kd_hpo.trial.methods import METHODS
+from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.result import EpochRecord
+from kd_hpo.trial.run import RESULT, run_trial
+
+Report = Callable[[dict[str, float]], None]
+
+
+def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
+    """The whole configuration of one trial: the method's settings, then what was searched, then its seed.
+
+    A searched setting that the method does not have (the step of lambda, under uniform weights) is left out.
+    """
+    own = next((m for m in study.compare.methods if isinstance(m, Method) and m.name == spec.method), None)
+    base = own.base if own else spec.method
+    if base not in METHODS:
+        raise ConfigError(f"there is no method {base!r}; there are {', '.join(METHODS)}")
+    learned = with_settings(METHODS["learned"].apply(study.trial()), spec.settings)
+    trial = METHODS[base].apply(learned)
+    return with_settings(trial, own.set if own else {}).replace(seed=spec.seed)
+
+
+def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit: str, report: Report) -> None:
+    """The trainable. Ends early, with the state `stopped`, when `report` raises SystemExit, as Ray does to stop a trial.
+
+    An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other goes on to Ray,
+    which starts the trial again from its checkpoint.
+    """
+    study = StudyConfig.model_validate_json(study_json)
+    spec = TrialSpec.model_validate(sampled["spec"])
+    folder = StudyFolder.of(study)
+    started = time.monotonic()
+    config = trial_config(study, spec)
+    prepared = _prepared(_shared_settings(config), folder.cache)
+    tracker = MlflowTracker(study, experiment, spec, config, prepared, commit)
+    records: list[EpochRecord] = []
+
+    def end(state: State, message: str = "") -> None:
+        duration = round(time.monotonic() - started, 3)
+        status = TrialStatus(spec=spec, state=state, message=message, duration_s=duration)
+        folder.write_status(status)
+        tracker.finish(status)
+
+    def tell(record: EpochRecord) -> None:
+        records.append(record)
+        folder.write_records(spec.id, records)
+        tracker.log(record)
+        if record.epoch == config.training.epochs:
+            return  # Ray may end the trial inside its last report: that one comes when all else is done
+        report({"epoch": record.epoch, **record.metrics})
+
+    folder.write_status(TrialStatus(spec=spec, state="running"))
+    try:
+        result = run_trial(config, tell, cache=folder.cache, folder=folder.trial(spec.id), prepared=prepared)
+        write_atomically(folder.trial(spec.id) / RESULT, result.model_dump_json())
+        end("completed")
+        report({"epoch": result.last.epoch, **result.last.metrics})
+    except SystemExit:
+        if len(records) < config.training.epochs:
+            end("stopped", f"after epoch {len(records)}, by the scheduler")
+        raise
+    except KdHpoError as error:
+        end("failed", str(error))
+    finally:
+        tracker.close()
+
+
+def _shared_settings(config: TrialConfig) -> str:
+    """What `prepare` depends on: trials that agree in it share one copy within a worker."""
+    fields = config.model_copy(update={"seed": 0})
+    return TrialConfig(
+        data=fields.data,
+        splits=fields.splits,
+        teacher=fields.teacher,
+        student=fields.student,
+        training=fields.training.model_copy(update={"epochs": 1}),
+        device=fields.device,
+        pairs=type(fields.pairs)(logits=fields.pairs.logits),
+    ).model_dump_json()
+
+
+@lru_cache(maxsize=1)
+def _prepared(shared: str, cache: Path) -> Prepared:
+    return prepare(TrialConfig.model_validate_json(shared), cache)

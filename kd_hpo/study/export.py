@@ -1,0 +1,142 @@
+"""The learned matrices of a study as one JSON file that anyone can apply: written whole, read with every mistake named."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
+
+from kd_hpo.config.settings import Settings
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.trial import LearnedWeights, TrialConfig
+from kd_hpo.errors import ExportError, StudyError
+from kd_hpo.files import write_atomically
+from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec
+from kd_hpo.study.search import METRIC
+from kd_hpo.trial.result import LayerRecord, TrialResult
+
+Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
+SCHEMA = Path(__file__).with_name("export.schema.json")
+_TOLERANCE = 1e-3
+
+
+class ExportedTeacher(Settings):
+    network: str
+    weights_sha256: str
+    val_accuracy: float
+
+
+class ExportedMatrix(Settings):
+    """One trial's learned weights, and all that is needed to know where they come from and to use them."""
+
+    rank: int
+    """1 is the best of the study by accuracy on `val` after the last epoch."""
+    trial: str
+    method: str
+    seed: int
+    weights: Matrix
+    """lambda (T, S) at the end of the trial, sum 1: rows are teacher layers, columns student layers."""
+    held_mean: Matrix
+    """Its mean over the epochs in which it was held still; what `apply` uses."""
+    scales: Matrix
+    """(T, S): what each pair's gradient was last multiplied by, beside the total strength and lambda."""
+    teacher_layers: tuple[LayerRecord, ...]
+    student_layers: tuple[LayerRecord, ...]
+    teacher: ExportedTeacher
+    student: str
+    pair_loss: dict[str, Any]
+    outer_settings: dict[str, Any]
+    """The searched settings, by their dotted path."""
+    metrics: dict[str, float]
+    """After the last epoch; `best/val/accuracy` is the best epoch's."""
+    test: TestScores | None
+    split_digests: dict[str, str]
+    data_digest: str
+    mlflow_run_id: str | None
+    versions: dict[str, str]
+    config: TrialConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ExportedMatrix":
+        shape = len(self.teacher_layers), len(self.student_layers)
+        for name in ("weights", "held_mean", "scales"):
+            matrix = getattr(self, name)
+            if (len(matrix), *{len(row) for row in matrix}) != shape:
+                raise ValueError(f"{name} is not {shape[0]} rows (teacher layers) of {shape[1]} (student layers)")
+        for name in ("weights", "held_mean"):
+            total = sum(map(sum, getattr(self, name)))
+            if abs(total - 1) > _TOLERANCE:
+                raise ValueError(f"{name} sums to {total:.6g}; weights on the simplex sum to 1")
+        return self
+
+
+class Export(Settings):
+    """The best learned matrices of a study, best first."""
+
+    kind: Literal["kd_hpo export"] = "kd_hpo export"
+    schema_version: Literal[1] = 1
+    study: str
+    created: str
+    matrices: Annotated[tuple[ExportedMatrix, ...], Field(min_length=1)]
+
+
+def export_study(study: StudyConfig, folder: StudyFolder, path: Path, *, top: int) -> Export:
+    """Writes the study's `top` best matrices to `path`. Raises StudyError where no trial has learned one."""
+    learned = []
+    for status in folder.statuses():
+        if status.state == "completed":
+            result = folder.result(status.spec.id)
+            if isinstance(result.config.weighting, LearnedWeights):
+                learned.append((status.spec, result))
+    if not learned:
+        raise StudyError(f"no completed trial of study {study.name!r} has learned pair weights; see `kd-hpo resume {study.name}`")
+    learned.sort(key=lambda entry: -entry[1].last.metrics[METRIC])
+    matrices = tuple(_exported(folder, rank, *entry) for rank, entry in enumerate(learned[:top], 1))
+    export = Export(study=study.name, created=datetime.now(UTC).isoformat(timespec="seconds"), matrices=matrices)
+    write_atomically(path, export.model_dump_json(indent=1))
+    return export
+
+
+def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResult) -> ExportedMatrix:
+    pairs = result.config.pairs
+    return ExportedMatrix(
+        rank=rank,
+        trial=spec.id,
+        method=spec.method,
+        seed=spec.seed,
+        weights=result.last.weights,
+        held_mean=result.held_mean,
+        scales=result.last.scales,
+        teacher_layers=result.teacher_layers,
+        student_layers=result.student_layers,
+        teacher=ExportedTeacher(
+            network=result.config.teacher.network.name,
+            weights_sha256=result.teacher_digest,
+            val_accuracy=result.teacher_val_accuracy,
+        ),
+        student=result.config.student.network.name,
+        pair_loss={"name": "gaussian", "variance": pairs.variance.model_dump(), "strength": pairs.strength},
+        outer_settings=spec.settings,
+        metrics={**result.last.metrics, "best/val/accuracy": result.best.metrics[METRIC]},
+        test=folder.test_scores(spec.id),
+        split_digests=result.split_digests,
+        data_digest=result.data_digest,
+        mlflow_run_id=folder.run_id(spec.id),
+        versions=result.versions,
+        config=result.config,
+    )
+
+
+def load_export(path: Path) -> Export:
+    """Reads and checks an exported file. Raises ExportError that says what is wrong and where."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read ({error.strerror}); give a file that `kd-hpo export` wrote") from error
+    try:
+        return Export.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ExportError(f"{path} is not an export of kd_hpo: {where}: {first['msg']}{more}; write it again with `kd-hpo export`") from error

@@ -1,0 +1,150 @@
+"""Where a study keeps its files. The folder is the record of the study; MLflow mirrors it."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter
+
+from kd_hpo.config.read import read_settings
+from kd_hpo.config.settings import Settings
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.errors import StudyError
+from kd_hpo.files import write_atomically
+from kd_hpo.trial.result import EpochRecord, TrialResult
+from kd_hpo.trial.run import RESULT
+
+_RECORDS = TypeAdapter(list[EpochRecord])
+
+State = Literal["running", "completed", "stopped", "failed"]
+
+
+class TrialSpec(Settings):
+    """One trial of a study: which method, which outer settings, which seed."""
+
+    id: str
+    """trial-007 in the search; uniform-s1 in the comparison."""
+    kind: Literal["search", "compare"]
+    method: str
+    seed: int
+    settings: dict[str, Any] = {}
+    """Dotted paths of the trial's configuration: what was searched."""
+
+
+class TrialStatus(Settings):
+    """How a trial stands; `message` says why it failed."""
+
+    spec: TrialSpec
+    state: State
+    message: str = ""
+    duration_s: float = 0.0
+
+
+class TestScores(Settings):
+    """Accuracy on the test split, which was opened once for this trial."""
+
+    __test__ = False
+    last: float
+    best: float
+    """At the epoch of the highest accuracy on `val`."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    root: Path
+
+    @classmethod
+    def of(cls, study: StudyConfig) -> "StudyFolder":
+        return cls(study.runs / study.name)
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def optuna(self) -> Path:
+        return self.root / "optuna.log"
+
+    @property
+    def ray(self) -> Path:
+        return self.root / "ray"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "lambda.json"
+
+    @property
+    def cache(self) -> Path:
+        return self.root.parent / "cache"
+
+    def trial(self, trial_id: str) -> Path:
+        return self.root / "trials" / trial_id
+
+    def write_settings(self, study: StudyConfig) -> None:
+        write_atomically(self.settings, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+
+    def read_settings(self) -> StudyConfig:
+        """Raises StudyError where there is no study."""
+        if not self.settings.is_file():
+            there = sorted(p.parent.name for p in self.root.parent.glob("*/study.yaml"))
+            known = f"; there are {', '.join(there)}" if there else ""
+            raise StudyError(f"no study {self.root.name!r} in {self.root.parent}{known}. Start one with `kd-hpo run STUDY.yaml`")
+        return read_settings(StudyConfig, self.settings)
+
+    def write_status(self, status: TrialStatus) -> None:
+        write_atomically(self.trial(status.spec.id) / "status.json", status.model_dump_json(indent=1))
+
+    def status(self, trial_id: str) -> TrialStatus | None:
+        path = self.trial(trial_id) / "status.json"
+        return TrialStatus.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+    def statuses(self) -> list[TrialStatus]:
+        """Of every trial that was started, by id."""
+        found = sorted((self.root / "trials").glob("*/status.json"))
+        return [TrialStatus.model_validate_json(path.read_bytes()) for path in found]
+
+    def result(self, trial_id: str) -> TrialResult:
+        return TrialResult.model_validate_json((self.trial(trial_id) / RESULT).read_bytes())
+
+    def records(self, trial_id: str) -> list[EpochRecord]:
+        """The epochs that a trial has reported, however it ended."""
+        path = self.trial(trial_id) / "records.json"
+        return _RECORDS.validate_json(path.read_bytes()) if path.is_file() else []
+
+    def write_records(self, trial_id: str, records: list[EpochRecord]) -> None:
+        write_atomically(self.trial(trial_id) / "records.json", _RECORDS.dump_json(records))
+
+    def write_run_id(self, trial_id: str, run_id: str) -> None:
+        write_atomically(self.trial(trial_id) / "mlflow_run_id", run_id)
+
+    def run_id(self, trial_id: str) -> str | None:
+        """The trial's run in MLflow; None where tracking never reached it."""
+        path = self.trial(trial_id) / "mlflow_run_id"
+        return path.read_text() if path.is_file() else None
+
+    def test_scores(self, trial_id: str) -> TestScores | None:
+        path = self.trial(trial_id) / "test.json"
+        return TestScores.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+    def write_test_scores(self, trial_id: str, scores: TestScores) -> None:
+        write_atomically(self.trial(trial_id) / "test.json", scores.model_dump_json())
+
+    @contextmanager
+    def only_driver(self) -> Iterator[None]:
+        """Raises StudyError while another process drives the study; the lock goes with the process that holds it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StudyError(f"study {self.root.name!r} is being run by another process; wait for it, or stop it") from error
+            yield
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_atomically(path, json.dumps(data, indent=1, allow_nan=False))

@@ -1,0 +1,266 @@
+"""A study: prepare what trials share, search the outer settings, compare methods at the best ones, open the test split, export."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
+from rich.console import Console
+
+from kd_hpo.config.load import method_names
+from kd_hpo.config.study import Asha, StudyConfig
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.errors import StudyError
+from kd_hpo.nets.zoo import load_weights
+from kd_hpo.study.execute import execute, trial_config
+from kd_hpo.study.export import export_study
+from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
+from kd_hpo.study.progress import Board
+from kd_hpo.study.search import EPOCH, METRIC, StudySearch, known_trials
+from kd_hpo.study.summary import Summary, summarise
+from kd_hpo.study.tracking import git_commit, mirror, open_experiment, write_summary
+from kd_hpo.trial.evaluate import score
+from kd_hpo.trial.prepare import Prepared, build, prepare
+from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
+
+
+class Interrupted(StudyError):
+    """The study was asked to stop; what had ended is kept."""
+
+
+def run_study(study: StudyConfig, console: Console) -> Summary:
+    """Runs a study, or continues it where its folder stands; what has ended is never run again.
+
+    Raises StudyError if another study of the name has other settings, or another process drives this one; Interrupted on
+    SIGINT or SIGTERM; DataError, ConfigError or FeatureMismatch for what cannot be run.
+    """
+    folder = StudyFolder.of(study)
+    with folder.only_driver():
+        settle_settings(study, folder)
+        prepared = prepare_with_words(study, folder, console)
+        experiment, commit = open_experiment(study), git_commit()
+        worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
+        try:
+            with ray_running(study), stopped_by_sigterm():
+                search(study, folder, worker, console)
+                compare(study, folder, worker, console)
+        finally:
+            mirror(study, experiment, prepared, partial(trial_config, study), commit)
+        open_test_split(study, folder, prepared, console)
+        summary = summarise(study, folder, prepared, experiment)
+        export_study(study, folder, folder.export, top=1)
+        write_summary(study, experiment, folder, summary.table())
+        return summary
+
+
+def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
+    """Writes the settings of a new study. Raises StudyError where the name is taken by one with other settings."""
+    if folder.settings.is_file():
+        there = folder.read_settings()
+        changed = [name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)]
+        if set(changed) - {"resources", "tracking"}:
+            raise StudyError(
+                f"study {study.name!r} is in {folder.root} already, with another {', '.join(changed)}. "
+                f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name}"
+            )
+    folder.write_settings(study)
+
+
+def prepare_with_words(study: StudyConfig, folder: StudyFolder, console: Console) -> Prepared:
+    if console.is_terminal:
+        with console.status("preparing") as status:
+            return prepare(study.trial(), folder.cache, status.update)
+    told: list[str] = []
+
+    def once_a_stage(words: str) -> None:
+        if words.split(":")[0] not in told:
+            told.append(words.split(":")[0])
+            console.print(words.split(":")[0])
+
+    return prepare(study.trial(), folder.cache, once_a_stage)
+
+
+def search(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], console: Console) -> None:
+    """Optuna's trials over the outer settings, those that are left."""
+    ended = sum(trial.state.is_finished() for trial in known_trials(folder))
+    left = study.search.trials - ended
+    if left <= 0:
+        return
+    epochs = study.training.epochs
+    searcher = StudySearch(study.search, folder, seed=study.seed, epochs=epochs)
+    scheduler: TrialScheduler = FIFOScheduler()
+    if isinstance(study.search.scheduler, Asha):
+        scheduler = ASHAScheduler(
+            time_attr=EPOCH,
+            metric=METRIC,
+            mode="max",
+            max_t=epochs + 1,  # a trial that has all its epochs ends by itself
+            grace_period=min(study.search.scheduler.grace_epochs, epochs),
+            reduction_factor=study.search.scheduler.reduction_factor,
+        )
+        replay_ended_trials(scheduler, folder)
+    with Board(console, "search", folder, trials=left, epochs=epochs) as board:
+        run_trials(study, folder, worker, board, left, searcher, scheduler, {})
+    lost = study.search.trials - sum(trial.state.is_finished() for trial in known_trials(folder))
+    if lost > 0:
+        raise Interrupted(f"the search was stopped with {lost} of {study.search.trials} trials to go")
+
+
+def replay_ended_trials(scheduler: ASHAScheduler, folder: StudyFolder) -> None:
+    """Gives a new scheduler the memory of the trials that an earlier run of the study ended."""
+    for status in folder.statuses():
+        if status.spec.kind == "search" and status.state != "running":
+            trial = _EndedTrial(status.spec.id)
+            scheduler.on_trial_add(None, trial)
+            for record in folder.records(status.spec.id):
+                scheduler.on_trial_result(None, trial, {EPOCH: record.epoch, **record.metrics})
+            scheduler.on_trial_remove(None, trial)
+
+
+class _EndedTrial:
+    """The part of Ray's trial that a scheduler looks at."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+        self.config: dict[str, Any] = {}
+
+
+def compare(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], console: Console) -> None:
+    """Every method once a seed at the best outer settings found, those that are left."""
+    best = best_searched(folder)
+    specs = [
+        TrialSpec(id=f"{name}-s{seed}", kind="compare", method=name, seed=seed, settings=best.spec.settings)
+        for seed in range(study.seed, study.seed + study.compare.seeds)
+        for name in method_names(study)
+    ]
+    for spec in specs:
+        trial_config(study, spec)  # a method's settings that do not fit are told before any trial runs
+    ended = {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
+    left = [spec.model_dump(mode="json") for spec in specs if spec.id not in ended]
+    if not left:
+        return
+    with Board(console, "compare", folder, trials=len(left), epochs=study.training.epochs) as board:
+        space = {"spec": tune.grid_search(left)}
+        run_trials(study, folder, worker, board, 1, BasicVariantGenerator(), FIFOScheduler(), space)
+    ended = {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
+    if lost := [spec.id for spec in specs if spec.id not in ended]:
+        raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(specs)} trials to go")
+
+
+def best_searched(folder: StudyFolder) -> TrialStatus:
+    """The completed trial of the search with the highest accuracy on `val` after its last epoch."""
+    completed = [s for s in folder.statuses() if s.spec.kind == "search" and s.state == "completed"]
+    if not completed:
+        failed = [s.message for s in folder.statuses() if s.state == "failed"]
+        why = f"; the first failure: {failed[0]}" if failed else ""
+        raise StudyError(f"no trial of the search was completed, so there is nothing to compare or export{why}")
+    return max(completed, key=lambda status: folder.records(status.spec.id)[-1].metrics[METRIC])
+
+
+def run_trials(
+    study: StudyConfig,
+    folder: StudyFolder,
+    worker: Callable[..., None],
+    board: Board,
+    samples: int,
+    searcher: Searcher | BasicVariantGenerator,
+    scheduler: TrialScheduler,
+    space: dict[str, Any],
+) -> None:
+    resources, limit = study.resources, study.resources.concurrent_trials
+    if isinstance(searcher, StudySearch):
+        searcher = ConcurrencyLimiter(searcher, max_concurrent=limit or slots(study))
+    tune.Tuner(
+        tune.with_resources(partial(worker, report=tune.report), {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            num_samples=samples,
+            search_alg=searcher,
+            scheduler=scheduler,
+            max_concurrent_trials=None if isinstance(searcher, ConcurrencyLimiter) else limit,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=board.name,
+            storage_path=mkdtemp(dir=made(folder.ray)),
+            verbose=0,
+            callbacks=[board],
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+        ),
+    ).fit()
+
+
+def slots(study: StudyConfig) -> int:
+    """How many trials the cluster can run at once."""
+    there, wanted = ray.cluster_resources(), study.resources
+    counts = [there.get("CPU", 0) / wanted.cpus_per_trial]
+    if wanted.gpus_per_trial:
+        counts.append(there.get("GPU", 0) / wanted.gpus_per_trial)
+    if min(counts) < 1:
+        raise StudyError(
+            f"a trial wants {wanted.cpus_per_trial:g} CPU and {wanted.gpus_per_trial:g} GPU, and Ray has {there.get('CPU', 0):g} CPU and "
+            f"{there.get('GPU', 0):g} GPU here; lower resources.cpus_per_trial or gpus_per_trial, or join a larger cluster (resources.address)"
+        )
+    return int(min(counts))
+
+
+def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared, console: Console) -> None:
+    """Scores each trial of the comparison on `test`, once: its last epoch and its best epoch by `val`."""
+    waiting = [s for s in folder.statuses() if s.spec.kind == "compare" and s.state == "completed" and not folder.test_scores(s.spec.id)]
+    if waiting:
+        console.print(f"opening the test split for {len(waiting)} trials")
+    for status in waiting:
+        config, trial = trial_config(study, status.spec), folder.trial(status.spec.id)
+        last, best = (test_accuracy(config, trial / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
+        folder.write_test_scores(status.spec.id, TestScores(last=last, best=best))
+
+
+def test_accuracy(config: TrialConfig, weights: Path, prepared: Prepared) -> float:
+    network = build(config.student.network, prepared.batches, seed=config.seed)
+    load_weights(network, weights)
+    return score(network, prepared.batches, prepared.splits.test).accuracy
+
+
+test_accuracy.__test__ = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def ray_running(study: StudyConfig) -> Iterator[None]:
+    """Ray on this machine, or a connection to the cluster that the study names. Raises StudyError if there is none."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if study.resources.address == "local":
+        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    try:
+        ray.init(address=study.resources.address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StudyError(f"no Ray cluster answers at resources.address {study.resources.address!r}: {first}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM stops a study as SIGINT does: Ray ends its trials, and what had ended is kept."""
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def made(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)

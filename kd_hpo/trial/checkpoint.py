@@ -1,0 +1,42 @@
+"""A trial's checkpoint: one file, written atomically, read without running any code from it."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.errors import CheckpointMismatch
+from kd_hpo.files import write_atomically
+
+VERSION = 1
+
+
+def config_digest(config: TrialConfig) -> str:
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+
+
+def save_checkpoint(path: Path, config: TrialConfig, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, "config": config_digest(config), "state": state}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, config: TrialConfig, device: torch.device) -> dict[str, Any] | None:
+    """The state that `save_checkpoint` wrote, or None where there is no file.
+
+    Raises CheckpointMismatch for a file that is truncated, of another version or of another configuration.
+    """
+    if not path.exists():
+        return None
+    remedy = "Remove the file to start the trial again"
+    try:
+        saved = torch.load(path, weights_only=True, map_location=device)
+        version, digest, state = saved["version"], saved["config"], saved["state"]
+    except Exception as error:
+        raise CheckpointMismatch(f"{path} is not a whole checkpoint of kd_hpo ({type(error).__name__}). {remedy}") from error
+    if version != VERSION or digest != config_digest(config):
+        raise CheckpointMismatch(f"{path} was written by another configuration or version of kd_hpo. {remedy}, or give the one it came from")
+    return state  # type: ignore[no-any-return]

@@ -1,0 +1,51 @@
+"""What a trial reports and returns: frozen, JSON, complete enough to be exported."""
+
+from typing import Literal
+
+from kd_hpo.config.settings import Settings
+from kd_hpo.config.trial import TrialConfig
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+class LayerRecord(Settings):
+    name: str
+    shape: tuple[int, int, int]
+    """Channels, height, width; of a teacher, the channels that vary."""
+
+
+class EpochRecord(Settings):
+    """One epoch: its metrics by name, the (T, S) pair weights at its end and the scales of the pairs' gradients."""
+
+    epoch: int
+    """Counts from 1: the number of epochs trained."""
+    metrics: dict[str, float]
+    weights: Rows
+    scales: Rows
+    held: bool
+    """Whether the weights stood still all through the epoch."""
+
+
+class TrialResult(Settings):
+    """A completed trial. `weights` are the last ones, `held_mean` their mean over the held epochs."""
+
+    schema_version: Literal[1] = 1
+    config: TrialConfig
+    teacher_layers: tuple[LayerRecord, ...]
+    student_layers: tuple[LayerRecord, ...]
+    teacher_digest: str
+    teacher_val_accuracy: float
+    split_digests: dict[str, str]
+    data_digest: str
+    records: tuple[EpochRecord, ...]
+    held_mean: Rows
+    versions: dict[str, str]
+
+    @property
+    def last(self) -> EpochRecord:
+        return self.records[-1]
+
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch of the highest accuracy on `val`; the earliest where several tie."""
+        return max(self.records, key=lambda record: record.metrics["val/accuracy"])

@@ -1,0 +1,150 @@
+"""One trial: student and pair weights learned together. It knows nothing of Ray or MLflow."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+
+import torch
+from torch import Tensor
+
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.core.pair_losses import entropy
+from kd_hpo.data.batches import shuffled_batches
+from kd_hpo.errors import Diverged
+from kd_hpo.nets.zoo import save_weights
+from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
+from kd_hpo.trial.evaluate import score
+from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.randomness import ORDER, random_state_kept
+from kd_hpo.trial.result import EpochRecord, LayerRecord, Rows, TrialResult
+from kd_hpo.trial.state import Trial, start_trial
+from kd_hpo.trial.steps import learns_now, train_step
+
+Report = Callable[[EpochRecord], None]
+
+CHECKPOINT, RESULT, LAST_WEIGHTS, BEST_WEIGHTS = "checkpoint.pt", "result.json", "last.safetensors", "best.safetensors"
+
+
+def run_trial(
+    config: TrialConfig, report: Report, *, cache: Path, folder: Path | None = None, prepared: Prepared | None = None
+) -> TrialResult:
+    """Learns student and pair weights together, epoch by epoch; continues where a checkpoint in `folder` stands.
+
+    report    is told every epoch once it is safe on disk; a continued trial tells the earlier ones again, first
+    cache     what trials share is read from here, or made here first
+    folder    where the checkpoint and the student's weights (last, and best by `val`) are written; None writes nothing
+    prepared  what `prepare(config, cache)` gave, if the caller has it
+    Raises Diverged with the step and the outer settings when a loss is not finite.
+    """
+    with random_state_kept():
+        trial = start_trial(config, prepared or prepare(config, cache))
+        with trial.student:
+            resume(trial, folder)
+            for record in trial.records:
+                report(record)
+            while trial.epoch < config.training.epochs:
+                report(run_epoch(trial, folder))
+            return trial_result(trial)
+
+
+def resume(trial: Trial, folder: Path | None) -> None:
+    state = load_checkpoint(folder / CHECKPOINT, trial.config, trial.device) if folder else None
+    if state is not None:
+        trial.load_state_dict(state)
+
+
+def run_epoch(trial: Trial, folder: Path | None) -> EpochRecord:
+    batches = shuffled_batches(
+        trial.prepared.splits.train, trial.config.training.batch_size, trial.config.seed, ORDER, trial.epoch
+    )
+    losses, held = [], True
+    for batch in batches:
+        held = held and not learns_now(trial)
+        losses.append(train_step(trial, batch).stacked())
+    table = torch.stack(losses).cpu()
+    require_finite(trial, table)
+    trial.epoch += 1
+    record = epoch_record(trial, table.mean(0), held)
+    trial.records.append(record)
+    if folder is not None:
+        write_weights(trial, folder)
+        save_checkpoint(folder / CHECKPOINT, trial.config, trial.state_dict())
+    return record
+
+
+def require_finite(trial: Trial, losses: Tensor) -> None:
+    """losses (steps, 4) of an epoch. Raises Diverged at the first step that is not finite."""
+    wrong = (~losses.isfinite()).any(1).nonzero()
+    if len(wrong):
+        at = int(wrong[0])
+        task, kd, pairs, _ = losses[at].tolist()
+        outer = trial.config.model_dump(mode="json", include={"training": {"optimizer"}, "kd": True, "pairs": True, "weighting": True})
+        raise Diverged(
+            f"the loss is not finite at step {trial.step - len(losses) + at} of {trial.total_steps}: "
+            f"task {task:g}, kd {kd:g}, pairs {pairs:g}; outer settings {outer}"
+        )
+
+
+def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
+    """Scores the student on `val`, which no gradient has seen, and on `outer`; keeps the pair weights of the epoch."""
+    prepared = trial.prepared
+    task, kd, pairs, accuracy = means.tolist()
+    metrics = {"train/accuracy": accuracy, "train/loss": task, "train/kd": kd, "train/pairs": pairs}
+    for name, indices in (("val", prepared.splits.val), ("outer", prepared.splits.outer)):
+        if len(indices):  # `apply` trains on the outer split, and leaves none
+            of_split = score(trial.student, prepared.batches, indices)
+            metrics |= {f"{name}/accuracy": of_split.accuracy, f"{name}/loss": of_split.loss}
+    weights = scales = torch.zeros(0, 0)
+    if trial.pairs is not None:
+        weights, scales = epoch_weights(trial), trial.pairs.balance.scales()
+        metrics["weights/entropy"] = float(entropy(weights))
+        metrics["weights/largest"] = float(weights.max())
+        if held:
+            trial.pairs.held_sum += weights
+            trial.pairs.held_epochs += 1
+    return EpochRecord(epoch=trial.epoch, metrics=metrics, weights=rows(weights), scales=rows(scales), held=held)
+
+
+def epoch_weights(trial: Trial) -> Tensor:
+    """(T, S): the weights at the end of the epoch just trained; of attention, their mean over the epoch's examples."""
+    assert trial.pairs is not None
+    if trial.pairs.attention is not None:
+        return trial.pairs.take_attention_mean()
+    return trial.pairs.weighting.weights(trial.epoch - 1)
+
+
+def write_weights(trial: Trial, folder: Path) -> None:
+    state = trial.student.network.state_dict()
+    save_weights(state, folder / LAST_WEIGHTS)
+    best = max(record.metrics["val/accuracy"] for record in trial.records[:-1]) if trial.records[:-1] else -1.0
+    if trial.records[-1].metrics["val/accuracy"] > best:
+        save_weights(state, folder / BEST_WEIGHTS)
+
+
+def trial_result(trial: Trial) -> TrialResult:
+    plan, prepared = trial.prepared.plan, trial.prepared
+    teacher, student = (
+        tuple(LayerRecord(name=x.name, shape=(x.channels, x.height, x.width)) for x in layers) for layers in (plan.teacher, plan.student)
+    )
+    held = trial.pairs.held_sum / max(trial.pairs.held_epochs, 1) if trial.pairs else torch.zeros(0, 0)
+    return TrialResult(
+        config=trial.config,
+        teacher_layers=teacher,
+        student_layers=student,
+        teacher_digest=prepared.teacher_digest,
+        teacher_val_accuracy=prepared.teacher.val.accuracy,
+        split_digests=dict(prepared.splits.digests),
+        data_digest=prepared.batches.images.digest,
+        records=tuple(trial.records),
+        held_mean=rows(held) if trial.pairs and trial.pairs.held_epochs else trial.records[-1].weights,
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    return {"python": python_version()} | {name: version(name) for name in ("kd_hpo", "torch")}
+
+
+def rows(matrix: Tensor) -> Rows:
+    return tuple(tuple(row) for row in matrix.tolist())
