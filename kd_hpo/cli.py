@@ -34,8 +34,9 @@ def run(study_file: Path, /, *, set_: Overrides = ()) -> None:
         A setting of the file to replace, as a.b=value; may be given several times.
     """
     from kd_hpo.config.load import load_study
+    from kd_hpo.trial.methods import METHODS
 
-    _run(load_study(study_file, set_))
+    _run(load_study(study_file, set_, methods=METHODS))
 
 
 @app.command
@@ -55,7 +56,14 @@ def resume(study: str, /, *, runs: Runs = Path("runs")) -> None:
 
 
 @app.command
-def export(study: str, /, *, top: int = 1, output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None, runs: Runs = Path("runs")) -> None:
+def export(
+    study: str,
+    /,
+    *,
+    top: int = 1,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    runs: Runs = Path("runs"),
+) -> None:
     """Write the best learned matrices of a study to one JSON file.
 
     Parameters
@@ -166,7 +174,9 @@ def _run(study: "StudyConfig") -> None:
     try:
         summary = run_study(study, out)
     except (Interrupted, KeyboardInterrupt) as stopped:
-        err.print(f"{stopped or 'stopped'}. What had ended is kept; continue with: kd-hpo resume {study.name}{_runs_option(study)}")
+        err.print(
+            f"{stopped or 'stopped'}. What had ended is kept; continue with: kd-hpo resume {study.name}{_runs_option(study)}"
+        )
         sys.exit(130)
     _tell_results(study, summary)
 

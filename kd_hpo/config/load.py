@@ -1,36 +1,94 @@
 """A study file with all that can be known to be wrong in it found before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from typing import Any
 
+from kd_hpo.config.explain import Mistake
+from kd_hpo.config.paths import Keys, join_path, split_key
 from kd_hpo.config.read import read_settings, replace_path
-from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Method, StudyConfig, UniformRange
-from kd_hpo.config.trial import ImageFolder, TorchvisionData, TrialConfig
+from kd_hpo.config.study import Asha, Choice, IntRange, LogUniformRange, Method, Range, StudyConfig, UniformRange
+from kd_hpo.config.trial import Digits, ImageFolder, TorchvisionData, TrialConfig
+from kd_hpo.config.wording import brief, not_one_of
 from kd_hpo.errors import ConfigError
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+def load_study(path: Path, overrides: Sequence[str] = (), *, methods: Collection[str]) -> StudyConfig:
     """Reads a study file; its paths become absolute, from the current folder, since trials run elsewhere.
 
-    Raises ConfigError for unknown keys, wrong values, and ranges of settings that do not exist or do not accept them.
+    methods  the names that a study may use: kd_hpo.trial.methods.METHODS
+    Raises ConfigError, one line for each mistake: unknown keys, wrong values, methods that are unknown or named twice,
+    splits of more than all images, a scheduler that never acts, ranges of settings that do not exist or refuse them.
     """
-    study = with_absolute_paths(read_settings(StudyConfig, path, overrides))
+    return with_absolute_paths(read_settings(StudyConfig, path, overrides, lambda study: mistakes(study, methods)))
+
+
+def mistakes(study: StudyConfig, methods: Collection[str]) -> Iterator[Mistake]:
+    """What is wrong between settings that are valid each by itself."""
+    yield from wrong_methods(study, methods)
+    yield from wrong_splits(study)
+    yield from wrong_scheduler(study)
+    yield from wrong_ranges(study)
+
+
+def wrong_methods(study: StudyConfig, methods: Collection[str]) -> Iterator[Mistake]:
+    held: dict[str, Keys] = {}
+    for i, (name, method) in enumerate(zip(method_names(study), study.compare.methods, strict=True)):
+        at: Keys = ("compare", "methods", str(i))
+        name_at, base_at, base = ((*at, "name"), (*at, "base"), method.base) if isinstance(method, Method) else (at, at, method)
+        if base not in methods:
+            yield _mistake(base_at, not_one_of(base, methods))
+        if name in held:
+            yield _mistake(name_at, f"is {brief(name)}, as {join_path(held[name])} is; give each method a name of its own")
+        held.setdefault(name, name_at)
+    searched = [*methods, *(method.name for method in study.compare.methods if isinstance(method, Method))]
+    if study.search.method not in searched:
+        yield _mistake(("search", "method"), not_one_of(study.search.method, searched))
+
+
+def wrong_splits(study: StudyConfig) -> Iterator[Mistake]:
+    """Only digits are known to have no test half: of any other data set, a fraction in `test` may be of that half."""
+    names = ["train", "outer", "val"] + ["test"] * isinstance(study.data, Digits)
+    shares = {name: size for name in names if isinstance(size := getattr(study.splits, name), float)}
+    total, rest_is_train = fsum(shares.values()), study.splits.train is None
+    if total > 1 + 1e-9 or (rest_is_train and total > 1 - 1e-9):
+        given = " + ".join(f"{name} {share:g}" for name, share in shares.items())
+        due = "less than 1, as train takes what they leave" if rest_is_train else "at most 1"
+        yield _mistake(("splits",), f"takes {given} = {total:g} of the images; these fractions should sum to {due}")
+
+
+def wrong_scheduler(study: StudyConfig) -> Iterator[Mistake]:
+    scheduler, epochs = study.search.scheduler, study.training.epochs
+    if isinstance(scheduler, Asha) and scheduler.grace_epochs > epochs:
+        problem = f"is {scheduler.grace_epochs}; it should be at most {epochs}, which is training.epochs"
+        yield _mistake(("search", "scheduler", "grace_epochs"), problem)
+
+
+def wrong_ranges(study: StudyConfig) -> Iterator[Mistake]:
     trial = study.trial()
     for dotted, chosen in study.search.space.items():
-        for value in range_ends(chosen):
+        at = ("search", "space", *split_key(dotted))
+        for below, value in probes(chosen):
             try:
                 replace_path(trial, dotted, value)
             except ConfigError as error:
-                raise ConfigError(f"{path}: search.space: {dotted}: {value!r} cannot be chosen: {error}") from error
-    return study
+                yield Mistake((*at, *below), f"search.space cannot choose {brief(value)}: {error}")
+                break
 
 
-def range_ends(chosen: UniformRange | LogUniformRange | IntRange | Choice) -> tuple[Any, ...]:
-    return chosen.values if isinstance(chosen, Choice) else (chosen.low, chosen.high)
+def probes(chosen: Range) -> Iterator[tuple[Keys, Any]]:
+    """Values that stand for all of a range, and where each is written: its ends, and what tells it from whole numbers."""
+    match chosen:
+        case Choice(values=values):
+            yield from ((("values", str(i)), value) for i, value in enumerate(values))
+        case IntRange(low=low, high=high):
+            yield from ((("low",), low), (("high",), high))
+        case UniformRange(low=low, high=high) | LogUniformRange(low=low, high=high):
+            yield from ((("low",), low), (("high",), high), ((), low + (high - low) / 2**0.5))
 
 
-def with_settings(trial: TrialConfig, changes: dict[str, Any]) -> TrialConfig:
+def with_settings(trial: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:
     """The trial with dotted paths replaced, one after the other."""
     for dotted, value in changes.items():
         trial = replace_path(trial, dotted, value)
@@ -38,15 +96,23 @@ def with_settings(trial: TrialConfig, changes: dict[str, Any]) -> TrialConfig:
 
 
 def with_absolute_paths(study: StudyConfig) -> StudyConfig:
-    changes: dict[str, Any] = {"runs": study.runs.expanduser().absolute()}
+    """Raises ConfigError for the home of a user who has none."""
+    paths = {"runs": study.runs, "teacher.weights": study.teacher.weights}
     if isinstance(study.data, ImageFolder):
-        changes["data"] = study.data.replace(path=study.data.path.expanduser().absolute()).model_dump()
+        paths["data.path"] = study.data.path
     if isinstance(study.data, TorchvisionData):
-        changes["data"] = study.data.replace(root=study.data.root.expanduser().absolute()).model_dump()
-    if study.teacher.weights is not None:
-        changes["teacher"] = study.teacher.replace(weights=study.teacher.weights.expanduser().absolute()).model_dump()
-    return study.replace(**changes)
+        paths["data.root"] = study.data.root
+    for dotted, path in paths.items():
+        try:
+            study = replace_path(study, dotted, path and path.expanduser().absolute())
+        except RuntimeError as error:
+            raise ConfigError(f"{dotted} is {brief(str(path))}: there is no such home; write the path in full") from error
+    return study
 
 
 def method_names(study: StudyConfig) -> tuple[str, ...]:
     return tuple(m.name if isinstance(m, Method) else m for m in study.compare.methods)
+
+
+def _mistake(keys: Keys, problem: str) -> Mistake:
+    return Mistake(keys, f"{join_path(keys)} {problem}")

@@ -79,6 +79,8 @@ class Search(Settings):
     """Optuna's search (TPE) over the outer settings."""
 
     trials: PositiveInt = 8
+    method: str = "learned"
+    """Whose outer settings are searched: one of kd_hpo.trial.methods.METHODS, or a name of `compare.methods`."""
     space: Annotated[dict[str, Range], Field(min_length=1)] = DEFAULT_SPACE
     """Dotted paths of the trial's configuration, and the range that each is chosen from."""
     scheduler: Annotated[Asha | NoScheduler, Field(discriminator="kind")] = Asha()
@@ -91,7 +93,7 @@ class Method(Settings):
     name: Name
     base: str
     """One of kd_hpo.trial.methods.METHODS, which the settings start from."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default={})
     """Dotted paths of the trial's configuration and their values."""
 
 

@@ -10,6 +10,7 @@ from kd_hpo.config.settings import Settings
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Size = PositiveInt | Share
+Layers = Annotated[tuple[str, ...], Field(min_length=1)]
 Matrix = tuple[tuple[NonNegativeFloat, ...], ...]
 
 
@@ -57,7 +58,7 @@ class SplitSizes(Settings):
 class Network(Settings):
     name: str
     """One of kd_hpo.nets.zoo.NETWORKS."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default={})
 
 
 class Sgd(Settings):
@@ -95,7 +96,7 @@ class Training(Settings):
 
 class Teacher(Settings):
     network: Network
-    layers: tuple[str, ...]
+    layers: Layers
     """Dotted module names, in order of depth; the logits are added where `pairs.logits` says inside."""
     weights: Path | None = None
     """A safetensors file; null trains the teacher once and keeps it for every study that has the same one."""
@@ -109,7 +110,7 @@ class Teacher(Settings):
 
 class Student(Settings):
     network: Network
-    layers: tuple[str, ...]
+    layers: Layers
 
 
 class Distillation(Settings):
@@ -254,15 +255,7 @@ class LearnedWeights(Settings):
 
 
 Weighting = Annotated[
-    NoPairs
-    | Uniform
-    | SameDepth
-    | OnePair
-    | RandomPoint
-    | FixedMatrix
-    | ReplayedMatrices
-    | CrossLayerAttention
-    | LearnedWeights,
+    NoPairs | Uniform | SameDepth | OnePair | RandomPoint | FixedMatrix | ReplayedMatrices | CrossLayerAttention | LearnedWeights,
     Field(discriminator="kind"),
 ]
 

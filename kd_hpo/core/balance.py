@@ -14,7 +14,7 @@ class GradientBalance:
     def __init__(self, shape: tuple[int, int], *, decay: float, measures: int) -> None:
         self._decay, self._needed = decay, measures
         self._task, self._pairs = torch.zeros(shape[1]), torch.zeros(shape)
-        self._count = torch.tensor(0)
+        self._count = 0
 
     def observe(self, task_norms: Tensor, pair_norms: Tensor) -> None:
         """task_norms (S,), pair_norms (T, S): Frobenius norms over the batch, of both for the same batch."""
@@ -24,15 +24,15 @@ class GradientBalance:
 
     def scales(self) -> Tensor:
         """(T, S); a pair without any gradient has scale 0, since nothing can balance it."""
-        if int(self._count) < self._needed:
+        if self._count < self._needed:
             return torch.zeros_like(self._pairs)
         return torch.where(self._pairs > 0, self._task / self._pairs.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"task": self._task, "pairs": self._pairs, "count": self._count}
+        return {"task": self._task, "pairs": self._pairs, "count": torch.tensor(self._count)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._task, self._pairs, self._count = state["task"], state["pairs"], state["count"].clone()
+        self._task, self._pairs, self._count = state["task"], state["pairs"], int(state["count"])
 
 
 class NoBalance:

@@ -4,7 +4,7 @@ Every method shares the one Jacobian-vector product and differs only in q, a vec
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,23 +28,23 @@ def update_jacobian(optimizer: Optimizer, before: Params, parameters: Mapping[st
     return {name: jacobian(p, before[name], optimizer.state[p], groups[id(p)]) for name, p in parameters.items()}
 
 
-def _sgd(p: nn.Parameter, before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, float]) -> Tensor:
+def _sgd(p: nn.Parameter, before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any]) -> Tensor:
     factor = group["lr"] * (1 + group["momentum"] if group["nesterov"] else 1)
     return torch.full_like(before, factor)
 
 
-def _adam(p: nn.Parameter, before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, float]) -> Tensor:
-    beta1, beta2 = group["betas"]  # type: ignore[misc]
+def _adam(p: nn.Parameter, before: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any]) -> Tensor:
+    beta1, beta2 = group["betas"]
     assert p.grad is not None
-    decoupled = isinstance(group.get("decoupled_weight_decay"), bool) and group["decoupled_weight_decay"]
-    gradient = p.grad if decoupled else p.grad + group["weight_decay"] * before
+    gradient = p.grad if group["decoupled_weight_decay"] else p.grad + group["weight_decay"] * before
     step = float(state["step"])
     bias1, bias2 = 1 - beta1**step, 1 - beta2**step
     mean, root = state["exp_avg"] / bias1, (state["exp_avg_sq"] / bias2).sqrt()
     denominator = root + group["eps"]
     # root = sqrt(v): d root / dg = (1 - beta2) g / (bias2 root); where v is 0 so is g, and the limit is 0.
     droot = torch.where(root > 0, (1 - beta2) * gradient / (bias2 * root.clamp_min(torch.finfo(root.dtype).tiny)), 0.0)
-    return group["lr"] * ((1 - beta1) / bias1 / denominator - mean * droot / denominator.square())
+    factor: Tensor = group["lr"] * ((1 - beta1) / bias1 / denominator - mean * droot / denominator.square())
+    return factor
 
 
 UPDATE_JACOBIANS: dict[type[Optimizer], Callable[..., Tensor]] = {SGD: _sgd, Adam: _adam, AdamW: _adam}
@@ -93,6 +93,7 @@ class DiagonalFisher:
         self.steps += 1
         for name, g in gradient.items():
             if name in self.mean_square:
+                self.mean_square[name] = self.mean_square[name].to(g)  # a checkpoint is read on the CPU
                 self.mean_square[name].mul_(self.decay).addcmul_(g, g, value=1 - self.decay)
             else:
                 self.mean_square[name] = (1 - self.decay) * g.square()

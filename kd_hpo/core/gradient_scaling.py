@@ -19,7 +19,7 @@ class _ScaledLinear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         rows = g.flatten(0, -2)
@@ -33,7 +33,7 @@ class _ScaledIdentity(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (scale,) = ctx.saved_tensors
         return g * scale, None
@@ -45,9 +45,9 @@ def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Ten
     x (..., C_in), weight (C_out, C_in), bias (C_out,), scale broadcastable to (..., C_out) -> (..., C_out).
     The gradients of weight and bias are those of a plain linear map.
     """
-    return _ScaledLinear.apply(x, weight, bias, scale)  # type: ignore[no-any-return,no-untyped-call]
+    return _ScaledLinear.apply(x, weight, bias, scale)  # type: ignore[no-any-return]
 
 
 def scaled_identity(x: Tensor, scale: Tensor) -> Tensor:
     """x itself; backward, its gradient is multiplied by scale (broadcastable to x)."""
-    return _ScaledIdentity.apply(x, scale)  # type: ignore[no-any-return,no-untyped-call]
+    return _ScaledIdentity.apply(x, scale)  # type: ignore[no-any-return]

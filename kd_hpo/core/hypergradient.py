@@ -20,7 +20,7 @@ def hypergradient(pair_losses: PairLosses, w: Params, q: Params, scale: Tensor |
     direct       (T, S): d L_out / d lambda at a fixed w, where the outer loss contains lambda
     returns      (T, S)
     """
-    _, along_q = torch.func.jvp(pair_losses, (w,), (q,))
+    along_q: Tensor = torch.func.jvp(pair_losses, (w,), (q,))[1]
     total = -scale * along_q
     return total if direct is None else total + direct
 

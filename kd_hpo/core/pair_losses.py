@@ -10,12 +10,14 @@ from torch import Tensor
 def gaussian_nll(mean: Tensor, target: Tensor, variance: Tensor) -> Tensor:
     """Minus the log density of a Gaussian q(h_t | h_s), without its constant (VID, Ahn et al. 2019, eq. 5).
 
-    mean      (..., C)  the regressor's prediction of the teacher's channels, from the student
-    target    (..., C)  the teacher's channels, a constant
-    variance  (C,)      of each teacher channel
-    returns   (..., C)  nats an element; unlimited below as the variance goes to 0, hence its floor
+    mean      (B, N, C)  the regressor's prediction of the teacher's channels at N positions, from the student
+    target    (B, N, C)  the teacher's channels, a constant
+    variance  (C,)       of each teacher channel
+    returns   (B, C)     nats an element, the mean over positions; unlimited below as the variance goes to 0, hence its floor
     """
-    return 0.5 * ((mean - target.detach()).square() / variance + variance.log())
+    # The variance is the same at all positions: averaging squares first spares two passes over (B, N, C).
+    square = (mean - target.detach()).square().mean(1)
+    return 0.5 * (square / variance + variance.log())
 
 
 def categorical_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -36,9 +38,11 @@ def inverse_softplus(value: float) -> float:
 
 def softplus_variance(rho: Tensor, floor: float) -> Tensor:
     """The variance that a free parameter stands for; the floor bounds the loss from below."""
-    return F.softplus(rho) + floor
+    variance: Tensor = F.softplus(rho) + floor
+    return variance
 
 
 def entropy(weights: Tensor) -> Tensor:
     """Entropy in nats of weights that sum to 1, any shape -> (); 0 at a corner, log(T S) where uniform."""
-    return -torch.special.xlogy(weights, weights).sum()
+    total: Tensor = torch.special.xlogy(weights, weights).sum()
+    return -total

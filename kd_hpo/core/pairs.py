@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_hpo.core.gradient_scaling import scaled_identity, scaled_linear
+from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.pair_losses import categorical_kl, gaussian_nll, inverse_softplus, softplus_variance
 from kd_hpo.core.plan import Group, PairPlan, Size
 
@@ -24,12 +25,6 @@ class Targets:
     blocks: dict[Size, Tensor]
 
 
-def pooled(feature: Tensor, size: Size) -> Tensor:
-    """(B, C, H, W) -> (B, h * w, C): averaged down to the size, one row a position."""
-    small = feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(feature, size)
-    return small.flatten(2).transpose(1, 2)
-
-
 class GroupRegressor(nn.Module):
     """Gaussian q(h_t | h_s) for the pairs of one student layer at one resolution: a linear map and a variance a channel.
 
@@ -37,14 +32,14 @@ class GroupRegressor(nn.Module):
     """
 
     rho: Tensor
-    share: Tensor
+    members: Tensor
     index: Tensor | None
 
     def __init__(
         self, plan: PairPlan, group: Group, *, variance: float, floor: float, learn_variance: bool, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.size, self.student, self.floor = group.size, group.student, floor if learn_variance else 0.0
+        self.size, self.floor = group.size, floor if learn_variance else 0.0
         channels = [plan.teacher[t].channels for t in group.teachers]
         fan_in, fan_out = plan.student[group.student].channels, sum(channels)
         bound = fan_in**-0.5
@@ -55,25 +50,24 @@ class GroupRegressor(nn.Module):
             self.rho = nn.Parameter(rho)
         else:
             self.register_buffer("rho", rho)
-        # (C, pairs): the mean over a pair's own channels, as one matrix product for all pairs.
-        share = torch.block_diag(*(torch.full((c, 1), 1 / c) for c in channels))
-        self.register_buffer("share", share, persistent=False)
+        # (C, pairs), 1 where a channel is the pair's own: sums over channels are one matrix product for all pairs.
+        self.register_buffer("members", torch.block_diag(*(torch.ones(c, 1) for c in channels)), persistent=False)
         positions = plan.channels_of(group)
         contiguous = positions == tuple(range(positions[0], positions[0] + len(positions)))
         self.span = slice(positions[0], positions[0] + len(positions))
         self.register_buffer("index", None if contiguous else torch.tensor(positions), persistent=False)
 
     def forward(self, feature: Tensor, block: Tensor, weights: Tensor | None) -> Tensor:
-        """feature (B, C, H, W), block (B, hw, C'), weights None or (pairs,) or (B, pairs) -> losses (B, pairs)."""
-        rows = pooled(feature, self.size)
+        """feature (B, ...) of the student, block (B, hw, C'), weights None or (pairs,) or (B, pairs) -> losses (B, pairs)."""
+        rows = pooled(as_map(feature), self.size)
         target = block[..., self.span] if self.index is None else block.index_select(2, self.index)
         if weights is None:
             mean = F.linear(rows, self.weight, self.bias)
         else:  # a pair's weight, at each of its channels
-            scale = weights @ (self.share.t() > 0).to(weights.dtype)
+            scale = weights @ self.members.t()
             mean = scaled_linear(rows, self.weight, self.bias, scale if scale.dim() == 1 else scale.unsqueeze(1))
         nll = gaussian_nll(mean, target, softplus_variance(self.rho, self.floor))
-        return nll.mean(1) @ self.share
+        return nll @ self.members / self.members.sum(0)  # the mean over each pair's channels
 
 
 class PairMatrix(nn.Module):
@@ -105,26 +99,25 @@ class PairMatrix(nn.Module):
         T, S = plan.shape
         cells = [t * S + g.student for g in plan.groups for t in g.teachers] + ([T * S - 1] if plan.logits_pair else [])
         self.register_buffer("order", torch.tensor(cells).argsort(), persistent=False)
-        self.group_teachers = [list(g.teachers) for g in plan.groups]
 
     def sample_losses(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
         """The pair losses of each example.
 
-        features  S maps (B, C, H, W) of the student
+        features  S tensors of the student: maps (B, C, H, W), tokens (B, N, C) or vectors (B, C)
         weights   None: plain losses. (T, S) or (B, T, S): the value is the same, but backward each pair's gradient enters
                   the student multiplied by its weight, while regressors and variances get theirs at unit weight
         returns   (B, T, S)
         """
         parts = []
-        for group, teachers in zip(self.groups, self.group_teachers, strict=True):
-            of_group = None if weights is None else weights[..., teachers, group.student]
-            parts.append(group(features[group.student], targets.blocks[group.size], of_group))
+        for group, regressor in zip(self.plan.groups, self.groups, strict=True):
+            of_group = None if weights is None else weights[..., list(group.teachers), group.student]
+            parts.append(regressor(features[group.student], targets.blocks[group.size], of_group))
         if self.plan.logits_pair:
             logits = features[-1].flatten(1)
             if weights is not None:
                 logits = scaled_identity(logits, weights[..., -1, -1].unsqueeze(-1))
             parts.append(categorical_kl(logits, targets.logits, self.temperature).unsqueeze(1))
-        return torch.cat(parts, 1)[:, self.order].unflatten(1, self.plan.shape)
+        return torch.cat(parts, 1)[:, self.order].view(-1, *self.plan.shape)
 
     def forward(self, features: Sequence[Tensor], targets: Targets) -> Tensor:
         """The (T, S) matrix of pair losses, the batch's mean."""

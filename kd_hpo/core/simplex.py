@@ -22,6 +22,7 @@ def softmax_logits(weights: Tensor, direction: Tensor, step: float) -> Tensor:
 def projection(weights: Tensor, direction: Tensor, step: float) -> Tensor:
     """A gradient step and back to the nearest point of the simplex (Duchi et al. 2008): weights become exactly 0."""
     point = (weights - step * direction).flatten()
+    point = point - point.max()  # the nearest point is the same, and rounding cannot lose the 1 however long the step
     ordered = point.sort(descending=True).values
     excess = (ordered.cumsum(0) - 1) / torch.arange(1, len(point) + 1, device=point.device, dtype=point.dtype)
     kept = int((ordered > excess).sum())
@@ -49,6 +50,8 @@ def normalised_direction(average: Tensor, weights: Tensor) -> Tensor:
 
     A hypergradient that is the same for all pairs says nothing about them: the direction is zero.
     """
-    centred = average - (weights * average).sum()
+    level = average - average.max()  # exactly 0 where all are the same, though the weights sum to 1 only up to rounding
+    centred = level - (weights * level).sum()
     rms = centred.square().mean().sqrt()
-    return torch.where(rms > torch.finfo(rms.dtype).eps * average.abs().max(), centred / rms, torch.zeros_like(centred))
+    same = rms <= torch.finfo(rms.dtype).eps * average.abs().max()  # not so for NaN, which has to be seen
+    return torch.where(same, torch.zeros_like(centred), centred / rms)

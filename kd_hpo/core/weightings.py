@@ -59,32 +59,30 @@ class Learned:
         self._weights = uniform(shape)
         self._update, self._step, self._factor, self._mix = update, step, average, mix
         self._average = torch.zeros(shape)
-        self._updates = torch.tensor(0)
 
     def weights(self, epoch: int) -> Tensor:
         return self._weights
 
     def learn(self, hypergradient: Tensor) -> None:
         """Moves the weights against d L_out / d lambda (T, S)."""
-        self._updates += 1
         self._average = self._factor * self._average + (1 - self._factor) * hypergradient.to(self._weights)
-        unbiased = self._average / (1 - self._factor ** int(self._updates))
-        direction = normalised_direction(unbiased, self._weights)
+        direction = normalised_direction(self._average, self._weights)
         self._weights = mix_with_uniform(self._update(self._weights, direction, self._step), self._mix)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"weights": self._weights, "average": self._average, "updates": self._updates}
+        return {"weights": self._weights, "average": self._average}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._weights, self._average, self._updates = state["weights"], state["average"], state["updates"].clone()
+        self._weights, self._average = state["weights"], state["average"]
 
 
 def same_depth(shape: tuple[int, int]) -> Tensor:
-    """Equal weights on S pairs: student layer s with the teacher layer at the same relative depth."""
+    """Equal weights on S pairs: student layer s with the teacher layer at the same relative depth, the last with the last."""
     T, S = shape
     weights = torch.zeros(shape)
     for s in range(S):
-        weights[round(s * (T - 1) / max(S - 1, 1)), s] = 1
+        depth = s / (S - 1) if S > 1 else 1.0
+        weights[round(depth * (T - 1)), s] = 1
     return weights / S
 
 

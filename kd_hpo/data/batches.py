@@ -26,8 +26,8 @@ class ImageBatches:
         return c, h, w
 
     def inputs(self, indices: Indices) -> Tensor:
-        """(B, C, H, W) float."""
-        batch = torch.from_numpy(self.images.images[indices]).to(self.device, torch.float32)
+        """(B, C, H, W) in torch's default dtype."""
+        batch = torch.from_numpy(self.images.images[indices]).to(self.device, self.mean.dtype)
         return (batch - self.mean) / self.std
 
     def labels(self, indices: Indices) -> Tensor:
@@ -43,7 +43,7 @@ def _channel_statistics(images: ImageSet, indices: Indices) -> tuple[Tensor, Ten
         count += values.size // values.shape[1]
     mean = np.asarray(total) / count
     std = np.sqrt(np.maximum(np.asarray(squares) / count - mean**2, 1e-6))
-    return (torch.tensor(s, dtype=torch.float32)[:, None, None] for s in (mean, std))  # type: ignore[return-value]
+    return (torch.tensor(s, dtype=torch.get_default_dtype())[:, None, None] for s in (mean, std))  # type: ignore[return-value]
 
 
 def chunks(indices: Indices, size: int) -> Iterator[Indices]:

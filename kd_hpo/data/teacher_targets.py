@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_hpo.core.pairs import Targets, pooled
+from kd_hpo.core.maps import as_map, pooled
+from kd_hpo.core.pairs import Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
 from kd_hpo.errors import FeatureMismatch
@@ -109,7 +110,7 @@ def _compute(
             output, features = teacher(batches.inputs(chunk))
             logits.append(output.cpu().numpy())
             for size, layers in plan.blocks.items():
-                rows = [pooled(features[t][:, live[t]], size) for t in layers]
+                rows = [pooled(as_map(features[t])[:, live[t]], size) for t in layers]
                 blocks[size][at : at + len(chunk)] = torch.cat(rows, 2).cpu().numpy()
             at += len(chunk)
     for block in blocks.values():
@@ -124,7 +125,7 @@ def _varying_channels(teacher: FeatureTap, batches: ImageBatches, images: Indice
     low: list[Tensor] = []
     high: list[Tensor] = []
     for chunk in chunks(images, _CHUNK):
-        features = [f.movedim(1, 0).flatten(1) for f in teacher(batches.inputs(chunk))[1]]
+        features = [as_map(f).movedim(1, 0).flatten(1) for f in teacher(batches.inputs(chunk))[1]]
         lows, highs = [f.amin(1) for f in features], [f.amax(1) for f in features]
         low = [torch.minimum(a, b) for a, b in zip(low, lows, strict=True)] if low else lows
         high = [torch.maximum(a, b) for a, b in zip(high, highs, strict=True)] if high else highs

@@ -3,12 +3,12 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import isqrt
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from kd_hpo.core.maps import as_map
 from kd_hpo.core.plan import LayerShape
 from kd_hpo.errors import FeatureMismatch
 
@@ -17,7 +17,7 @@ LOGITS = "logits"
 
 
 class FeatureTap(nn.Module):
-    """A network that returns its logits and the features of some layers, as maps.
+    """A network that returns its logits and the features of some layers, as they are: gradients reach them from both.
 
     layers are dotted module names; `logits` is the network's output. Use as a context manager, or call `close`.
     Raises FeatureMismatch for a layer that the network does not have.
@@ -33,7 +33,7 @@ class FeatureTap(nn.Module):
         ]
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """x (B, C, H, W) -> logits (B, K), features: one map (B, C, H, W) a layer, in the order of `layers`."""
+        """x (B, C, H, W) -> logits (B, K), features: one tensor a layer, in the order of `layers`."""
         self._seen.clear()
         logits = self.network(x)
         features = {**self._seen, LOGITS: logits}
@@ -41,7 +41,7 @@ class FeatureTap(nn.Module):
         missing = [name for name in self.layers if name not in features]
         if missing:
             raise FeatureMismatch(f"layers {missing} are never reached by this network's forward pass; name others")
-        return logits, [as_map(features[name]) for name in self.layers]
+        return logits, [features[name] for name in self.layers]
 
     def close(self) -> None:
         for hook in self._hooks:
@@ -56,7 +56,9 @@ class FeatureTap(nn.Module):
     def _keep(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if not isinstance(output, Tensor):
-                raise FeatureMismatch(f"layer {name!r} returns a {type(output).__name__}; only tensors can be read: name a layer inside")
+                raise FeatureMismatch(
+                    f"layer {name!r} returns a {type(output).__name__}; only tensors can be read: name a layer inside"
+                )
             self._seen[name] = output
 
         return hook
@@ -71,37 +73,21 @@ def require_layer(network: nn.Module, name: str, modules: dict[str, nn.Module]) 
     raise FeatureMismatch(f"{type(network).__name__} has no layer {name!r}; {hint}it has {', '.join(known)}")
 
 
-def as_map(feature: Tensor) -> Tensor:
-    """(B, C, H, W) as it is; a vector (B, C) as 1 x 1; tokens (B, N, C) as their grid where N (less one class token) is square,
-    else averaged to 1 x 1."""
-    if feature.dim() == 4:
-        return feature
-    if feature.dim() == 2:
-        return feature[:, :, None, None]
-    if feature.dim() == 3:
-        tokens = feature.shape[1]
-        for skipped in (0, 1):
-            side = isqrt(tokens - skipped)
-            if side * side == tokens - skipped and side > 1:
-                return feature[:, skipped:].transpose(1, 2).unflatten(2, (side, side))
-        return feature.mean(1)[:, :, None, None]
-    raise FeatureMismatch(f"a feature of shape {tuple(feature.shape)} is neither a map, tokens nor a vector; name another layer")
-
-
 def layer_shapes(tap: FeatureTap, input_shape: tuple[int, int, int]) -> tuple[LayerShape, ...]:
-    """The shapes of the tapped features, found by one dry run in eval mode."""
+    """The shapes of the tapped features read as maps, found by one dry run in eval mode."""
     device = next(tap.parameters()).device
     with evaluating(tap), torch.no_grad():
         _, features = tap(torch.zeros(2, *input_shape, device=device))
-    return tuple(LayerShape(name, *f.shape[1:]) for name, f in zip(tap.layers, features, strict=True))
+    return tuple(LayerShape(name, *as_map(f).shape[1:]) for name, f in zip(tap.layers, features, strict=True))
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside, whatever mode it was in after."""
-    was = module.training
+    """Eval mode inside; after, every module is in the mode that it was in before."""
+    modes = {each: each.training for each in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        module.train(was)
+        for each, mode in modes.items():
+            each.training = mode

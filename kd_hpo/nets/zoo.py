@@ -22,7 +22,12 @@ class PlainConv(nn.Sequential):
     """
 
     def __init__(
-        self, input_shape: tuple[int, int, int], classes: int, channels: Sequence[int] = (16, 32, 64), hidden: int = 128, padding: int = 0
+        self,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        channels: Sequence[int] = (16, 32, 64),
+        hidden: int = 128,
+        padding: int = 0,
     ) -> None:
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         c, h, w = input_shape
@@ -32,8 +37,8 @@ class PlainConv(nn.Sequential):
             c, h, w = out, (h - 2 + 2 * padding) // 2, (w - 2 + 2 * padding) // 2
             if min(h, w) < 1:
                 raise ConfigError(
-                    f"plain_conv with channels {list(channels)} and padding {padding} is too deep for {input_shape[1]}x{input_shape[2]} "
-                    f"images: nothing is left after conv{i}. Use fewer channels or padding: 1"
+                    f"plain_conv with channels {list(channels)} and padding {padding} is too deep for "
+                    f"{input_shape[1]}x{input_shape[2]} images: nothing is left after conv{i}. Use fewer channels or padding: 1"
                 )
         blocks["flatten"] = nn.Flatten()
         blocks["fc"] = nn.Sequential(nn.Linear(c * h * w, hidden), nn.ReLU())
@@ -44,7 +49,9 @@ class PlainConv(nn.Sequential):
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"plain_conv": PlainConv}
 
 
-def build_network(name: str, arguments: Mapping[str, Any], input_shape: tuple[int, int, int], classes: int, *, seed: int) -> nn.Module:
+def build_network(
+    name: str, arguments: Mapping[str, Any], input_shape: tuple[int, int, int], classes: int, *, seed: int
+) -> nn.Module:
     """A network with fresh weights that depend on the seed alone.
 
     Raises ConfigError for an unknown name, or arguments that the network does not take.
@@ -76,7 +83,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict(state)
     except Exception as error:
         reason = str(error).splitlines()
-        raise ConfigError(f"{path} does not hold weights of this {type(network).__name__}: {' '.join(reason[:3])[:300]}") from error
+        raise ConfigError(
+            f"{path} does not hold weights of this {type(network).__name__}: {' '.join(reason[:3])[:300]}"
+        ) from error
 
 
 def weights_digest(network: nn.Module) -> str:

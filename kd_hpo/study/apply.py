@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_hpo.config.read import apply_overrides, parse_overrides
+from kd_hpo.config.read import validated
 from kd_hpo.config.trial import FixedMatrix, TrialConfig
 from kd_hpo.errors import ExportError
 from kd_hpo.files import write_atomically
@@ -67,7 +67,7 @@ def applied_config(entry: ExportedMatrix, overrides: Sequence[str]) -> TrialConf
     data["weighting"] = FixedMatrix(matrix=entry.held_mean).model_dump(mode="json")
     data["teacher"]["layers"] = [layer.name for layer in entry.teacher_layers if layer.name != LOGITS]
     data["student"]["layers"] = [layer.name for layer in entry.student_layers if layer.name != LOGITS]
-    return TrialConfig.model_validate(apply_overrides(data, parse_overrides(overrides)))
+    return validated(TrialConfig, data, overrides, name="the export's configuration")
 
 
 def with_outer_in_train(prepared: Prepared) -> Prepared:

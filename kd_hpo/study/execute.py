@@ -45,8 +45,12 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
     spec = TrialSpec.model_validate(sampled["spec"])
     folder = StudyFolder.of(study)
     started = time.monotonic()
-    config = trial_config(study, spec)
-    prepared = _prepared(_shared_settings(config), folder.cache)
+    try:
+        config = trial_config(study, spec)
+        prepared = _prepared(_shared_settings(config), folder.cache)
+    except KdHpoError as error:  # searched settings that do not go together
+        folder.write_status(TrialStatus(spec=spec, state="failed", message=str(error)))
+        return
     tracker = MlflowTracker(study, experiment, spec, config, prepared, commit)
     records: list[EpochRecord] = []
 

@@ -139,4 +139,6 @@ def load_export(path: Path) -> Export:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ExportError(f"{path} is not an export of kd_hpo: {where}: {first['msg']}{more}; write it again with `kd-hpo export`") from error
+        raise ExportError(
+            f"{path} is not an export of kd_hpo: {where}: {first['msg']}{more}; write it again with `kd-hpo export`"
+        ) from error

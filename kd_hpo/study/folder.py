@@ -1,15 +1,13 @@
 """Where a study keeps its files. The folder is the record of the study; MLflow mirrors it."""
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from kd_hpo.config.read import read_settings
 from kd_hpo.config.settings import Settings
@@ -32,7 +30,7 @@ class TrialSpec(Settings):
     kind: Literal["search", "compare"]
     method: str
     seed: int
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """Dotted paths of the trial's configuration: what was searched."""
 
 
@@ -86,7 +84,8 @@ class StudyFolder:
         return self.root / "trials" / trial_id
 
     def write_settings(self, study: StudyConfig) -> None:
-        write_atomically(self.settings, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+        """As JSON, which is YAML whose strings are all quoted: any value is read back as it was."""
+        write_atomically(self.settings, study.model_dump_json(indent=2))
 
     def read_settings(self) -> StudyConfig:
         """Raises StudyError where there is no study."""
@@ -144,7 +143,3 @@ class StudyFolder:
             except OSError as error:
                 raise StudyError(f"study {self.root.name!r} is being run by another process; wait for it, or stop it") from error
             yield
-
-
-def write_json(path: Path, data: Any) -> None:
-    write_atomically(path, json.dumps(data, indent=1, allow_nan=False))

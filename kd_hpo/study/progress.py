@@ -30,7 +30,11 @@ class Board(tune.Callback):  # type: ignore[misc]
         self._ended: dict[str, str] = {}
         self._best: tuple[float, str] | None = None
         self._started = self._told = time.monotonic()
-        self._live = Live(console=console, get_renderable=self._line, refresh_per_second=2, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(console=console, get_renderable=self._line, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Self:
         if self._live:
@@ -102,7 +106,9 @@ class Board(tune.Callback):  # type: ignore[misc]
         if not seen:
             return 0.0
         per_epoch = (time.monotonic() - self._started) / seen
-        waiting = max(self._trials - len(self._reported), 0) * (seen / max(len(self._reported), 1) if self._ended else self._epochs)
+        waiting = max(self._trials - len(self._reported), 0) * (
+            seen / max(len(self._reported), 1) if self._ended else self._epochs
+        )
         running = sum(self._epochs - done for name, done in self._reported.items() if name not in self._ended)
         return per_epoch * (waiting + running)
 

@@ -1,4 +1,4 @@
-"""A study: prepare what trials share, search the outer settings, compare methods at the best ones, open the test split, export."""
+"""A study: prepare what trials share, search the outer settings, compare methods at the best ones, test, export."""
 
 import logging
 import os
@@ -46,6 +46,8 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
     folder = StudyFolder.of(study)
     with folder.only_driver():
         settle_settings(study, folder)
+        for method in method_names(study):  # a method's settings that do not fit are told before anything runs
+            trial_config(study, TrialSpec(id=method, kind="compare", method=method, seed=study.seed))
         prepared = prepare_with_words(study, folder, console)
         experiment, commit = open_experiment(study), git_commit()
         worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
@@ -104,7 +106,7 @@ def search(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None],
             metric=METRIC,
             mode="max",
             max_t=epochs + 1,  # a trial that has all its epochs ends by itself
-            grace_period=min(study.search.scheduler.grace_epochs, epochs),
+            grace_period=study.search.scheduler.grace_epochs,
             reduction_factor=study.search.scheduler.reduction_factor,
         )
         replay_ended_trials(scheduler, folder)
@@ -142,8 +144,6 @@ def compare(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None]
         for seed in range(study.seed, study.seed + study.compare.seeds)
         for name in method_names(study)
     ]
-    for spec in specs:
-        trial_config(study, spec)  # a method's settings that do not fit are told before any trial runs
     ended = {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
     left = [spec.model_dump(mode="json") for spec in specs if spec.id not in ended]
     if not left:
@@ -180,7 +180,9 @@ def run_trials(
     if isinstance(searcher, StudySearch):
         searcher = ConcurrencyLimiter(searcher, max_concurrent=limit or slots(study))
     tune.Tuner(
-        tune.with_resources(partial(worker, report=tune.report), {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+        tune.with_resources(
+            partial(worker, report=tune.report), {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+        ),
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=samples,
@@ -207,15 +209,18 @@ def slots(study: StudyConfig) -> int:
         counts.append(there.get("GPU", 0) / wanted.gpus_per_trial)
     if min(counts) < 1:
         raise StudyError(
-            f"a trial wants {wanted.cpus_per_trial:g} CPU and {wanted.gpus_per_trial:g} GPU, and Ray has {there.get('CPU', 0):g} CPU and "
-            f"{there.get('GPU', 0):g} GPU here; lower resources.cpus_per_trial or gpus_per_trial, or join a larger cluster (resources.address)"
+            f"a trial wants {wanted.cpus_per_trial:g} CPU and {wanted.gpus_per_trial:g} GPU, and Ray has "
+            f"{there.get('CPU', 0):g} CPU and {there.get('GPU', 0):g} GPU here; lower resources.cpus_per_trial or "
+            "resources.gpus_per_trial, or join a larger cluster (resources.address)"
         )
     return int(min(counts))
 
 
 def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared, console: Console) -> None:
     """Scores each trial of the comparison on `test`, once: its last epoch and its best epoch by `val`."""
-    waiting = [s for s in folder.statuses() if s.spec.kind == "compare" and s.state == "completed" and not folder.test_scores(s.spec.id)]
+    waiting = [
+        s for s in folder.statuses() if s.spec.kind == "compare" and s.state == "completed" and not folder.test_scores(s.spec.id)
+    ]
     if waiting:
         console.print(f"opening the test split for {len(waiting)} trials")
     for status in waiting:

@@ -33,7 +33,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def __init__(self, search: Search, folder: StudyFolder, *, seed: int, epochs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._folder, self._epochs, self._trial_seed = folder, epochs, seed
+        self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, seed
         storage = journal(folder.optuna)
         known = known_trials(folder)
         super().__init__(
@@ -54,7 +54,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return {"spec": self.spec(trial.number, trial.params).model_dump(mode="json")}
 
     def spec(self, number: int, params: dict[str, Any]) -> TrialSpec:
-        return TrialSpec(id=trial_id(number), kind="search", method="learned", seed=self._trial_seed, settings=params)
+        return TrialSpec(id=trial_id(number), kind="search", method=self._method, seed=self._trial_seed, settings=params)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(METRIC)
@@ -73,7 +73,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if self._unfinished:
             number = self._unfinished.pop(0)
             return Trial(self._ot_study, self._ot_study.get_trials(deepcopy=False)[number]._trial_id)
-        return self._ot_study.ask(fixed_distributions=self._space)
+        asked: Trial = self._ot_study.ask(fixed_distributions=self._space)
+        return asked
 
     def _tell(self, number: int, value: float | None, epoch: int, *, failed: bool) -> None:
         if failed or value is None or not math.isfinite(value):

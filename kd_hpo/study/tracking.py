@@ -160,17 +160,21 @@ class MlflowTracker:
 
     def log(self, record: EpochRecord) -> None:
         self._records.append(record)
-        self._soon(lambda: self._run and self._run.log_epoch(record, self._layers))
+        self._soon(lambda: self._open_run().log_epoch(record, self._layers))
 
     def finish(self, status: TrialStatus) -> Exception | None:
         """Waits until all is written; returns what went wrong, if anything did."""
         records = list(self._records)
-        self._soon(lambda: self._run and self._run.finish(status, records, self._layers))
+        self._soon(lambda: self._open_run().finish(status, records, self._layers))
         self._thread.shutdown(wait=True)
         return self._error
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _open_run(self) -> RunLog:
+        assert self._run is not None  # `start` came first on the same thread, and after an error nothing is called
+        return self._run
 
     def _soon(self, call: Callable[[], object]) -> None:
         def guarded() -> None:
@@ -183,7 +187,9 @@ class MlflowTracker:
         self._thread.submit(guarded)
 
 
-def mirror(study: StudyConfig, experiment: str, prepared: Prepared, config_of: Callable[[TrialSpec], TrialConfig], commit: str) -> None:
+def mirror(
+    study: StudyConfig, experiment: str, prepared: Prepared, config_of: Callable[[TrialSpec], TrialConfig], commit: str
+) -> None:
     """Writes to MLflow what its runs lack of the study's folder, and ends every run whose trial is not running any more."""
     client, folder = MlflowClient(tracking_uri(study)), StudyFolder.of(study)
     states = {r.data.tags.get("kd.trial"): r.data.tags.get("kd.state") for r in all_runs(client, experiment)}

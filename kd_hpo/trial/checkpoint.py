@@ -24,8 +24,8 @@ def save_checkpoint(path: Path, config: TrialConfig, state: dict[str, Any]) -> N
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, config: TrialConfig, device: torch.device) -> dict[str, Any] | None:
-    """The state that `save_checkpoint` wrote, or None where there is no file.
+def load_checkpoint(path: Path, config: TrialConfig) -> dict[str, Any] | None:
+    """The state that `save_checkpoint` wrote, on the CPU, or None where there is no file.
 
     Raises CheckpointMismatch for a file that is truncated, of another version or of another configuration.
     """
@@ -33,10 +33,12 @@ def load_checkpoint(path: Path, config: TrialConfig, device: torch.device) -> di
         return None
     remedy = "Remove the file to start the trial again"
     try:
-        saved = torch.load(path, weights_only=True, map_location=device)
+        saved = torch.load(path, weights_only=True, map_location="cpu")
         version, digest, state = saved["version"], saved["config"], saved["state"]
     except Exception as error:
         raise CheckpointMismatch(f"{path} is not a whole checkpoint of kd_hpo ({type(error).__name__}). {remedy}") from error
     if version != VERSION or digest != config_digest(config):
-        raise CheckpointMismatch(f"{path} was written by another configuration or version of kd_hpo. {remedy}, or give the one it came from")
+        raise CheckpointMismatch(
+            f"{path} was written by another configuration or version of kd_hpo. {remedy}, or give the one it came from"
+        )
     return state  # type: ignore[no-any-return]

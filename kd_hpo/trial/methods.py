@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kd_hpo.config import trial as settings
+from kd_hpo.config.settings import Settings
 from kd_hpo.config.trial import TrialConfig
 
 
@@ -14,7 +15,7 @@ class MethodSpec:
     apply: Callable[[TrialConfig], TrialConfig]
 
 
-def _weighted(weighting: settings.Settings) -> Callable[[TrialConfig], TrialConfig]:
+def _weighted(weighting: Settings) -> Callable[[TrialConfig], TrialConfig]:
     return lambda config: config.replace(weighting=weighting.model_dump())
 
 

@@ -84,7 +84,9 @@ def student_tap(config: TrialConfig, batches: ImageBatches) -> FeatureTap:
     return FeatureTap(build(config.student.network, batches, seed=config.seed), layers)
 
 
-def prepare_teacher(config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress) -> TrainedTeacher:
+def prepare_teacher(
+    config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
+) -> TrainedTeacher:
     """The teacher with its weights: from its file, from the cache, or trained now and kept there."""
     network = build(config.teacher.network, batches, seed=config.teacher.seed)
     if config.teacher.weights is not None:

@@ -23,7 +23,7 @@ class EpochRecord(Settings):
     weights: Rows
     scales: Rows
     held: bool
-    """Whether the weights stood still all through the epoch."""
+    """Whether the weights stand still from the start of the epoch to the trial's end."""
 
 
 class TrialResult(Settings):

@@ -19,7 +19,7 @@ from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.result import EpochRecord, LayerRecord, Rows, TrialResult
 from kd_hpo.trial.state import Trial, start_trial
-from kd_hpo.trial.steps import learns_now, train_step
+from kd_hpo.trial.steps import held_from_now, train_step
 
 Report = Callable[[EpochRecord], None]
 
@@ -49,7 +49,7 @@ def run_trial(
 
 
 def resume(trial: Trial, folder: Path | None) -> None:
-    state = load_checkpoint(folder / CHECKPOINT, trial.config, trial.device) if folder else None
+    state = load_checkpoint(folder / CHECKPOINT, trial.config) if folder else None
     if state is not None:
         trial.load_state_dict(state)
 
@@ -58,11 +58,8 @@ def run_epoch(trial: Trial, folder: Path | None) -> EpochRecord:
     batches = shuffled_batches(
         trial.prepared.splits.train, trial.config.training.batch_size, trial.config.seed, ORDER, trial.epoch
     )
-    losses, held = [], True
-    for batch in batches:
-        held = held and not learns_now(trial)
-        losses.append(train_step(trial, batch).stacked())
-    table = torch.stack(losses).cpu()
+    held = held_from_now(trial)
+    table = torch.stack([train_step(trial, batch).stacked() for batch in batches]).cpu()
     require_finite(trial, table)
     trial.epoch += 1
     record = epoch_record(trial, table.mean(0), held)
@@ -79,7 +76,9 @@ def require_finite(trial: Trial, losses: Tensor) -> None:
     if len(wrong):
         at = int(wrong[0])
         task, kd, pairs, _ = losses[at].tolist()
-        outer = trial.config.model_dump(mode="json", include={"training": {"optimizer"}, "kd": True, "pairs": True, "weighting": True})
+        outer = trial.config.model_dump(
+            mode="json", include={"training": {"optimizer"}, "kd": True, "pairs": True, "weighting": True}
+        )
         raise Diverged(
             f"the loss is not finite at step {trial.step - len(losses) + at} of {trial.total_steps}: "
             f"task {task:g}, kd {kd:g}, pairs {pairs:g}; outer settings {outer}"
@@ -125,7 +124,8 @@ def write_weights(trial: Trial, folder: Path) -> None:
 def trial_result(trial: Trial) -> TrialResult:
     plan, prepared = trial.prepared.plan, trial.prepared
     teacher, student = (
-        tuple(LayerRecord(name=x.name, shape=(x.channels, x.height, x.width)) for x in layers) for layers in (plan.teacher, plan.student)
+        tuple(LayerRecord(name=x.name, shape=(x.channels, x.height, x.width)) for x in layers)
+        for layers in (plan.teacher, plan.student)
     )
     held = trial.pairs.held_sum / max(trial.pairs.held_epochs, 1) if trial.pairs else torch.zeros(0, 0)
     return TrialResult(

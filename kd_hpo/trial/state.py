@@ -27,6 +27,7 @@ from kd_hpo.trial.prepare import Prepared, student_tap
 from kd_hpo.trial.randomness import REGRESSORS, SHUFFLE, WEIGHTING, generator, random_state, set_random_state
 from kd_hpo.trial.result import EpochRecord
 
+
 @dataclass
 class PairState:
     """The pairs of a trial: their losses, how they are weighted, and how weights are learned, where they are."""
@@ -163,8 +164,9 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     if isinstance(config.weighting, settings.LearnedWeights):
         direction = DIRECTIONS[config.weighting.direction.kind](**config.weighting.direction.model_dump(exclude={"kind"}))
     weighting = build_weighting(config, plan)
-    groups = [group for group in groups if group["params"]]
-    return PairState(losses, weighting, balance, Adam(groups), attention, direction, torch.zeros(plan.shape), 0, torch.zeros(plan.shape))
+    return PairState(
+        losses, weighting, balance, Adam(groups), attention, direction, torch.zeros(plan.shape), 0, torch.zeros(plan.shape)
+    )
 
 
 def build_weighting(config: TrialConfig, plan: PairPlan) -> Weighting:
@@ -191,7 +193,9 @@ def build_weighting(config: TrialConfig, plan: PairPlan) -> Weighting:
 
 def _position(name: str, layers: list[str], whose: str) -> int:
     if name not in layers:
-        raise FeatureMismatch(f"weighting.{whose} is {name!r}, which is not among the {whose} layers of the study: {', '.join(layers)}")
+        raise FeatureMismatch(
+            f"weighting.{whose} is {name!r}, which is not among the {whose} layers of the study: {', '.join(layers)}"
+        )
     return layers.index(name)
 
 

@@ -1,10 +1,11 @@
 """One step of the bilevel problem: the inner update of the student, the hypergradient, the update of the pair weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from kd_hpo.config.trial import GradientBalanced, LearnedWeights
@@ -15,6 +16,7 @@ from kd_hpo.core.pair_losses import categorical_kl
 from kd_hpo.core.pairs import Targets, pair_gradient_norms
 from kd_hpo.core.weightings import Learned
 from kd_hpo.data.batches import Indices, drawn_batch
+from kd_hpo.errors import FeatureMismatch
 from kd_hpo.trial.randomness import OUTER, random_state, random_state_kept, set_random_state
 from kd_hpo.trial.state import PairState, Trial
 
@@ -63,7 +65,13 @@ def learns_now(trial: Trial) -> bool:
     settings = trial.config.weighting
     if not isinstance(settings, LearnedWeights) or trial.step % settings.every:
         return False
-    return settings.warmup * trial.total_steps <= trial.step < (1 - settings.hold) * trial.total_steps
+    return settings.warmup * trial.total_steps <= trial.step and not held_from_now(trial)
+
+
+def held_from_now(trial: Trial) -> bool:
+    """Whether the pair weights stand still from this step to the end."""
+    settings = trial.config.weighting
+    return not isinstance(settings, LearnedWeights) or trial.step >= (1 - settings.hold) * trial.total_steps
 
 
 def remember(trial: Trial) -> Moment:
@@ -91,7 +99,7 @@ def inner_gradients(trial: Trial, x: Tensor, batch: Indices, targets: Targets | 
             trial.pairs.attention_sum += weights.detach().mean(0).cpu()
         trial.pairs.optimizer.zero_grad()
     trial.optimizer.zero_grad()
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
     return InnerLosses(task.detach(), kd_loss.detach(), pair_loss.detach(), accuracy)
 
@@ -110,22 +118,35 @@ def teacher_features(pairs: PairState, targets: Targets) -> list[Tensor]:
         widths = [plan.teacher[t].channels for t in layers]
         for t, part in zip(layers, targets.blocks[size].split(widths, dim=2), strict=True):
             found.setdefault(t, part)
-    return [found[t] if t in found else targets.logits for t in range(plan.shape[0])]
+    return [found.get(t, targets.logits) for t in range(plan.shape[0])]
 
 
 def measure_balance(trial: Trial, pairs: PairState, task: Tensor, features: list[Tensor], targets: Targets) -> None:
     settings = trial.config.pairs.balance
-    if not isinstance(settings, GradientBalanced) or not isinstance(pairs.balance, GradientBalance) or trial.step % settings.every:
+    if (
+        not isinstance(settings, GradientBalanced)
+        or not isinstance(pairs.balance, GradientBalance)
+        or trial.step % settings.every
+    ):
         return
-    gradients = torch.autograd.grad(task, features, retain_graph=True, allow_unused=True, materialize_grads=True)
-    pairs.balance.observe(torch.stack([g.norm() for g in gradients]), pair_gradient_norms(pairs.losses, features, targets))
+    gradients = torch.autograd.grad(task, features, retain_graph=True, allow_unused=True)
+    norms = [g.norm() for g in gradients if g is not None]
+    if len(norms) < len(gradients):
+        names = [layer for layer, g in zip(trial.student.layers, gradients, strict=True) if g is None]
+        raise FeatureMismatch(
+            f"the student's logits do not depend on its layers {', '.join(names)}, so their pairs cannot be balanced; "
+            "leave them out of student.layers or set pairs.balance: {kind: none}"
+        )
+    pairs.balance.observe(torch.stack(norms), pair_gradient_norms(pairs.losses, features, targets))
 
 
 def learn_weights(trial: Trial, pairs: PairState, x: Tensor, targets: Targets, before: Moment) -> None:
     """lambda <- a step on the simplex against d L_out / d lambda, for the inner step just taken from `before`."""
     assert isinstance(pairs.weighting, Learned) and pairs.direction is not None
-    g, direct = outer_gradient(trial, pairs)
-    q = pairs.direction(g, lambda: update_jacobian(trial.optimizer, before.parameters, trial.parameters))
+    trained = {name: p for name, p in trial.parameters.items() if p.grad is not None}
+    g, direct = outer_gradient(trial, pairs, trained)
+    q = pairs.direction(g, lambda: update_jacobian(trial.optimizer, before.parameters, trained))
+    q = {name: q.get(name, torch.zeros_like(w)) for name, w in before.parameters.items()}
 
     def pair_losses(w: Params) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in before.buffers.items()}
@@ -138,18 +159,18 @@ def learn_weights(trial: Trial, pairs: PairState, x: Tensor, targets: Targets, b
         pairs.weighting.learn(hypergradient(pair_losses, before.parameters, q, scale, direct))
 
 
-def outer_gradient(trial: Trial, pairs: PairState) -> tuple[Params, Tensor | None]:
-    """dL_out/dw at the student after the step, on a fresh batch of the outer split; and dL_out/dlambda at fixed w (T, S)."""
+def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Parameter]) -> tuple[Params, Tensor | None]:
+    """On a fresh batch of the outer split, after the step: dL_out/dw of the trained parameters; dL_out/dlambda at fixed w."""
     settings = trial.config.weighting
     assert isinstance(settings, LearnedWeights)
     batch = drawn_batch(trial.prepared.splits.outer, settings.outer_batch, trial.config.seed, OUTER, trial.step)
-    parameters, direct = trial.parameters, None
+    x, direct = trial.prepared.batches.inputs(batch), None
     with random_state_kept():
-        logits, features = functional_call(trial.student, {**parameters, **trial.buffers()}, (trial.prepared.batches.inputs(batch),))
+        logits, features = functional_call(trial.student, trial.buffers(), (x,))
     loss = F.cross_entropy(logits, trial.prepared.batches.labels(batch))
     if settings.outer_objective == "task_and_pairs":
         matrix = pairs.losses(features, trial.targets(batch))
         loss = loss + (pairs.weighting.weights(trial.epoch).to(matrix) * matrix).sum()
         direct = matrix.detach()
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(parameters, gradients, strict=True)), direct
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(trained, gradients, strict=True)), direct

@@ -43,7 +43,9 @@ def train_teacher(
     training = config.training
     steps = training.epochs * (len(images) // training.batch_size)
     if not steps:
-        raise DataError(f"the teacher has {len(images)} images, less than one batch of {training.batch_size}; give it more or smaller batches")
+        raise DataError(
+            f"the teacher has {len(images)} images, less than one batch of {training.batch_size}; give it more or smaller batches"
+        )
     optimizer = build_optimizer(training.optimizer, network.parameters())
     schedule = build_schedule(training.lr_schedule, optimizer, steps)
     views = torch.Generator().manual_seed(config.seed)

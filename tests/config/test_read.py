@@ -1,4 +1,5 @@
-import copy
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from kd_hpo.config.read import apply_overrides, parse_overrides, read_settings, replace_path, set_path
+from kd_hpo.config.explain import Mistake
+from kd_hpo.config.read import apply_overrides, parse_overrides, read_settings, replace_path, validated
 from kd_hpo.config.settings import Settings
 from kd_hpo.errors import ConfigError
 
@@ -57,6 +59,7 @@ class Study(Settings):
     bounds: Ordered = Ordered()
     matrix: tuple[tuple[float, ...], ...] = ((1.0, 2.0), (3.0, 4.0))
     widths: dict[int, int] = Field(default_factory=dict)
+    tables: dict[int, dict[str, int]] = Field(default_factory=dict)
     mode: Literal["slow", "fast"] = "slow"
     anything: dict[str, Any] = Field(default_factory=dict)
 
@@ -66,6 +69,7 @@ class Strict(Settings):
     layer: Layer
     optimizer: Optimizer
     matrix: tuple[tuple[PositiveFloat, ...], ...]
+    rate: PositiveFloat | Optimizer
 
 
 def read(tmp_path: Path, text: str | bytes, *overrides: str, model: type[Any] = Study) -> Any:
@@ -160,10 +164,16 @@ def test_an_override_reaches_a_key_with_dots(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "study.yaml is empty; write `key: value` lines with the keys name, layer, optimizer, matrix"),
-        ("# x\n", "study.yaml is empty; write `key: value` lines with the keys name, layer, optimizer, matrix"),
-        ("- 1", "study.yaml holds [1], not a mapping; write `key: value` lines with the keys name, layer, optimizer, matrix"),
-        ("hi", "study.yaml holds 'hi', not a mapping; write `key: value` lines with the keys name, layer, optimizer, matrix"),
+        ("", "study.yaml is empty; write `key: value` lines with the keys name, layer, optimizer, matrix, rate"),
+        ("# x\n", "study.yaml is empty; write `key: value` lines with the keys name, layer, optimizer, matrix, rate"),
+        (
+            "- 1",
+            "study.yaml holds [1], not a mapping; write `key: value` lines with the keys name, layer, optimizer, matrix, rate",
+        ),
+        (
+            "hi",
+            "study.yaml holds 'hi', not a mapping; write `key: value` lines with the keys name, layer, optimizer, matrix, rate",
+        ),
         (b"a: 1\nb: \xff", "study.yaml:2: the byte 0xff is not UTF-8; save the file as UTF-8"),
         (b"a: " + b"x" * 2**20, "study.yaml has more than 1048576 bytes, the most that a file may have; shorten it"),
     ],
@@ -234,7 +244,7 @@ def test_numbers_and_escapes_out_of_range(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("twice", ["[*a{0}, *a{0}]", "{{<<: [*a{0}, *a{0}]}}"])
 def test_aliases_cannot_expand_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, twice: str) -> None:
-    monkeypatch.setattr("kd_hpo.config.read.MAX_VALUES", 1000)
+    monkeypatch.setattr("kd_hpo.config.yaml_source.MAX_VALUES", 1000)
     start = "a0: &a0 [1]\n" if twice[0] == "[" else "a0: &a0 {x: 1}\n"
     text = start + "".join(f"a{i + 1}: &a{i + 1} {twice.format(i)}\n" for i in range(60))
     assert "its aliases expand to more than 1000 values" in complaint(tmp_path, text)
@@ -289,6 +299,7 @@ def test_aliases_cannot_expand_without_end(tmp_path: Path, monkeypatch: pytest.M
             "study.yaml:4: mixed.a.0.lrr is not a key of kind sgd (given 3); did you mean mixed.a.0.lr?",
         ),
         ("either:\n  widht: 3", "study.yaml:2: either.widht is not a key (given 3); did you mean either.width?"),
+        ("'': 2", "study.yaml:1: '' is not a key (given 2); the keys there are " + ", ".join(Study.model_fields)),
         ("1: 2", "study.yaml:1: 1 is not a key (given 1); the keys there are " + ", ".join(Study.model_fields)),
         ('"a\\nb": 2', "study.yaml:1: a b is not a key (given 2); the keys there are " + ", ".join(Study.model_fields)),
     ],
@@ -337,6 +348,14 @@ def test_wrong_kinds(tmp_path: Path, text: str, message: str) -> None:
             "seed: 1\nwidths:\n  x: 3",
             "study.yaml:3: the key widths.x is 'x'; it should be a valid integer, unable to parse string as an integer",
         ),
+        (
+            "tables:\n  x: {}",
+            "study.yaml:2: the key tables.x is 'x'; it should be a valid integer, unable to parse string as an integer",
+        ),
+        (
+            "mixed: {a: x}",
+            "study.yaml:1: mixed.a is 'x'; it should be a valid list or a valid number, unable to parse string as a number",
+        ),
         ("either: 3", "study.yaml:1: either is 3; it should be a valid string or a mapping with the keys width, optimizer"),
         (
             "maybe:\n  kind: adam\n  betas: [1]",
@@ -357,7 +376,14 @@ def test_missing_keys_are_sought_in_what_should_hold_them(tmp_path: Path) -> Non
         "study.yaml:3: layer is missing; add it: a mapping with the keys width, optimizer",
         "study.yaml:3: optimizer is missing; add it: a mapping whose kind is one of sgd, adam",
         "study.yaml:3: matrix is missing; add it: a list",
+        "study.yaml:3: rate is missing; add it: float or a mapping whose kind is one of sgd, adam",
     ]
+
+
+def test_a_value_that_no_member_of_a_union_takes(tmp_path: Path) -> None:
+    message = complaint(tmp_path, "layer: {}\noptimizer: {kind: sgd}\nname: a\nmatrix: []\nrate: x", model=Strict)
+    number = "study.yaml:5: rate is 'x'; it should be a valid number, unable to parse string as a number"
+    assert message == f"{number} or a mapping whose kind is one of sgd, adam"
 
 
 def test_each_mistake_has_its_line(tmp_path: Path) -> None:
@@ -385,12 +411,17 @@ def test_a_key_from_a_merge_has_the_line_of_its_anchor(tmp_path: Path) -> None:
         "study.yaml:12: maybe.betas is 'x'; it should be a list",
         "study.yaml:7: by_name.b.momentun is not a key of kind sgd (given 3); did you mean by_name.b.momentum?",
     ]
-    text = "by_name:\n  a:\n    <<:\n      kind: sgd\n      lr: 1\n    lr: -1"
-    assert complaint(tmp_path, text) == "study.yaml:6: by_name.a.lr is -1; it should be greater than 0"
+    for text in (
+        "  a:\n    <<:\n      kind: sgd\n      lr: 1\n    lr: -1",
+        "  a:\n\n\n\n    lr: -1\n    <<:\n      kind: sgd\n      lr: 1",
+    ):
+        message = complaint(tmp_path, f"by_name:\n{text}")
+        assert message == "study.yaml:6: by_name.a.lr is -1; it should be greater than 0"
 
 
 def test_long_values_are_cut(tmp_path: Path) -> None:
-    message = complaint(tmp_path, f"seed: {'x' * 5000}\nbounds: {{low: {list(range(999))}}}")
+    long = ["x" * 70] * 5
+    message = complaint(tmp_path, f"seed: {'x' * 5000}\nmode: {long}")
     assert [len(line) < 250 for line in message.split("\n")] == [True, True]
 
 
@@ -412,6 +443,7 @@ FILE = "name: a\nmatrix: [[1, 2], [3, 4]]\noptimizer:\n  kind: sgd\n  momentum: 
         ),
         ("matrix.2=1", "there is no matrix.2, as matrix holds 2 items; they count from 0"),
         ("matrix.00=1", "there is no matrix.00, as matrix holds 2 items; they count from 0"),
+        ("matrix.0.2=1", "there is no matrix.0.2, as matrix.0 holds 2 items; they count from 0"),
         ("name.x=1", "there is no name.x, as name is 'a'; set name itself"),
         ("sede=3", "sede is not a key (given 3); did you mean seed?"),
         ("sede.x=3", "sede is not a key (given {'x': 3}); did you mean seed?"),
@@ -449,6 +481,7 @@ def test_half_a_character_in_an_override(tmp_path: Path) -> None:
 
 def test_the_last_override_of_a_key_is_named(tmp_path: Path) -> None:
     assert complaint(tmp_path, "name: a", "seed=x", "seed=y").startswith("--set seed=y: seed is 'y';")
+    assert complaint(tmp_path, "name: a", "sede.x=1", "sede.y=1").startswith("--set sede.y=1: sede is not a key")
     message = complaint(tmp_path, "name: a", "bounds={low: x}", "bounds.high=y").split("\n")
     assert [line.split(": bounds.")[0] for line in message] == ["--set bounds={low: x}", "--set bounds.high=y"]
 
@@ -457,30 +490,7 @@ def test_a_long_override_is_cut(tmp_path: Path) -> None:
     assert complaint(tmp_path, "name: a", f"seed={'x' * 500}").startswith(f"--set seed={'x' * 92}...: seed is")
 
 
-# ---- paths in plain data
-
-
-def test_set_path_returns_a_copy() -> None:
-    data: dict[Any, Any] = {"a": {"b": [1, [2, 3]], "c": None}, "d": 4, 5: {"x": 6}}
-    before = copy.deepcopy(data)
-    assert set_path(data, "a.b.1.0", 9) == before | {"a": {"b": [1, [9, 3]], "c": None}}
-    assert set_path(data, "a.c.new", 9) == before | {"a": {"b": [1, [2, 3]], "c": {"new": 9}}}
-    assert set_path(data, "n.e.w", 9) == before | {"n": {"e": {"w": 9}}}
-    assert set_path(data, "5.x", 9) == before | {5: {"x": 9}}
-    assert set_path({"t": (1, 2)}, "t.1", 9) == {"t": [1, 9]}
-    assert data == before
-
-
-def test_set_path_takes_the_longest_key_with_dots() -> None:
-    data = {"a": {"b": 1}, "a.b": {"c": 2}}
-    assert set_path(data, "a.b.c", 9) == {"a": {"b": 1}, "a.b": {"c": 9}}
-    assert set_path(data, "a.x", 9) == {"a": {"b": 1, "x": 9}, "a.b": {"c": 2}}
-
-
-@pytest.mark.parametrize("dotted", ["a.2", "a.-1", "a.x", "a.0.x", "", "a.", ".".join("a" * 51)])
-def test_set_path_refuses(dotted: str) -> None:
-    with pytest.raises(ConfigError):
-        set_path({"a": [1, 2]}, dotted, 9)
+# ---- the parts that other modules use
 
 
 def test_overrides_leave_the_data_alone() -> None:
@@ -489,6 +499,48 @@ def test_overrides_leave_the_data_alone() -> None:
     assert [override.path for override in overrides] == [("a", "b"), ("c", "d")]
     assert apply_overrides(data, overrides) == {"a": {"b": 2}, "c": {"d": ["x", 0.001]}}
     assert data == {"a": {"b": 1}}
+
+
+def test_plain_data_with_overrides() -> None:
+    data = {"name": "a", "optimizer": {"kind": "adam"}, "by_name": {"a.b": {"kind": "sgd"}}}
+    expected = Study(name="a", optimizer=Adam(lr=0.002), by_name={"a.b": Sgd(lr=3)})
+    assert validated(Study, data, ["optimizer.lr=2e-3", "by_name.a.b.lr=3"], name="the export's configuration") == expected
+    assert data["optimizer"] == {"kind": "adam"}
+
+
+def test_mistakes_in_plain_data_have_its_name_or_the_override() -> None:
+    data = {"sede": 1, "mode": "fats", "bounds": {"low": 0.5}, "by_name": {"a.b": {"kind": "sgd", "lr": -1}}, "layers": [{}]}
+    overrides = ["seed=x", "bounds.high=0", "layers.0.width=0", "maybe.lr=1"]
+    with pytest.raises(ConfigError) as caught:
+        validated(Study, data, overrides, name="the export")
+    assert sorted(str(caught.value).split("\n")) == [
+        "--set layers.0.width=0: layers.0.width is 0; it should be greater than 0",
+        "--set maybe.lr=1: maybe.kind is missing; add it: one of sgd, adam",
+        "--set seed=x: seed is 'x'; it should be a valid integer, unable to parse string as an integer",
+        "the export with --set bounds.high=0: bounds is {'high': 0, 'low': 0.5}; low 0.5 must be below high 0.0",
+        "the export: by_name.a.b.lr is -1; it should be greater than 0",
+        "the export: mode is 'fats'; it should be 'slow' or 'fast'",
+        "the export: sede is not a key (given 1); did you mean seed?",
+    ]
+    for override in ("seed", "layers.1.width=1", "a..b=1", "name=[", "optimizer.lr=x"):
+        with pytest.raises(ConfigError, match=f"^--set {re.escape(override)}: "):
+            validated(Study, {"layers": [{}], "optimizer": {"kind": "sgd"}}, [override], name="the export")
+
+
+def test_what_is_wrong_between_settings_has_its_line(tmp_path: Path) -> None:
+    def check(study: Study) -> Iterator[Mistake]:
+        yield Mistake(("by_name", "a", "b"), "first")
+        yield Mistake(("bounds", "low"), "second")
+        yield Mistake(("seed",), "third")
+
+    (tmp_path / "study.yaml").write_text("name: a\nby_name:\n  a.b: {kind: sgd}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_settings(Study, tmp_path / "study.yaml", ["seed=3"], check)
+    assert str(caught.value).replace(f"{tmp_path}/", "").split("\n") == [
+        "study.yaml:3: first",
+        "study.yaml:1: second",
+        "--set seed=3: third",
+    ]
 
 
 # ---- paths in settings

@@ -1,0 +1,42 @@
+"""Learns, by gradient on held-out data, which teacher layer should teach which student layer, and how much."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kd_hpo.config.load import load_study as load_study
+    from kd_hpo.config.study import StudyConfig as StudyConfig
+    from kd_hpo.config.trial import TrialConfig as TrialConfig
+    from kd_hpo.core.hypergradient import hypergradient as hypergradient
+    from kd_hpo.study.export import load_export as load_export
+    from kd_hpo.study.run import run_study as run_study
+    from kd_hpo.trial.result import TrialResult as TrialResult
+    from kd_hpo.trial.run import run_trial as run_trial
+
+_HOMES = {
+    "StudyConfig": "kd_hpo.config.study",
+    "TrialConfig": "kd_hpo.config.trial",
+    "TrialResult": "kd_hpo.trial.result",
+    "hypergradient": "kd_hpo.core.hypergradient",
+    "load_export": "kd_hpo.study.export",
+    "load_study": "kd_hpo.config.load",
+    "run_study": "kd_hpo.study.run",
+    "run_trial": "kd_hpo.trial.run",
+}
+__all__ = [
+    "StudyConfig",
+    "TrialConfig",
+    "TrialResult",
+    "hypergradient",
+    "load_export",
+    "load_study",
+    "run_study",
+    "run_trial",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that `import kd_hpo` needs neither torch nor Ray."""
+    if name not in _HOMES:
+        raise AttributeError(f"kd_hpo has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,45 @@
+"""What several tests share: a small trial on the digits, and a cache of the session in which its teacher is trained once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.trial import Digits, Network, SplitSizes, Student, Teacher, Training, TrialConfig
+from kd_hpo.trial.prepare import Prepared, prepare
+
+torch.set_num_threads(1)
+
+
+def digits_trial(**changes: object) -> TrialConfig:
+    """Two epochs of 7 steps: enough to learn, hold and resume, in well under a second."""
+    fields: dict[str, object] = {
+        "data": Digits(),
+        "splits": SplitSizes(train=240, outer=120, val=120, test=200),
+        "teacher": Teacher(
+            network=Network(name="plain_conv", arguments={"channels": [8, 16], "hidden": 16, "padding": 1}),
+            layers=("conv1", "conv2", "fc"),
+            training=Training(epochs=4, batch_size=32),
+        ),
+        "student": Student(
+            network=Network(name="plain_conv", arguments={"channels": [4, 4], "hidden": 8, "padding": 1}), layers=("conv1", "fc")
+        ),
+        "training": Training(epochs=4, batch_size=32),
+    }
+    return TrialConfig.model_validate(fields | changes)
+
+
+def digits_study(runs: Path, **changes: object) -> StudyConfig:
+    fields = {name: getattr(digits_trial(), name) for name in TrialConfig.model_fields}
+    return StudyConfig.model_validate(fields | {"name": "small", "runs": runs} | changes)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def prepared(cache: Path) -> Prepared:
+    return prepare(digits_trial(), cache)

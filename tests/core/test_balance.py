@@ -1,0 +1,69 @@
+"""Balanced gradients against a plain loop."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from kd_hpo.core.balance import GradientBalance, NoBalance
+
+T, S = 3, 2
+
+
+def measures(count: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.rand(S, generator=generator) + 0.1, torch.rand(T, S, generator=generator) + 0.1) for _ in range(count)]
+
+
+def test_matches_a_plain_loop() -> None:
+    decay, balance, seen = 0.7, GradientBalance((T, S), decay=0.7, measures=1), []
+    for task, pairs in measures(4):
+        balance.observe(task, pairs)
+        seen.append((task, pairs))
+        decayed = [decay**age for age in reversed(range(len(seen)))]
+        for t in range(T):
+            for s in range(S):  # the ratio of two averages, the newest measure with weight 1 in both
+                above = sum(d * float(m[0][s]) for d, m in zip(decayed, seen, strict=True))
+                below = sum(d * float(m[1][t, s]) for d, m in zip(decayed, seen, strict=True))
+                assert float(balance.scales()[t, s]) == pytest.approx(above / below, rel=1e-5)
+
+
+def test_the_first_measure_makes_pairs_as_large_as_the_task() -> None:
+    balance = GradientBalance((T, S), decay=0.95, measures=1)
+    ((task, pairs),) = measures(1)
+    balance.observe(task, pairs)
+    torch.testing.assert_close(balance.scales() * pairs, task.expand(T, S))
+
+
+def test_pairs_are_off_until_enough_measures_stand() -> None:
+    balance = GradientBalance((T, S), decay=0.5, measures=3)
+    for count, (task, pairs) in enumerate(measures(3)):
+        assert balance.scales().tolist() == [[0.0] * S] * T, f"after {count} measures"
+        balance.observe(task, pairs)
+    assert (balance.scales() > 0).all()
+
+
+def test_a_pair_without_gradient_has_scale_zero() -> None:
+    balance = GradientBalance((T, S), decay=0.5, measures=1)
+    pairs = torch.ones(T, S)
+    pairs[1, 0] = 0
+    balance.observe(torch.ones(S), pairs)
+    assert balance.scales().tolist() == [[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]]
+
+
+def test_resumes_from_its_state() -> None:
+    *first, last = measures(4)
+    balance, resumed = (GradientBalance((T, S), decay=0.7, measures=4) for _ in range(2))
+    for measure in first:
+        balance.observe(*measure)
+    resumed.load_state_dict(balance.state_dict())
+    assert not resumed.scales().any()  # the count came along: one measure is missing
+    for one in (balance, resumed):
+        one.observe(*last)
+    assert resumed.scales().all()
+    assert torch.equal(resumed.scales(), balance.scales())
+
+
+def test_no_balance_leaves_every_pair_its_size() -> None:
+    balance = NoBalance((T, S))
+    balance.load_state_dict(balance.state_dict())
+    assert balance.scales().tolist() == [[1.0] * S] * T

@@ -1,0 +1,160 @@
+"""Constant points of the simplex, a replayed trajectory, and learned weights against a plain loop."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from kd_hpo.core.simplex import SIMPLEX_UPDATES, mirror_descent
+from kd_hpo.core.weightings import CONSTANT_WEIGHTINGS, Constant, Learned, Replay, one_pair, random_point, same_depth
+
+T, S = 3, 2
+
+
+def hypergradients(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(T, S, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def learned(update: str = "mirror_descent", step: float = 0.3, average: float = 0.8, mix: float = 0.05) -> Learned:
+    weighting = Learned((T, S), SIMPLEX_UPDATES[update], step=step, average=average, mix=mix)
+    weighting.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in weighting.state_dict().items()})
+    # uniform(shape) is in single precision: 1/6 anew
+    weighting.load_state_dict(weighting.state_dict() | {"weights": torch.full((T, S), 1 / 6, dtype=torch.float64)})
+    return weighting
+
+
+# Constant ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", CONSTANT_WEIGHTINGS.values(), ids=CONSTANT_WEIGHTINGS)
+@pytest.mark.parametrize("shape", [(1, 1), (4, 3), (3, 4), (5, 2), (1, 4)])
+def test_constant_weightings_are_points_of_the_simplex(make, shape: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+    weights = Constant(make(shape)).weights(0)
+    assert weights.shape == shape
+    assert (weights >= 0).all()
+    assert float(weights.sum()) == pytest.approx(1)
+
+
+def test_constant_is_brought_to_the_simplex_and_stays() -> None:
+    weighting = Constant(torch.tensor([[1.0, 3.0]]))
+    assert weighting.weights(0).tolist() == weighting.weights(99).tolist() == [[0.25, 0.75]]
+    weighting.load_state_dict(weighting.state_dict())
+    assert weighting.weights(1).tolist() == [[0.25, 0.75]]
+
+
+def test_replay_gives_a_matrix_an_epoch_and_holds_the_last() -> None:
+    weighting = Replay([torch.tensor([[1.0, 1.0]]), torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 2.0]])])
+    expected = [[[0.5, 0.5]], [[0.75, 0.25]], [[0.0, 1.0]], [[0.0, 1.0]]]
+    assert [weighting.weights(epoch).tolist() for epoch in (0, 1, 2, 50)] == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "teacher_layers"),
+    [
+        # s (T - 1) / (S - 1), rounded, a half to the even layer
+        ((4, 3), [0, 2, 3]),  # 0, 1.5, 3
+        ((3, 4), [0, 1, 1, 2]),  # 0, 0.67, 1.33, 2
+        ((5, 2), [0, 4]),
+        ((1, 1), [0]),
+        ((4, 4), [0, 1, 2, 3]),
+        ((1, 3), [0, 0, 0]),
+        ((3, 1), [2]),  # a single student layer: the deepest
+    ],
+)
+def test_same_depth(shape: tuple[int, int], teacher_layers: list[int]) -> None:
+    weights = same_depth(shape)
+    for s, t in enumerate(teacher_layers):
+        expected = torch.zeros(shape[0])
+        expected[t] = 1 / shape[1]
+        torch.testing.assert_close(weights[:, s], expected)
+
+
+def test_one_pair() -> None:
+    assert one_pair((2, 3), 1, 0).tolist() == [[0, 0, 0], [1, 0, 0]]
+
+
+def test_random_point_belongs_to_its_generator() -> None:
+    one, again, other = (random_point((T, S), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    generator = torch.Generator().manual_seed(1)
+    assert torch.equal(random_point((T, S), generator), one)
+    assert not torch.equal(random_point((T, S), generator), one)  # it moves on
+
+
+def test_random_point_is_uniform_on_the_simplex() -> None:
+    # Uniform on a simplex of n = 4 corners: each weight has mean 1/n and, as a Beta(1, n - 1), P(weight > x) = (1 - x)^(n-1).
+    generator = torch.Generator().manual_seed(0)
+    points = torch.stack([random_point((2, 2), generator) for _ in range(4000)])
+    torch.testing.assert_close(points.sum((1, 2)), torch.ones(4000))
+    assert (points >= 0).all()
+    deviation = 4000**-0.5  # of a share of 4000 draws, at most half of this
+    torch.testing.assert_close(points.mean(0), torch.full((2, 2), 0.25), rtol=0, atol=2 * deviation)
+    torch.testing.assert_close((points > 0.5).float().mean(0), torch.full((2, 2), 0.5**3), rtol=0, atol=2 * deviation)
+
+
+# Learned -------------------------------------------------------------------------------------------------------------------
+
+
+def test_learned_starts_uniform() -> None:
+    weighting = Learned((T, S), mirror_descent, step=0.1, average=0.9, mix=0.01)
+    torch.testing.assert_close(weighting.weights(0), torch.full((T, S), 1 / 6))
+
+
+def test_learned_matches_a_plain_loop() -> None:
+    step, average, mix, n = 0.3, 0.8, 0.05, T * S
+    weighting = learned()
+    w, seen = [1 / n] * n, []
+    for hypergradient in hypergradients(5):
+        weighting.learn(hypergradient)
+        seen.append(hypergradient.flatten().tolist())
+        # The average of all so far, the newest with weight 1, the one before with 0.8, and so on.
+        decayed = [average**age for age in reversed(range(len(seen)))]
+        h = [sum(d * g[i] for d, g in zip(decayed, seen, strict=True)) / sum(decayed) for i in range(n)]
+        level = sum(w[i] * h[i] for i in range(n))
+        rms = math.sqrt(sum((x - level) ** 2 for x in h) / n)
+        w = [w[i] * math.exp(-step * (h[i] - level) / rms) for i in range(n)]
+        total = sum(w)
+        w = [(1 - mix) * x / total + mix / n for x in w]
+        torch.testing.assert_close(weighting.weights(0).flatten(), torch.tensor(w, dtype=torch.float64), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("update", SIMPLEX_UPDATES)
+def test_learned_keeps_every_pair_alive(update: str) -> None:
+    weighting, h = learned(update, step=5.0, mix=0.06), hypergradients(1)[0]
+    for _ in range(20):
+        weighting.learn(h)
+    weights = weighting.weights(0)
+    assert float(weights.sum()) == pytest.approx(1)
+    assert float(weights.min()) >= 0.06 / 6 - 1e-12  # its share of the uniform point
+    assert int(weights.argmax()) == int(h.argmin())
+
+
+def test_learned_does_not_move_without_evidence() -> None:
+    weighting = learned()
+    weighting.learn(torch.full((T, S), 7.0))
+    torch.testing.assert_close(weighting.weights(0), torch.full((T, S), 1 / 6, dtype=torch.float64), rtol=1e-8, atol=1e-12)
+
+
+def test_learned_resumes_from_its_state() -> None:
+    *first, last = hypergradients(4)
+    weighting = learned()
+    for h in first:
+        weighting.learn(h)
+    resumed = learned()
+    resumed.load_state_dict(weighting.state_dict())
+    assert torch.equal(resumed.weights(0), weighting.weights(0))
+    for one in (weighting, resumed):
+        one.learn(last)
+    assert torch.equal(resumed.weights(0), weighting.weights(0))
+
+
+def test_weights_handed_out_do_not_change_later() -> None:
+    weighting = learned()
+    handed = weighting.weights(0)
+    kept = handed.clone()
+    weighting.learn(hypergradients(1)[0])
+    assert torch.equal(handed, kept)
+    assert not torch.equal(weighting.weights(0), kept)

@@ -1,0 +1,139 @@
+"""A whole trial: it learns, it resumes to the same bits, it leaves nothing moved, it fails with words."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
+from kd_hpo.trial.methods import METHODS
+from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.result import EpochRecord
+from kd_hpo.trial.run import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS, run_trial
+from tests.conftest import digits_trial
+
+
+class Stop(Exception):
+    """Stands for a process that dies."""
+
+
+@pytest.mark.parametrize("weighting", [
+    {"kind": "learned", "every": 3},
+    {"kind": "learned", "every": 3, "direction": {"kind": "diagonal_fisher"}, "outer_objective": "task_and_pairs"},
+    {"kind": "attention"},
+])  # fmt: skip
+@pytest.mark.parametrize("die_after", [1, 3])
+def test_resumed_trial_ends_bit_identical(
+    tmp_path: Path, cache: Path, prepared: Prepared, weighting: dict[str, object], die_after: int
+) -> None:
+    config = digits_trial(weighting=weighting)
+    whole = run_trial(config, lambda _: None, cache=cache, folder=tmp_path / "whole", prepared=prepared)
+
+    def die(record: EpochRecord) -> None:
+        if record.epoch == die_after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_trial(config, die, cache=cache, folder=tmp_path / "cut", prepared=prepared)
+    torch.rand(5)  # what happens between does not matter
+    told: list[EpochRecord] = []
+    resumed = run_trial(config, told.append, cache=cache, folder=tmp_path / "cut", prepared=prepared)
+    assert resumed == whole
+    assert tuple(told) == whole.records
+    for name in (LAST_WEIGHTS, BEST_WEIGHTS):
+        ours, theirs = load_file(tmp_path / "cut" / name), load_file(tmp_path / "whole" / name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_and_reports(cache: Path, prepared: Prepared, name: str) -> None:
+    config = METHODS[name].apply(digits_trial())
+    result = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
+    losses = [record.metrics["train/loss"] for record in result.records]
+    assert losses[-1] < 0.95 * losses[0]
+    if name in ("ce", "kd"):
+        assert result.last.weights == ()
+    else:
+        assert sum(map(sum, result.held_mean)) == pytest.approx(1, abs=1e-5)
+
+
+def test_methods_share_the_student_start_and_the_order(cache: Path, prepared: Prepared) -> None:
+    """Where the pairs do not act, adding them changes nothing: a paired comparison starts from the same point."""
+    kd = run_trial(METHODS["kd"].apply(digits_trial()), lambda _: None, cache=cache, prepared=prepared)
+    off = digits_trial(pairs={"balance": {"kind": "gradient", "measures": 10**6}}, weighting={"kind": "uniform"})
+    pairs_off = run_trial(off, lambda _: None, cache=cache, prepared=prepared)
+    assert pairs_off.last.metrics["val/loss"] == kd.last.metrics["val/loss"]
+
+
+def test_weights_start_uniform_are_learned_between_and_held_at_the_end(cache: Path, prepared: Prepared) -> None:
+    config = digits_trial(weighting={"kind": "learned", "every": 1, "warmup": 0.25, "hold": 0.5})
+    result = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
+    first, second, third, fourth = result.records
+    assert {round(weight, 6) for row in first.weights for weight in row} == {round(1 / 6, 6)}
+    assert second.weights != first.weights
+    assert second.weights == third.weights == fourth.weights
+    assert [record.held for record in (first, second, third, fourth)] == [False, False, True, True]
+    assert result.held_mean == pytest.approx(np.array(fourth.weights))
+
+
+def test_another_seed_is_another_trial(cache: Path, prepared: Prepared) -> None:
+    one, two = (run_trial(digits_trial(seed=seed), lambda _: None, cache=cache, prepared=prepared) for seed in (0, 1))
+    assert one.last.metrics != two.last.metrics
+    assert one.split_digests == two.split_digests
+
+
+def test_divergence_names_step_and_settings(cache: Path, prepared: Prepared) -> None:
+    wild = digits_trial(training={"epochs": 4, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 1e18}})
+    with pytest.raises(Diverged, match=r"not finite at step \d+ of 28: task .* outer settings .*'lr': 1e\+18"):
+        run_trial(wild, lambda _: None, cache=cache, prepared=prepared)
+
+
+def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path, cache: Path, prepared: Prepared) -> None:
+    run_trial(digits_trial(), lambda _: None, cache=cache, folder=tmp_path, prepared=prepared)
+    with pytest.raises(CheckpointMismatch, match=r"another configuration.*Remove the file"):
+        run_trial(digits_trial(seed=7), lambda _: None, cache=cache, folder=tmp_path, prepared=prepared)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_broken_checkpoint_is_refused(tmp_path: Path, cache: Path, prepared: Prepared, content: bytes | None) -> None:
+    run_trial(digits_trial(), lambda _: None, cache=cache, folder=tmp_path, prepared=prepared)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-500] if content is None else content)
+    with pytest.raises(CheckpointMismatch, match="not a whole checkpoint"):
+        run_trial(digits_trial(), lambda _: None, cache=cache, folder=tmp_path, prepared=prepared)
+
+
+def test_checkpoint_runs_no_code(tmp_path: Path, cache: Path, prepared: Prepared) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path(tmp_path / "ran").touch, ())
+
+    torch.save({"version": 1, "config": Evil(), "state": {}}, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointMismatch):
+        run_trial(digits_trial(), lambda _: None, cache=cache, folder=tmp_path, prepared=prepared)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"training": {"epochs": 1, "batch_size": 512}}, DataError, "240 images, less than one batch of 512"),
+        ({"weighting": {"kind": "one_pair", "teacher": "conv9", "student": "fc"}}, FeatureMismatch, "'conv9'.*conv1, conv2, fc"),
+        ({"weighting": {"kind": "fixed", "matrix": [[1, 0], [0, 0]]}}, ConfigError, "2 x 2.*3 rows .* of 2"),
+        ({"weighting": {"kind": "fixed", "matrix": [[0, 0]] * 3}}, ConfigError, "sum above 0"),
+        ({"weighting": {"kind": "replay", "matrices": [[[1, 2, 3]] * 3]}}, ConfigError, "3 x 3.*3 rows .* of 2"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told(
+    cache: Path, prepared: Prepared, changes: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        run_trial(digits_trial(**changes), lambda _: None, cache=cache, prepared=prepared)
+
+
+def test_unknown_layer_names_those_that_exist(cache: Path) -> None:
+    student = digits_trial().student.replace(layers=("conv1", "convv2"))
+    with pytest.raises(FeatureMismatch, match=r"no layer 'convv2'; did you mean 'conv2'.* it has .*conv1.*logits"):
+        run_trial(digits_trial(student=student.model_dump()), lambda _: None, cache=cache)

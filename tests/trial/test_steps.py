@@ -1,0 +1,173 @@
+"""The step of a trial: its hypergradient is exact, it moves nothing that it should not, and it finds planted knowledge."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from kd_hpo.config.trial import Network, Student
+from kd_hpo.core.pair_losses import categorical_kl
+from kd_hpo.core.plan import LayerShape, pair_plan
+from kd_hpo.core.weightings import Learned
+from kd_hpo.data.batches import ImageBatches, drawn_batch, shuffled_batches
+from kd_hpo.data.teacher_targets import TeacherTargets
+from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.randomness import OUTER
+from kd_hpo.trial.run import run_trial
+from kd_hpo.trial.state import Trial, start_trial
+from kd_hpo.trial.steps import train_step
+from tests.conftest import digits_trial
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def captured_hypergradient(trial: Trial, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """What `train_step` gives the weighting to learn from."""
+    told: list[torch.Tensor] = []
+    monkeypatch.setattr(Learned, "learn", lambda self, h: told.append(h))
+    train_step(trial, batch)
+    return told[0]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("objective", ["task", "task_and_pairs"])
+@pytest.mark.parametrize("optimizer", [
+    {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-3},
+    {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
+    {"kind": "adam", "lr": 1e-2, "weight_decay": 1e-3},
+    {"kind": "adamw", "lr": 1e-2, "weight_decay": 1e-2},
+])  # fmt: skip
+def test_a_step_learns_from_the_exact_hypergradient(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, optimizer: dict[str, object], objective: str
+) -> None:
+    """d L_out(w'(lambda)) / d lambda by central differences of the real step: every lambda_ts moved, the step taken again."""
+    weighting = {"kind": "learned", "every": 4, "warmup": 0.0, "hold": 0.0, "outer_objective": objective}
+    training = {"epochs": 1, "batch_size": 32, "optimizer": optimizer, "lr_schedule": "constant"}
+    config = digits_trial(weighting=weighting, training=training, pairs={"strength": 2.0, "logits": "inside"})
+    prepared = prepare(config, cache)
+    batches = list(shuffled_batches(prepared.splits.train, 32, 0))
+    trial = start_trial(config, prepared)
+    for batch in batches[:4]:
+        train_step(trial, batch)  # the optimiser's state and the balance are not trivial any more
+    state = trial.state_dict()
+    torch.save(state, tmp_path / "state")
+
+    def again() -> Trial:
+        fresh = start_trial(config, prepared)
+        fresh.load_state_dict(torch.load(tmp_path / "state"))
+        return fresh
+
+    def outer_loss(weights: torch.Tensor) -> float:
+        trial = again()
+        assert trial.pairs is not None
+        monkeypatch.setattr(Learned, "learn", lambda self, h: None)
+        monkeypatch.setattr(Learned, "weights", lambda self, epoch: weights)
+        losses = trial.pairs.losses
+        phi = {name: p.detach().clone() for name, p in losses.named_parameters()}
+        train_step(trial, batches[4])
+        outer = drawn_batch(prepared.splits.outer, 256, config.seed, OUTER, trial.step - 1)
+        buffers = {name: b.clone() for name, b in before_buffers.items()}
+        logits, features = functional_call(trial.student, buffers, (prepared.batches.inputs(outer),))
+        loss = F.cross_entropy(logits, prepared.batches.labels(outer))
+        if objective == "task_and_pairs":
+            matrix = functional_call(losses, phi, (features, prepared.targets.batch(outer)))
+            loss = loss + (weights * matrix).sum()
+        return loss.item()
+
+    trial = again()
+    before_buffers = trial.buffers()
+    exact = captured_hypergradient(trial, batches[4], monkeypatch)
+    monkeypatch.undo()
+    uniform = torch.full(prepared.plan.shape, 1 / np.prod(prepared.plan.shape))
+    epsilon, measured = 1e-5, torch.zeros_like(uniform)
+    for t in range(uniform.shape[0]):
+        for s in range(uniform.shape[1]):
+            moved = torch.zeros_like(uniform)
+            moved[t, s] = epsilon
+            measured[t, s] = (outer_loss(uniform + moved) - outer_loss(uniform - moved)) / (2 * epsilon)
+    torch.testing.assert_close(exact, measured, rtol=1e-5, atol=1e-9)
+
+
+def test_learning_moves_no_buffer_and_no_random_number(cache: Path, prepared: Prepared) -> None:
+    """The student trains to the same bits whether lambda is looked at every step or never, as long as lambda stands still."""
+
+    def trained(every: int) -> Trial:
+        weighting = {"kind": "learned", "every": every, "warmup": 0.0, "hold": 0.0, "mix": 1.0}  # mixed back to uniform
+        trial = start_trial(digits_trial(weighting=weighting), prepared)
+        for batch in shuffled_batches(prepared.splits.train, 32, 0):
+            train_step(trial, batch)
+        return trial
+
+    often, never = trained(1), trained(10**6)
+    assert often.pairs is not None
+    assert never.pairs is not None
+    torch.testing.assert_close(often.pairs.weighting.weights(0), never.pairs.weighting.weights(0))
+    for name, value in never.student.state_dict().items():
+        torch.testing.assert_close(often.student.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_teacher_is_frozen(prepared: Prepared) -> None:
+    assert not prepared.teacher.network.training
+    assert not any(p.requires_grad for p in prepared.teacher.network.parameters())
+
+
+def test_kd_gradient_is_weighted_by_kappa(cache: Path, prepared: Prepared) -> None:
+    config = digits_trial(kd={"weight": 2.5, "temperature": 3.0}, weighting={"kind": "none"})
+    trial = start_trial(config, prepared)
+    batch = next(iter(shuffled_batches(prepared.splits.train, 32, 0)))
+    x, y = prepared.batches.inputs(batch), prepared.batches.labels(batch)
+    logits, _ = functional_call(trial.student, trial.buffers(), (x,))
+    loss = F.cross_entropy(logits, y) + 2.5 * categorical_kl(logits, prepared.targets.logits_of(batch), 3.0).mean()
+    expected = torch.autograd.grad(loss, list(trial.parameters.values()))
+    train_step(trial, batch)
+    for parameter, gradient in zip(trial.parameters.values(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def planted(prepared: Prepared, seed: int) -> Prepared:
+    """Three teacher layers: the second knows the labels, the others are noise; most training labels of the student are wrong.
+
+    The wrong labels make the teacher's knowledge worth having: the outer split's labels are right.
+    """
+    labels, random = np.array(prepared.batches.images.labels), np.random.default_rng(seed)
+    n, train = len(labels), prepared.splits.train
+    knows = random.normal(size=(10, 8))[labels] + 0.1 * random.normal(size=(n, 8))
+    block = np.stack([random.normal(size=(n, 8)), knows, random.normal(size=(n, 8))], 1).reshape(n, 1, 24).astype(np.float32)
+    block = (block - block.mean((0, 1))) / block.std((0, 1))
+    plan = pair_plan([LayerShape(name, 8, 1, 1) for name in ("noise1", "knows", "noise2")], prepared.plan.student)
+    targets = TeacherTargets(plan, np.zeros((n, 10), np.float32), {(1, 1): block}, np.arange(n), torch.device("cpu"))
+    wrong = random.permutation(train)[: int(0.6 * len(train))]
+    labels[wrong] = random.integers(10, size=len(wrong))
+    batches = ImageBatches(replace(prepared.batches.images, labels=labels), train, torch.device("cpu"))
+    return replace(prepared, targets=targets, batches=batches)
+
+
+@pytest.mark.parametrize("direction", ["one_step", "diagonal_fisher"])
+def test_planted_knowledge_is_found(cache: Path, direction: str) -> None:
+    """Over five seeds, the pairs of the layer that knows get most of the weight; uniform weights give them a third."""
+    network = Network(name="plain_conv", arguments={"channels": [8, 16], "hidden": 32, "padding": 1})
+    config = digits_trial(
+        splits={"train": 1000, "outer": 400, "val": 100, "test": 200},
+        student=Student(network=network, layers=("conv2", "fc")),
+        kd={"weight": 0},
+        pairs={"strength": 2.0, "balance": {"kind": "none"}},
+        training={"epochs": 16, "batch_size": 100, "optimizer": {"kind": "sgd", "lr": 0.05}},
+        weighting={"kind": "learned", "every": 1, "step": 0.03, "warmup": 0.1, "hold": 0.4, "direction": {"kind": direction}},
+    )
+    prepared = prepare(config, cache)
+    for seed in range(5):
+        seeded = config.replace(seed=seed)
+        result = run_trial(seeded, lambda _: None, cache=cache, prepared=planted(prepared, seed))
+        noise1, knows, noise2 = (sum(row) for row in result.held_mean)
+        assert knows > 0.5 > max(noise1, noise2), f"seed {seed}: {result.held_mean}"
