@@ -30,10 +30,11 @@ def _learned(config: TrialConfig) -> TrialConfig:
 
 
 METHODS: dict[str, MethodSpec] = {
+    "as_given": MethodSpec("as the study file says", lambda config: config),
     "ce": MethodSpec("student alone", _cross_entropy),
-    "kd": MethodSpec("KD (Hinton et al. 2015)", _weighted(settings.NoPairs())),
-    "vid": MethodSpec("KD + VID, same depth (Ahn et al. 2019)", _weighted(settings.SameDepth())),
-    "semckd": MethodSpec("KD + SemCKD's attention (Chen et al. 2021)", _weighted(settings.CrossLayerAttention())),
+    "kd": MethodSpec("KD", _weighted(settings.NoPairs())),
+    "vid": MethodSpec("KD + VID, same depth", _weighted(settings.SameDepth())),
+    "semckd": MethodSpec("KD + SemCKD's attention", _weighted(settings.CrossLayerAttention())),
     "uniform": MethodSpec("KD + uniform lambda", _weighted(settings.Uniform())),
     "random": MethodSpec("KD + random lambda", _weighted(settings.RandomPoint())),
     "learned": MethodSpec("KD + learned lambda", _learned),
