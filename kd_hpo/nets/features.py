@@ -67,7 +67,7 @@ class FeatureTap(nn.Module):
 def require_layer(network: nn.Module, name: str, modules: dict[str, nn.Module]) -> nn.Module:
     if name in modules and name:
         return modules[name]
-    known = [n for n in modules if n and n.count(".") <= name.count(".")] + [LOGITS]
+    known = list(dict.fromkeys([*(n for n in modules if n and n.count(".") <= name.count(".")), LOGITS]))
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise FeatureMismatch(f"{type(network).__name__} has no layer {name!r}; {hint}it has {', '.join(known)}")

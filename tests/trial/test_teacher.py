@@ -1,0 +1,54 @@
+"""The teacher: trained once, kept by content, read from a file where one is given; the test split is never seen by it."""
+
+from pathlib import Path
+
+import pytest
+
+from kd_hpo.errors import ConfigError, DataError
+from kd_hpo.nets.zoo import save_weights
+from kd_hpo.trial import prepare as module
+from kd_hpo.trial.prepare import Prepared, choose_device, prepare
+from tests.conftest import digits_trial
+
+
+def test_trained_once_and_kept(cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "train_teacher", lambda *_: pytest.fail("trained again"))
+    again = prepare(digits_trial(seed=5), cache)  # the student's seed is not the teacher's
+    assert again.teacher_digest == prepared.teacher_digest
+    assert again.teacher.val == prepared.teacher.val
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"augment": ("flip",)}, {"images": "train_and_extra"}])
+def test_other_settings_are_another_teacher(cache: Path, prepared: Prepared, change: dict[str, object]) -> None:
+    other = digits_trial(teacher=digits_trial().teacher.replace(**change).model_dump())
+    assert prepare(other, cache).teacher_digest != prepared.teacher_digest
+
+
+def test_weights_from_a_file(tmp_path: Path, cache: Path, prepared: Prepared) -> None:
+    save_weights(prepared.teacher.network.state_dict(), tmp_path / "teacher.safetensors")
+    given = digits_trial(teacher=digits_trial().teacher.replace(weights=tmp_path / "teacher.safetensors").model_dump())
+    assert prepare(given, cache).teacher_digest == prepared.teacher_digest
+
+
+def test_teacher_learns(prepared: Prepared) -> None:
+    assert prepared.teacher.val.accuracy > 0.3  # chance is 0.1
+
+
+def test_too_few_images_for_a_batch(cache: Path) -> None:
+    training = {"epochs": 1, "batch_size": 1000}
+    with pytest.raises(DataError, match="the teacher has 240 images, less than one batch of 1000"):
+        prepare(digits_trial(teacher=digits_trial().teacher.replace(training=training).model_dump()), cache)
+
+
+def test_progress_is_told_in_words(tmp_path: Path) -> None:
+    told: list[str] = []
+    prepare(digits_trial(), tmp_path, told.append)
+    assert told[0] == "training the teacher: epoch 1 of 4"
+    assert told[-1] == "reading the teacher's features"
+
+
+def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match="no CUDA device here; use device: cpu or auto"):
+        choose_device("cuda")
