@@ -36,7 +36,7 @@ def run(study_file: Path, /, *, set_: Overrides = ()) -> None:
     from kd_hpo.config.load import load_study
     from kd_hpo.trial.methods import METHODS
 
-    _run(load_study(study_file, set_, methods=METHODS))
+    run_and_tell(load_study(study_file, set_, methods=METHODS))
 
 
 @app.command
@@ -52,7 +52,7 @@ def resume(study: str, /, *, runs: Runs = Path("runs")) -> None:
     """
     from kd_hpo.study.folder import StudyFolder
 
-    _run(StudyFolder(runs.absolute() / _name(study)).read_settings())
+    run_and_tell(StudyFolder(runs.absolute() / _name(study)).read_settings())
 
 
 @app.command
@@ -165,7 +165,7 @@ def ui(*, runs: Runs = Path("runs"), port: int = 5000) -> None:
     os.execv(sys.executable, [*server, "--backend-store-uri", f"sqlite:///{database}"])
 
 
-def _run(study: "StudyConfig") -> None:
+def run_and_tell(study: "StudyConfig") -> None:
     from kd_hpo.study.environment import prepare_environment
 
     prepare_environment()
@@ -175,7 +175,7 @@ def _run(study: "StudyConfig") -> None:
         summary = run_study(study, out)
     except (Interrupted, KeyboardInterrupt) as stopped:
         err.print(
-            f"{stopped or 'stopped'}. What had ended is kept; continue with: kd-hpo resume {study.name}{_runs_option(study)}"
+            f"{str(stopped) or 'stopped'}. What had ended is kept; continue with: kd-hpo resume {study.name}{_runs_option(study)}"
         )
         sys.exit(130)
     _tell_results(study, summary)
@@ -220,5 +220,13 @@ def main() -> None:
     except CycloptsError:
         sys.exit(2)
     except KdHpoError as error:
-        err.print(Text(f"error: {error}", style="red"))
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename2 or error.filename}: {error.strerror}; give a place that can be read and written")
+
+
+def _fail(words: str) -> None:
+    err.print(Text(f"error: {words}", style="red"))
+    sys.exit(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.study import Method, StudyConfig
-from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.trial import Pairs, Training, TrialConfig
 from kd_hpo.errors import ConfigError, KdHpoError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
@@ -22,21 +22,29 @@ Report = Callable[[dict[str, float]], None]
 
 
 def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
-    """The whole configuration of one trial: the method's settings, then what was searched, then its seed.
+    """The whole configuration of one trial: the file's, with what was searched, then the method's settings, then the seed.
 
-    A searched setting that the method does not have (the step of lambda, under uniform weights) is left out.
+    A method puts its own settings over the searched ones: plain training stays without KD, whatever weight was found.
     """
-    own = next((m for m in study.compare.methods if isinstance(m, Method) and m.name == spec.method), None)
-    base = own.base if own else spec.method
+    searches_lambda = method_of(study, study.search.method)[0] == "learned"
+    trial = METHODS["learned"].apply(study.trial()) if searches_lambda else study.trial()
+    base, own = method_of(study, spec.method)
+    trial = METHODS[base].apply(with_settings(trial, spec.settings))
+    return with_settings(trial, own).replace(seed=spec.seed)
+
+
+def method_of(study: StudyConfig, name: str) -> tuple[str, dict[str, Any]]:
+    """A method's name in METHODS and the settings that the study gives it. Raises ConfigError for one that is nowhere."""
+    own = next((m for m in study.compare.methods if isinstance(m, Method) and m.name == name), None)
+    base = own.base if own else name
     if base not in METHODS:
         raise ConfigError(f"there is no method {base!r}; there are {', '.join(METHODS)}")
-    learned = with_settings(METHODS["learned"].apply(study.trial()), spec.settings)
-    trial = METHODS[base].apply(learned)
-    return with_settings(trial, own.set if own else {}).replace(seed=spec.seed)
+    return base, own.set if own else {}
 
 
 def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit: str, report: Report) -> None:
-    """The trainable. Ends early, with the state `stopped`, when `report` raises SystemExit, as Ray does to stop a trial.
+    """The trainable. Ends early when `report` raises SystemExit, as Ray does to stop a trial: with the state `stopped` that
+    the driver has written (Board), or still `running` where the driver was interrupted.
 
     An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other goes on to Ray,
     which starts the trial again from its checkpoint.
@@ -75,8 +83,9 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
         end("completed")
         report({"epoch": result.last.epoch, **result.last.metrics})
     except SystemExit:
-        if len(records) < config.training.epochs:
-            end("stopped", f"after epoch {len(records)}, by the scheduler")
+        status = folder.status(spec.id)
+        if status and status.state != "completed":
+            end(status.state, status.message)
         raise
     except KdHpoError as error:
         end("failed", str(error))
@@ -86,15 +95,14 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
 
 def _shared_settings(config: TrialConfig) -> str:
     """What `prepare` depends on: trials that agree in it share one copy within a worker."""
-    fields = config.model_copy(update={"seed": 0})
     return TrialConfig(
-        data=fields.data,
-        splits=fields.splits,
-        teacher=fields.teacher,
-        student=fields.student,
-        training=fields.training.model_copy(update={"epochs": 1}),
-        device=fields.device,
-        pairs=type(fields.pairs)(logits=fields.pairs.logits),
+        data=config.data,
+        splits=config.splits,
+        teacher=config.teacher,
+        student=config.student,
+        training=Training(epochs=1),
+        device=config.device,
+        pairs=Pairs(logits=config.pairs.logits),
     ).model_dump_json()
 
 

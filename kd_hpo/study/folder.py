@@ -1,6 +1,7 @@
 """Where a study keeps its files. The folder is the record of the study; MLflow mirrors it."""
 
 import fcntl
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from kd_hpo.trial.result import EpochRecord, TrialResult
 from kd_hpo.trial.run import RESULT
 
 _RECORDS = TypeAdapter(list[EpochRecord])
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+"""Characters that JSON takes as they are, and YAML refuses or takes for the end of a line."""
 
 State = Literal["running", "completed", "stopped", "failed"]
 
@@ -85,15 +88,16 @@ class StudyFolder:
 
     def write_settings(self, study: StudyConfig) -> None:
         """As JSON, which is YAML whose strings are all quoted: any value is read back as it was."""
-        write_atomically(self.settings, study.model_dump_json(indent=2))
+        text = study.model_dump_json(indent=2)
+        write_atomically(self.settings, _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
     def read_settings(self) -> StudyConfig:
-        """Raises StudyError where there is no study."""
+        """As they were, but for `runs`, since the folder may have moved. Raises StudyError where there is no study."""
         if not self.settings.is_file():
             there = sorted(p.parent.name for p in self.root.parent.glob("*/study.yaml"))
             known = f"; there are {', '.join(there)}" if there else ""
             raise StudyError(f"no study {self.root.name!r} in {self.root.parent}{known}. Start one with `kd-hpo run STUDY.yaml`")
-        return read_settings(StudyConfig, self.settings)
+        return read_settings(StudyConfig, self.settings).replace(runs=self.root.parent)
 
     def write_status(self, status: TrialStatus) -> None:
         write_atomically(self.trial(status.spec.id) / "status.json", status.model_dump_json(indent=1))

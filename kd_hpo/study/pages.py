@@ -15,6 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+import matplotlib  # not later, in a thread: it parses code, and Python 3.11 fails where two threads do that at once
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -321,7 +322,6 @@ def _shorten(text: str, letters: int) -> str:
 @cache
 def _font(size: int, name: str = "DejaVuSans.ttf") -> "FreeTypeFont":
     """The font that matplotlib brings, so that a picture is the same on every machine."""
-    import matplotlib
     from PIL import ImageFont
 
     path = Path(matplotlib.get_data_path(), "fonts/ttf", name)

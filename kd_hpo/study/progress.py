@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -17,9 +17,10 @@ from kd_hpo.study.search import EPOCH, METRIC
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Board(tune.Callback):  # type: ignore[misc]
+class Board(TrialProgressCallback):  # type: ignore[misc]
     """Counts trials by state, keeps the best accuracy so far, and tells how long the phase will still take.
 
+    Stands in for Ray's own callback of that kind, which Ray adds where there is none.
     trials and epochs say how much work the phase is; a terminal shows one live line, anything else a line now and then.
     """
 
@@ -64,7 +65,8 @@ class Board(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         status = self._folder.status(_name(trial))
         if status and status.state == "running":  # the scheduler ends it, and its process has not come to say so
-            status = status.replace(state="stopped", message="by the scheduler")
+            words = f"after epoch {self._reported.get(_name(trial), 0)}, by the scheduler"
+            status = status.replace(state="stopped", message=words)
             self._folder.write_status(status)
         self._end(_name(trial), status)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from rich.console import Console
 
@@ -21,13 +21,14 @@ from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.nets.zoo import load_weights
+from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute, trial_config
 from kd_hpo.study.export import export_study
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.progress import Board
-from kd_hpo.study.search import EPOCH, METRIC, StudySearch, known_trials
+from kd_hpo.study.search import METRIC, StudyAsha, StudySearch, known_trials
 from kd_hpo.study.summary import Summary, summarise
-from kd_hpo.study.tracking import git_commit, mirror, open_experiment, write_summary
+from kd_hpo.study.tracking import git_commit, mirror, mlflow_answering, open_experiment, write_summary
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.prepare import Prepared, build, prepare
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
@@ -43,24 +44,28 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
     Raises StudyError if another study of the name has other settings, or another process drives this one; Interrupted on
     SIGINT or SIGTERM; DataError, ConfigError or FeatureMismatch for what cannot be run.
     """
+    prepare_environment()
     folder = StudyFolder.of(study)
     with folder.only_driver():
         settle_settings(study, folder)
         for method in method_names(study):  # a method's settings that do not fit are told before anything runs
             trial_config(study, TrialSpec(id=method, kind="compare", method=method, seed=study.seed))
         prepared = prepare_with_words(study, folder, console)
-        experiment, commit = open_experiment(study), git_commit()
+        with mlflow_answering(study):
+            experiment, commit = open_experiment(study), git_commit()
         worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
         try:
             with ray_running(study), stopped_by_sigterm():
                 search(study, folder, worker, console)
                 compare(study, folder, worker, console)
         finally:
-            mirror(study, experiment, prepared, partial(trial_config, study), commit)
+            with mlflow_answering(study):
+                mirror(study, experiment, prepared, partial(trial_config, study), commit)
         open_test_split(study, folder, prepared, console)
         summary = summarise(study, folder, prepared, experiment)
         export_study(study, folder, folder.export, top=1)
-        write_summary(study, experiment, folder, summary.table())
+        with mlflow_answering(study):
+            write_summary(study, experiment, folder, summary.table())
         return summary
 
 
@@ -101,39 +106,12 @@ def search(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None],
     searcher = StudySearch(study.search, folder, seed=study.seed, epochs=epochs)
     scheduler: TrialScheduler = FIFOScheduler()
     if isinstance(study.search.scheduler, Asha):
-        scheduler = ASHAScheduler(
-            time_attr=EPOCH,
-            metric=METRIC,
-            mode="max",
-            max_t=epochs + 1,  # a trial that has all its epochs ends by itself
-            grace_period=study.search.scheduler.grace_epochs,
-            reduction_factor=study.search.scheduler.reduction_factor,
-        )
-        replay_ended_trials(scheduler, folder)
+        scheduler = StudyAsha(study.search.scheduler, folder, epochs=epochs)
     with Board(console, "search", folder, trials=left, epochs=epochs) as board:
         run_trials(study, folder, worker, board, left, searcher, scheduler, {})
     lost = study.search.trials - sum(trial.state.is_finished() for trial in known_trials(folder))
     if lost > 0:
         raise Interrupted(f"the search was stopped with {lost} of {study.search.trials} trials to go")
-
-
-def replay_ended_trials(scheduler: ASHAScheduler, folder: StudyFolder) -> None:
-    """Gives a new scheduler the memory of the trials that an earlier run of the study ended."""
-    for status in folder.statuses():
-        if status.spec.kind == "search" and status.state != "running":
-            trial = _EndedTrial(status.spec.id)
-            scheduler.on_trial_add(None, trial)
-            for record in folder.records(status.spec.id):
-                scheduler.on_trial_result(None, trial, {EPOCH: record.epoch, **record.metrics})
-            scheduler.on_trial_remove(None, trial)
-
-
-class _EndedTrial:
-    """The part of Ray's trial that a scheduler looks at."""
-
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
-        self.config: dict[str, Any] = {}
 
 
 def compare(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], console: Console) -> None:

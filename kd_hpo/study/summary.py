@@ -19,11 +19,12 @@ from kd_hpo.study.tracking import experiment_link, mean_matrix
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.methods import METHODS
 from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.result import TrialResult
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over seeds; nan for the deviation of one."""
+    """Mean and standard deviation over seeds; the text of one seed has no deviation."""
 
     values: tuple[float, ...]
 
@@ -78,7 +79,7 @@ def summarise(study: StudyConfig, folder: StudyFolder, prepared: Prepared, exper
     statuses = [s for s in folder.statuses() if s.spec.kind == "compare"]
     teacher = score(prepared.teacher.network, prepared.batches, prepared.splits.test).accuracy
     rows = [Row("teacher", "teacher", Spread((prepared.teacher.val.accuracy,)), Spread((teacher,)), None, 0)]
-    learned: tuple[str, list[list[float]]] | None = None
+    learned, matrix_method = list[TrialResult](), ""
     titles = {m.name: m.name for m in study.compare.methods if isinstance(m, Method)}
     for name in method_names(study):
         of_method = [s for s in statuses if s.spec.method == name]
@@ -95,13 +96,17 @@ def summarise(study: StudyConfig, folder: StudyFolder, prepared: Prepared, exper
             )
         )
         results = [folder.result(trial) for trial in done]
-        if learned is None and results and isinstance(results[0].config.weighting, LearnedWeights):
-            learned = name, mean_matrix([result.held_mean for result in results])
-    plan = prepared.plan
-    layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
-    method, matrix = learned or ("", None)
-    link = experiment_link(study, experiment)
-    return Summary(tuple(rows), tuple(layers[0]), tuple(layers[1]), matrix, method, study.compare.seeds, link)
+        if not learned and results and isinstance(results[0].config.weighting, LearnedWeights):
+            learned, matrix_method = results, name
+    return Summary(
+        rows=tuple(rows),
+        teacher_layers=tuple(layer.name for layer in learned[0].teacher_layers) if learned else (),
+        student_layers=tuple(layer.name for layer in learned[0].student_layers) if learned else (),
+        matrix=mean_matrix([result.held_mean for result in learned]) if learned else None,
+        matrix_method=matrix_method,
+        seeds=study.compare.seeds,
+        link=experiment_link(study, experiment),
+    )
 
 
 def _spread(values: Sequence[float]) -> Spread | None:
@@ -113,19 +118,21 @@ def render(summary: Summary) -> RenderableType:
     seeds = f", mean ± standard deviation over {summary.seeds} seeds" if summary.seeds > 1 else ""
     table = Table(title=f"Accuracy{seeds}", title_justify="left", title_style="bold")
     table.add_column("method")
-    for heading in ("val, last epoch", "test, last epoch", "test, best epoch by val"):
+    for heading in ("val", "test", "test, best epoch by val"):
         table.add_column(heading, justify="right")
     for row in summary.rows:
         failed = f" ({row.failed} failed)" if row.failed else ""
         table.add_row(row.title + failed, *("-" if s is None else str(s) for s in (row.val, row.test, row.test_best)))
-    return table if summary.matrix is None else Group(table, Text(), _matrix(summary))
+    if summary.matrix is None:
+        return table
+    title = f"Learned lambda ({summary.matrix_method}): which teacher layer (row) teaches which student layer (column)"
+    return Group(table, Text(), Text(title, "bold"), _matrix(summary))
 
 
 def _matrix(summary: Summary) -> Table:
     assert summary.matrix is not None
     top = max(max(row) for row in summary.matrix)
-    title = f"Learned lambda ({summary.matrix_method}): which teacher layer (row) teaches which student layer (column)"
-    table = Table(title=title, title_justify="left", title_style="bold", padding=(0, 0))
+    table = Table(padding=(0, 0))
     table.add_column("")
     for name in summary.student_layers:
         table.add_column(f" {name} ", justify="center")

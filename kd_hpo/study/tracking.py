@@ -1,11 +1,15 @@
 """MLflow mirrors a study: an experiment is a study, its runs are the trials and one summary. Only this module imports it."""
 
 import json
+import logging
+import os
+import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,12 @@ from typing import Any
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.errors import ConfigError, StudyError
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.trial.prepare import Prepared
@@ -34,9 +41,22 @@ def artifact_root(study: StudyConfig) -> Path:
     return study.runs / "mlflow-artifacts"
 
 
+@contextmanager
+def mlflow_answering(study: StudyConfig) -> Iterator[None]:
+    """Raises StudyError where MLflow does not do what it is asked."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        first = str(error).strip().splitlines()[0]
+        where = "tracking.uri" if study.tracking.uri else str(study.runs / "mlflow.db")
+        raise StudyError(f"MLflow does not work at {where}: {first}. The study's own folder is kept; see tracking.uri") from error
+
+
 def open_experiment(study: StudyConfig) -> str:
     """The id of the study's experiment, made if need be. The driver calls this before any trial starts: two first users
     at once would destroy a fresh SQLite file."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # making the database is no news
     client = MlflowClient(tracking_uri(study))
     found = client.get_experiment_by_name(study.name)
     if found is not None:
@@ -64,7 +84,7 @@ class RunLog:
         run = client.create_run(experiment, run_name=trial, tags={"kd.trial": trial, "mlflow.source.name": "kd-hpo", **tags})
         return cls(client, run.info.run_id)
 
-    def describe(self, config: TrialConfig, spec: TrialSpec, prepared: Prepared, commit: str) -> None:
+    def describe(self, config: TrialConfig | None, spec: TrialSpec, prepared: Prepared, commit: str) -> None:
         """Once, at the start: the few settings that a person compares, the whole configuration, what it was trained on."""
         params = {"method": spec.method, "seed": spec.seed, **spec.settings}
         tags = {f"kd.split.{name}": digest for name, digest in prepared.splits.digests.items()}
@@ -75,6 +95,8 @@ class RunLog:
             params=[Param(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in params.items()],
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
+        if config is None:
+            return
         images = prepared.batches.images
         source = json.dumps({"data": config.data.model_dump(mode="json")})
         data = Dataset(name=images.name, digest=images.digest[:36], source_type="local", source=source)
@@ -85,12 +107,12 @@ class RunLog:
         """The metrics, every cell of the matrix in one call with them, and the matrix as a picture of MLflow's step slider."""
         if record.epoch in self._epochs:
             return
-        now = int(time.time() * 1000)
-        values = record.metrics | layers.cells(record.weights)
-        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, record.epoch) for name, value in values.items()])
         if record.weights:
             picture = matrix_image(f"epoch {record.epoch}", *layers.names, record.weights, vmax=layers.largest)
             self._client.log_image(self.run_id, picture, key="lambda", step=record.epoch)
+        now = int(time.time() * 1000)
+        values = record.metrics | layers.cells(record.weights)  # last: an epoch that has them has its picture
+        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, record.epoch) for name, value in values.items()])
         self._epochs.add(record.epoch)
 
     def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers") -> None:
@@ -109,7 +131,7 @@ class PairLayers:
 
     def __init__(self, teacher: Sequence[str], student: Sequence[str]) -> None:
         self.names = tuple(teacher), tuple(student)
-        self.largest = min(1.0, 8 / (len(teacher) * len(student)))
+        self.largest = min(1.0, 8 / max(len(teacher) * len(student), 1))
         """The top of the pictures' colour scale, the same at every epoch and in every trial."""
 
     def cells(self, weights: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -152,7 +174,8 @@ class MlflowTracker:
 
         def start() -> None:
             client = MlflowClient(tracking_uri(study))
-            self._run = RunLog.find_or_create(client, experiment, spec.id, trial_tags(study, spec))
+            tags = trial_tags(study, spec) | {"kd.worker": f"{platform.node()}:{os.getpid()}"}
+            self._run = RunLog.find_or_create(client, experiment, spec.id, tags)
             self._run.describe(config, spec, prepared, commit)
             StudyFolder.of(study).write_run_id(spec.id, self._run.run_id)
 
@@ -192,17 +215,20 @@ def mirror(
 ) -> None:
     """Writes to MLflow what its runs lack of the study's folder, and ends every run whose trial is not running any more."""
     client, folder = MlflowClient(tracking_uri(study)), StudyFolder.of(study)
-    states = {r.data.tags.get("kd.trial"): r.data.tags.get("kd.state") for r in all_runs(client, experiment)}
+    ended = [run.data.tags for run in all_runs(client, experiment) if run.info.status != "RUNNING"]
+    states = {tags.get("kd.trial"): tags.get("kd.state") for tags in ended}
     for status in folder.statuses():
         spec = status.spec
         if states.get(spec.id) == status.state != "running":
             continue
-        config = config_of(spec)
+        try:
+            config = config_of(spec)
+        except ConfigError:  # the trial has failed for just that
+            config = None
         run = RunLog.find_or_create(client, experiment, spec.id, trial_tags(study, spec))
-        if spec.id not in states:
-            run.describe(config, spec, prepared, commit)
+        run.describe(config, spec, prepared, commit)
         folder.write_run_id(spec.id, run.run_id)
-        records, layers = folder.records(spec.id), layers_of(config)
+        records, layers = folder.records(spec.id), layers_of(config) if config else PairLayers((), ())
         for record in records:
             run.log_epoch(record, layers)
         run.finish(status, records, layers)
@@ -230,14 +256,7 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, tabl
     client.log_text(run.run_id, json.dumps(list(table)), "comparison.json")
     client.log_artifact(run.run_id, str(folder.settings))
     client.log_artifact(run.run_id, str(folder.export))
-    now = int(time.time() * 1000)
-    metrics = [
-        Metric(f"{key.removesuffix('_mean')}/{row['method']}", float(value), now, 0)
-        for row in table
-        for key, value in row.items()
-        if key.endswith("_mean")
-    ]
-    client.log_batch(run.run_id, metrics=metrics, tags=[RunTag("mlflow.note.content", comparison_markdown(table))])
+    client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", comparison_markdown(table))])
     client.set_terminated(run.run_id, "FINISHED")
 
 

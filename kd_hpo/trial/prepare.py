@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kd_hpo.config.trial import Data, Digits, ImageFolder, Network, SplitSizes, TorchvisionData, TrialConfig
-from kd_hpo.core.plan import LayerShape, PairPlan
+from kd_hpo.core.plan import PairPlan
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import DATASETS, ImageSet
 from kd_hpo.data.splits import Splits, make_splits
@@ -115,7 +115,3 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
         progress("reading the teacher's features")
         targets = teacher_targets(tap, batches, splits.train, splits.outer, shapes, logits_pair=inside, cache=cache)
     return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets)
-
-
-def pair_layers(plan: PairPlan) -> tuple[tuple[LayerShape, ...], tuple[LayerShape, ...]]:
-    return plan.teacher, plan.student

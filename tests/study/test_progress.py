@@ -1,0 +1,145 @@
+"""What a person sees of a phase, and what the driver writes of trials that cannot write themselves."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.progress import Board
+from kd_hpo.study.search import EPOCH, METRIC
+
+
+class RayTrial:
+    """The part of Ray's trial that the board looks at."""
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self.spec = TrialSpec(id=name, kind="search", method="learned", seed=0)
+        self.config = {"spec": self.spec.model_dump(mode="json")}
+        self._error = error
+
+    def get_error(self) -> Exception | None:
+        return self._error
+
+
+class Phase:
+    """A board over a folder; `told` is all that it has printed."""
+
+    def __init__(self, folder: StudyFolder, *, terminal: bool = False) -> None:
+        self.folder, self._file = folder, StringIO()
+        console = Console(file=self._file, width=200, force_terminal=terminal, color_system=None)
+        self.board = Board(console, "search", folder, trials=4, epochs=10)
+
+    @property
+    def told(self) -> str:
+        return self._file.getvalue()
+
+    @property
+    def line(self) -> str:
+        return self.board._line().plain
+
+    def start(self, trial: RayTrial) -> None:
+        self.folder.write_status(TrialStatus(spec=trial.spec, state="running"))
+        self.board.on_trial_start(0, [], trial)
+
+    def report(self, trial: RayTrial, epoch: int, accuracy: float) -> None:
+        self.board.on_trial_result(0, [], trial, {EPOCH: epoch, METRIC: accuracy})
+
+    def complete(self, trial: RayTrial, state: State, message: str = "") -> None:
+        self.folder.write_status(TrialStatus(spec=trial.spec, state=state, message=message))
+        self.board.on_trial_complete(0, [], trial)
+
+
+@pytest.fixture
+def phase(tmp_path: Path) -> Phase:
+    return Phase(StudyFolder(tmp_path))
+
+
+def test_trials_are_counted_by_state_and_the_best_is_kept(phase: Phase) -> None:
+    one, two, three, four = (RayTrial(f"trial-00{i}") for i in range(4))
+    for trial in (one, two, three):
+        phase.start(trial)
+    assert phase.line.startswith("search  0/4 trials: 3 running, 0 completed, 0 stopped, 0 failed  0:00")
+    phase.report(one, 1, 0.5)
+    phase.report(two, 1, 0.75)
+    phase.report(one, 2, 0.6)
+    assert "best 0.7500 (trial-001)" in phase.line
+    assert ", about 0:00 left" in phase.line
+    phase.complete(one, "completed")
+    phase.complete(two, "failed", "it diverged")
+    phase.complete(three, "running")
+    phase.start(four)
+    assert phase.line.startswith("search  3/4 trials: 1 running, 1 completed, 1 stopped, 1 failed  best 0.7500 (trial-001)")
+
+
+def test_message_of_a_failed_trial_is_told_at_once(phase: Phase) -> None:
+    trial = RayTrial("trial-003")
+    phase.start(trial)
+    phase.complete(trial, "failed", "the loss is not finite [at step 3]")
+    assert phase.told == "trial-003 failed: the loss is not finite [at step 3]\n"
+
+
+def test_trial_that_ray_completes_while_it_runs_is_stopped_by_the_scheduler(phase: Phase) -> None:
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    phase.report(trial, 3, 0.5)
+    phase.complete(trial, "running")
+    status = phase.folder.status("trial-000")
+    assert status is not None and (status.state, status.message) == ("stopped", "after epoch 3, by the scheduler")
+    assert phase.told == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Traceback\n  File x\nOSError: no space left on device\n\n"), "OSError: no space left on device"),
+        (None, "its process ended without a word"),
+    ],
+)
+def test_error_of_a_process_fails_its_trial(phase: Phase, error: Exception | None, words: str) -> None:
+    trial = RayTrial("trial-000", error)
+    phase.start(trial)
+    phase.board.on_trial_error(0, [], trial)
+    assert phase.folder.status("trial-000") == TrialStatus(spec=trial.spec, state="failed", message=words)
+    assert phase.told == f"trial-000 failed: {words}\n"
+    assert "1 failed" in phase.line
+
+
+def test_error_before_the_trial_wrote_anything_fails_it_too(phase: Phase) -> None:
+    trial = RayTrial("trial-000", RuntimeError("no module named x"))
+    phase.board.on_trial_error(0, [], trial)
+    status = phase.folder.status("trial-000")
+    assert status is not None and (status.state, status.message) == ("failed", "no module named x")
+
+
+def test_error_after_the_end_does_not_change_the_end(phase: Phase) -> None:
+    trial = RayTrial("trial-000", RuntimeError("killed"))
+    phase.start(trial)
+    phase.folder.write_status(TrialStatus(spec=trial.spec, state="completed"))
+    phase.board.on_trial_error(0, [], trial)
+    status = phase.folder.status("trial-000")
+    assert status is not None and status.state == "completed"
+
+
+def test_log_gets_a_line_at_the_end_and_a_terminal_a_live_one(tmp_path: Path) -> None:
+    plain, live = Phase(StudyFolder(tmp_path / "a")), Phase(StudyFolder(tmp_path / "b"), terminal=True)
+    for phase in (plain, live):
+        with phase.board:
+            phase.start(RayTrial("trial-000"))
+    assert plain.told.count("\n") == 1 and plain.told.startswith("search  0/4 trials: 1 running")
+    assert "\x1b[" in live.told and "search  0/4 trials: 1 running" in live.told
+
+
+def test_board_stands_in_for_rays_own_printer(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ray adds one that prints of trials without results, unless it finds one among the callbacks."""
+    from ray.tune.progress_reporter import TrialProgressCallback
+    from ray.tune.utils.callback import _create_default_callbacks
+
+    callbacks: list[Any] = _create_default_callbacks([phase.board], air_verbosity=None)
+    assert [c for c in callbacks if isinstance(c, TrialProgressCallback)] == [phase.board]
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    phase.complete(trial, "failed", "why")
+    assert capsys.readouterr().out == ""

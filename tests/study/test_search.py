@@ -1,0 +1,254 @@
+"""StudySearch, driven by hand as Ray drives it: what Optuna's journal holds afterwards, and what a second driver is given."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from kd_hpo.config.study import Asha, Search
+from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.search import EPOCH, METRIC, StudyAsha, StudySearch, journal, known_trials
+from kd_hpo.trial.result import EpochRecord
+
+EPOCHS = 4
+SEARCH = Search.model_validate(
+    {
+        "trials": 8,
+        "space": {
+            "training.optimizer.lr": {"kind": "loguniform", "low": 0.01, "high": 0.2},
+            "kd.weight": {"kind": "uniform", "low": 0.5, "high": 2.0},
+            "pairs.balance.every": {"kind": "int", "low": 1, "high": 30},
+            "pairs.logits": {"kind": "choice", "values": ["inside", "outside"]},
+        },
+    }
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path / "study")
+
+
+def driver(folder: StudyFolder, search: Search = SEARCH) -> StudySearch:
+    return StudySearch(search, folder, seed=5, epochs=EPOCHS)
+
+
+def suggested(search: StudySearch, ray_id: str) -> TrialSpec:
+    return TrialSpec.model_validate(search.suggest(ray_id)["spec"])
+
+
+def result(epoch: int, accuracy: float) -> dict[str, Any]:
+    return {EPOCH: epoch, METRIC: accuracy}
+
+
+def on_disk(folder: StudyFolder, spec: TrialSpec, state: State, accuracies: list[float]) -> None:
+    folder.write_status(TrialStatus(spec=spec, state=state))
+    records = [
+        EpochRecord(epoch=i, metrics={METRIC: value}, weights=(), scales=(), held=True) for i, value in enumerate(accuracies, 1)
+    ]
+    folder.write_records(spec.id, records)
+
+
+def only(folder: StudyFolder) -> optuna.trial.FrozenTrial:
+    (trial,) = known_trials(folder)
+    return trial
+
+
+def test_suggestion_is_a_trial_of_the_space(folder: StudyFolder) -> None:
+    spec = suggested(driver(folder), "a")
+    assert (spec.id, spec.kind, spec.method, spec.seed) == ("trial-000", "search", "learned", 5)
+    assert set(spec.settings) == set(SEARCH.space)
+    assert 0.01 <= spec.settings["training.optimizer.lr"] <= 0.2
+    assert spec.settings["pairs.balance.every"] in range(1, 31)
+    assert spec.settings["pairs.logits"] in ("inside", "outside")
+    assert only(folder).params == spec.settings
+
+
+def test_both_ends_of_an_int_range_are_chosen(folder: StudyFolder) -> None:
+    search = driver(folder, SEARCH.replace(space={"pairs.balance.every": {"kind": "int", "low": 3, "high": 4}}))
+    assert {suggested(search, str(i)).settings["pairs.balance.every"] for i in range(8)} == {3, 4}
+
+
+def test_completed_trial_is_complete(folder: StudyFolder) -> None:
+    search = driver(folder)
+    search.suggest("a")
+    for epoch in range(1, EPOCHS + 1):
+        search.on_trial_result("a", result(epoch, epoch / 10))
+    search.on_trial_complete("a", result(EPOCHS, 0.4))
+    assert only(folder).state == TrialState.COMPLETE
+    assert only(folder).value == 0.4
+
+
+def test_stopped_trial_is_pruned_with_all_its_values(folder: StudyFolder) -> None:
+    """Ray does not pass on the result at which the scheduler stops a trial; TPE needs it nevertheless."""
+    search = driver(folder)
+    search.suggest("a")
+    search.on_trial_result("a", result(1, 0.2))
+    search.on_trial_complete("a", result(2, 0.3))
+    assert only(folder).state == TrialState.PRUNED
+    assert only(folder).intermediate_values == {1: 0.2, 2: 0.3}
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        (result(EPOCHS, float("nan")), False),
+        (result(EPOCHS, float("inf")), False),
+        (result(2, 0.3), True),
+        (None, True),
+        ({}, False),
+    ],
+    ids=["nan", "inf", "error", "error before any result", "no result"],
+)
+def test_failure_is_fail_and_leaves_nothing_running(folder: StudyFolder, last: dict[str, Any] | None, error: bool) -> None:
+    search = driver(folder)
+    search.suggest("a")
+    search.on_trial_complete("a", last, error=error)
+    assert only(folder).state == TrialState.FAIL
+    assert driver(folder)._unfinished == []
+
+
+def test_trial_that_caught_its_own_error_is_fail(folder: StudyFolder) -> None:
+    """It ends without an error for Ray, after good epochs; only its folder knows that it diverged."""
+    search = driver(folder)
+    spec = suggested(search, "a")
+    search.on_trial_result("a", result(1, 0.2))
+    on_disk(folder, spec, "failed", [0.2])
+    search.on_trial_complete("a", result(1, 0.2))
+    assert only(folder).state == TrialState.FAIL
+
+
+def test_results_that_are_not_finite_or_come_twice_are_left_out(folder: StudyFolder, recwarn: pytest.WarningsRecorder) -> None:
+    search = driver(folder)
+    search.suggest("a")
+    for accuracy in (0.2, 0.9):
+        search.on_trial_result("a", result(1, accuracy))
+    search.on_trial_result("a", result(2, float("nan")))
+    assert only(folder).intermediate_values == {1: 0.2}
+    assert not [warning for warning in recwarn if "already reported" in str(warning.message)]
+
+
+def test_end_is_told_once(folder: StudyFolder) -> None:
+    search = driver(folder)
+    search.suggest("a")
+    search.on_trial_complete("a", result(EPOCHS, 0.4))
+    search.on_trial_complete("a", None, error=True)
+    search.on_trial_complete("never suggested", None, error=True)
+    assert only(folder).state == TrialState.COMPLETE
+
+
+def test_next_driver_continues_unfinished_trials_first_and_repeats_no_finished_one(folder: StudyFolder) -> None:
+    search = driver(folder)
+    first = [suggested(search, ray_id) for ray_id in "abc"]
+    search.on_trial_result("b", result(1, 0.2))
+    search.on_trial_complete("b", result(EPOCHS, 0.4))
+    on_disk(folder, first[0], "running", [0.1])  # the third was suggested, and its trial never started
+
+    again = driver(folder)
+    second = [suggested(again, ray_id) for ray_id in "xyz"]
+    assert second[:2] == [first[0], first[2]]
+    assert second[2].id == "trial-003"
+    for epoch in range(1, EPOCHS + 1):
+        again.on_trial_result("x", result(epoch, 0.3))
+    again.on_trial_complete("x", result(EPOCHS, 0.3))
+    states = [trial.state for trial in known_trials(folder)]
+    assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
+
+
+def test_same_ray_trial_gets_the_same_suggestion(folder: StudyFolder) -> None:
+    search = driver(folder)
+    assert search.suggest("a") == search.suggest("a")
+    assert len(known_trials(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "accuracies", "expected"),
+    [
+        ("completed", [0.1, 0.2, 0.3, 0.4], TrialState.COMPLETE),
+        ("stopped", [0.1, 0.2], TrialState.PRUNED),
+        ("failed", [0.1, 0.2], TrialState.FAIL),
+        ("failed", [], TrialState.FAIL),
+    ],
+)
+def test_next_driver_learns_of_ends_that_are_on_disk(
+    folder: StudyFolder, state: State, accuracies: list[float], expected: TrialState
+) -> None:
+    """The driver died between the trial's end and telling Optuna of it."""
+    on_disk(folder, suggested(driver(folder), "a"), state, accuracies)
+    assert suggested(driver(folder), "x").id == "trial-001"
+    caught = known_trials(folder)[0]
+    assert caught.state == expected
+    assert caught.value == (0.4 if state == "completed" else 0.2 if state == "stopped" else None)
+
+
+def test_next_driver_does_not_suggest_the_same_points(folder: StudyFolder) -> None:
+    search = driver(folder)
+    first = [suggested(search, str(i)) for i in range(3)]
+    for i in range(3):
+        search.on_trial_complete(str(i), result(EPOCHS, 0.1))
+    again = driver(folder)
+    second = [suggested(again, str(i)) for i in range(3)]
+    weights = [spec.settings["kd.weight"] for spec in first + second]
+    assert len(set(weights)) == 6
+
+
+def test_same_seed_gives_the_same_first_points(tmp_path: Path) -> None:
+    one, two = (suggested(driver(StudyFolder(tmp_path / name)), "a").settings for name in ("one", "two"))
+    assert one == two
+
+
+def test_trial_whose_suggestion_was_cut_short_gets_all_its_settings(folder: StudyFolder) -> None:
+    """The driver died while it wrote the parameters of a new trial into the journal."""
+    spec = suggested(driver(folder), "a")
+    lines = folder.optuna.read_text().splitlines(keepends=True)
+    folder.optuna.write_text("".join(lines[:-2]))
+    kept = only(folder).params
+    assert 0 < len(kept) < len(spec.settings)
+    again = suggested(driver(folder), "x")
+    assert again.id == spec.id
+    assert set(again.settings) == set(SEARCH.space)
+    assert kept.items() <= again.settings.items()
+
+
+def test_no_trials_are_known_before_the_first(folder: StudyFolder) -> None:
+    assert known_trials(folder) == []
+    journal(folder.optuna)
+    assert known_trials(folder) == []
+
+
+# the scheduler
+
+
+def asha(folder: StudyFolder) -> StudyAsha:
+    return StudyAsha(Asha(grace_epochs=1, reduction_factor=2), folder, epochs=EPOCHS)
+
+
+def added(scheduler: StudyAsha, spec: TrialSpec, ray_id: str) -> SimpleNamespace:
+    trial = SimpleNamespace(trial_id=ray_id, config={"spec": spec.model_dump()})
+    scheduler.on_trial_add(None, trial)
+    return trial
+
+
+def test_scheduler_judges_new_trials_by_those_that_ended_earlier(folder: StudyFolder) -> None:
+    first, second = (suggested(driver(folder), "a"), TrialSpec(id="trial-001", kind="search", method="learned", seed=5))
+    on_disk(folder, first, "completed", [0.5, 0.6, 0.7, 0.8])
+    scheduler = asha(folder)
+    trial = added(scheduler, second, "x")
+    assert scheduler.on_trial_result(None, trial, result(1, 0.55)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial, result(2, 0.55)) == "STOP"
+
+
+def test_trial_that_goes_on_is_not_judged_again_at_the_epochs_it_has_passed(folder: StudyFolder) -> None:
+    """It was the first to pass epoch 1; the other came later, with more there, and fell behind at epoch 2."""
+    search = driver(folder)
+    going, other = suggested(search, "a"), suggested(search, "b")
+    on_disk(folder, going, "running", [0.1, 0.6])
+    on_disk(folder, other, "stopped", [0.5, 0.5])
+    scheduler = asha(folder)
+    trial = added(scheduler, going, "x")
+    retold = [scheduler.on_trial_result(None, trial, result(epoch, value)) for epoch, value in ((1, 0.1), (2, 0.6))]
+    assert retold == ["CONTINUE", "CONTINUE"]
+    assert [scheduler.on_trial_result(None, trial, result(epoch, 0.4)) for epoch in (3, 4)] == ["CONTINUE", "CONTINUE"]

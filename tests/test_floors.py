@@ -1,0 +1,95 @@
+"""The package's floors: imports run downhill, heavy ones stay where they belong, modules stay short."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kd_hpo
+from kd_hpo.study.environment import prepare_environment
+
+prepare_environment()  # before anything imports Ray
+ROOT = Path(kd_hpo.__file__).parent
+MODULES = {".".join(("kd_hpo", *path.relative_to(ROOT).with_suffix("").parts)): path for path in sorted(ROOT.rglob("*.py"))}
+
+BELOW: dict[str, set[str]] = {"errors": set(), "files": {"errors"}}
+BELOW["config"] = {"errors", "files"}
+BELOW["core"] = {"errors", "files"}
+BELOW["nets"] = BELOW["core"] | {"core"}
+BELOW["data"] = BELOW["nets"] | {"nets"}
+BELOW["trial"] = BELOW["data"] | {"data", "config"}
+BELOW["study"] = BELOW["trial"] | {"trial"}
+BELOW["cli"] = BELOW["study"] | {"study"}
+"""What each floor may import, beside itself."""
+
+ONLY_IN = {
+    "ray": {"kd_hpo.study.search_space", "kd_hpo.study.search", "kd_hpo.study.run", "kd_hpo.study.progress"},
+    "mlflow": {"kd_hpo.study.tracking"},
+    "optuna": {"kd_hpo.study.search"},
+}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that the file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}:{node.lineno} is a relative import"
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def floor_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "kd_hpo.__init__"])
+def test_imports_run_downhill(module: str) -> None:
+    floor = floor_of(module)
+    ours = {name for name in imports_of(MODULES[module]) if name.startswith("kd_hpo.")}
+    uphill = {name for name in ours if floor_of(name) not in BELOW[floor] | {floor}}
+    assert not uphill, f"{module} is on the floor {floor!r} and imports {sorted(uphill)}; it may import {sorted(BELOW[floor])}"
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_heavy_package_is_imported_in_its_modules_only(package: str) -> None:
+    users = {name for name, path in MODULES.items() if package in {i.split(".")[0] for i in imports_of(path)}}
+    assert users == ONLY_IN[package]
+
+
+def test_every_floor_is_known() -> None:
+    assert {floor_of(name) for name in MODULES} - {"__init__"} == set(BELOW)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_is_short(module: str) -> None:
+    assert len(MODULES[module].read_text().splitlines()) <= 350
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import kd_hpo",
+        "from kd_hpo.cli import app; app(['--help'], result_action='return_value')",
+        "from kd_hpo.cli import app; app(['run', '--help'], result_action='return_value')",
+    ],
+    ids=["import", "--help", "run --help"],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(code: str) -> None:
+    tell = "import json, sys; print(); print(json.dumps(sorted(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", f"{code}\n{tell}"], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(told.stdout.splitlines()[-1]))
+    assert "kd_hpo" in loaded
+    assert not loaded & {"torch", "ray", "mlflow", "optuna", "sklearn", "pandas", "matplotlib"}
+
+
+def test_public_names_lead_to_their_modules() -> None:
+    for name in kd_hpo.__all__:
+        assert getattr(kd_hpo, name).__name__ == name
+    with pytest.raises(AttributeError, match=r"no 'run_trail'; it has .*run_trial"):
+        _ = kd_hpo.run_trail
