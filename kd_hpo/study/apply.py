@@ -13,7 +13,7 @@ from kd_hpo.files import write_atomically
 from kd_hpo.nets.features import LOGITS
 from kd_hpo.study.export import Export, ExportedMatrix
 from kd_hpo.study.folder import TestScores
-from kd_hpo.study.run import test_accuracy
+from kd_hpo.trial.final_test import accuracy_on_test
 from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.result import EpochRecord, TrialResult
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS, RESULT, run_trial
@@ -47,9 +47,8 @@ def apply_matrix(
     prepared = with_outer_in_train(prepare(config, cache, progress))
     result = run_trial(config, report, cache=cache, folder=folder, prepared=prepared)
     write_atomically(folder / RESULT, result.model_dump_json(indent=1))
-    test = TestScores(
-        last=test_accuracy(config, folder / LAST_WEIGHTS, prepared), best=test_accuracy(config, folder / BEST_WEIGHTS, prepared)
-    )
+    last, best = (accuracy_on_test(config, folder / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
+    test = TestScores(last=last, best=best)
     write_atomically(folder / "test.json", test.model_dump_json())
     return Applied(result, test, folder / LAST_WEIGHTS, prepared.teacher_digest == entry.teacher.weights_sha256)
 

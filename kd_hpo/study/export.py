@@ -12,8 +12,7 @@ from kd_hpo.config.trial import LearnedWeights, TrialConfig
 from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec
-from kd_hpo.study.search import METRIC
-from kd_hpo.trial.result import LayerRecord, TrialResult
+from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
 
 Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
 SCHEMA = Path(__file__).with_name("export.schema.json")

@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.search import EPOCH, METRIC
+from kd_hpo.study.search import EPOCH
+from kd_hpo.trial.result import METRIC
 
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -18,19 +18,18 @@ from rich.console import Console
 
 from kd_hpo.config.load import method_names
 from kd_hpo.config.study import Asha, StudyConfig
-from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import StudyError
-from kd_hpo.nets.zoo import load_weights
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute, trial_config
 from kd_hpo.study.export import export_study
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.progress import Board
-from kd_hpo.study.search import METRIC, StudyAsha, StudySearch, known_trials
+from kd_hpo.study.search import StudyAsha, StudySearch, known_trials
 from kd_hpo.study.summary import Summary, summarise
 from kd_hpo.study.tracking import git_commit, mirror, mlflow_answering, open_experiment, write_summary
-from kd_hpo.trial.evaluate import score
-from kd_hpo.trial.prepare import Prepared, build, prepare
+from kd_hpo.trial.final_test import accuracy_on_test
+from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.result import METRIC
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
 
 
@@ -203,17 +202,8 @@ def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared,
         console.print(f"opening the test split for {len(waiting)} trials")
     for status in waiting:
         config, trial = trial_config(study, status.spec), folder.trial(status.spec.id)
-        last, best = (test_accuracy(config, trial / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
+        last, best = (accuracy_on_test(config, trial / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
         folder.write_test_scores(status.spec.id, TestScores(last=last, best=best))
-
-
-def test_accuracy(config: TrialConfig, weights: Path, prepared: Prepared) -> float:
-    network = build(config.student.network, prepared.batches, seed=config.seed)
-    load_weights(network, weights)
-    return score(network, prepared.batches, prepared.splits.test).accuracy
-
-
-test_accuracy.__test__ = False  # type: ignore[attr-defined]
 
 
 @contextmanager

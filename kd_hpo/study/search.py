@@ -15,8 +15,8 @@ from ray.tune.search.optuna import OptunaSearch
 from kd_hpo.config.study import Asha, Search
 from kd_hpo.study.folder import StudyFolder, TrialSpec
 from kd_hpo.study.search_space import ray_space
+from kd_hpo.trial.result import METRIC
 
-METRIC = "val/accuracy"
 EPOCH = "epoch"
 
 

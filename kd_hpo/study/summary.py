@@ -14,12 +14,11 @@ from kd_hpo.config.study import Method, StudyConfig
 from kd_hpo.config.trial import LearnedWeights
 from kd_hpo.study.folder import StudyFolder
 from kd_hpo.study.pages import colours, ink_on
-from kd_hpo.study.search import METRIC
 from kd_hpo.study.tracking import experiment_link, mean_matrix
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.methods import METHODS
 from kd_hpo.trial.prepare import Prepared
-from kd_hpo.trial.result import TrialResult
+from kd_hpo.trial.result import METRIC, TrialResult
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from typing import Literal
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.trial import TrialConfig
 
+METRIC = "val/accuracy"
+"""Compares epochs and trials: the split that no gradient has seen."""
+
 Rows = tuple[tuple[float, ...], ...]
 
 
@@ -48,4 +51,4 @@ class TrialResult(Settings):
     @property
     def best(self) -> EpochRecord:
         """The epoch of the highest accuracy on `val`; the earliest where several tie."""
-        return max(self.records, key=lambda record: record.metrics["val/accuracy"])
+        return max(self.records, key=lambda record: record.metrics[METRIC])

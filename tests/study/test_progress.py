@@ -9,7 +9,8 @@ from rich.console import Console
 
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.progress import Board
-from kd_hpo.study.search import EPOCH, METRIC
+from kd_hpo.study.search import EPOCH
+from kd_hpo.trial.result import METRIC
 
 
 class RayTrial:

@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 
 from kd_hpo.config.study import Asha, Search
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.search import EPOCH, METRIC, StudyAsha, StudySearch, journal, known_trials
-from kd_hpo.trial.result import EpochRecord
+from kd_hpo.study.search import EPOCH, StudyAsha, StudySearch, journal, known_trials
+from kd_hpo.trial.result import METRIC, EpochRecord
 
 EPOCHS = 4
 SEARCH = Search.model_validate(
