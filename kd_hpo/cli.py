@@ -187,13 +187,16 @@ def _tell_results(study: "StudyConfig", summary: "Summary") -> None:
 
     folder, option = StudyFolder.of(study), _runs_option(study)
     out.print(Text(), render(summary), Text())
-    out.print(f"The best matrix, as JSON: {folder.export}")
+    exported = folder.export.is_file()  # a study of other methods has learned no matrix
+    if exported:
+        out.print(f"The best matrix, as JSON: {folder.export}")
     out.print(f"Trials, weights, settings: {folder.root}")
     out.print(f"Every trial in MLflow: {summary.link}")
     out.print("\nNext:")
     out.print(f"  kd-hpo ui{option}    browse the trials and their matrices at the address above")
-    out.print(f"  kd-hpo export {study.name} --top 3{option}    the three best matrices in one file")
-    out.print(f"  kd-hpo apply {folder.export}{option}    train a student with the best matrix")
+    if exported:
+        out.print(f"  kd-hpo export {study.name} --top 3{option}    the three best matrices in one file")
+        out.print(f"  kd-hpo apply {folder.export}{option}    train a student with the best matrix")
 
 
 def _runs_option(study: "StudyConfig") -> str:

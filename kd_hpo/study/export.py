@@ -79,17 +79,22 @@ class Export(Settings):
     matrices: Annotated[tuple[ExportedMatrix, ...], Field(min_length=1)]
 
 
-def export_study(study: StudyConfig, folder: StudyFolder, path: Path, *, top: int) -> Export:
-    """Writes the study's `top` best matrices to `path`. Raises StudyError where no trial has learned one."""
+def learned_trials(folder: StudyFolder) -> list[tuple[TrialSpec, TrialResult]]:
+    """The completed trials that have learned their pair weights, best first by `val` after the last epoch."""
     learned = []
     for status in folder.statuses():
         if status.state == "completed":
             result = folder.result(status.spec.id)
             if isinstance(result.config.weighting, LearnedWeights):
                 learned.append((status.spec, result))
+    return sorted(learned, key=lambda entry: -entry[1].last.metrics[METRIC])
+
+
+def export_study(study: StudyConfig, folder: StudyFolder, path: Path, *, top: int) -> Export:
+    """Writes the study's `top` best matrices to `path`. Raises StudyError where no trial has learned one."""
+    learned = learned_trials(folder)
     if not learned:
         raise StudyError(f"no completed trial of study {study.name!r} has learned pair weights; see `kd-hpo resume {study.name}`")
-    learned.sort(key=lambda entry: -entry[1].last.metrics[METRIC])
     matrices = tuple(_exported(folder, rank, *entry) for rank, entry in enumerate(learned[:top], 1))
     export = Export(study=study.name, created=datetime.now(UTC).isoformat(timespec="seconds"), matrices=matrices)
     write_atomically(path, export.model_dump_json(indent=1))

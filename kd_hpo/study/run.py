@@ -21,7 +21,7 @@ from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute, trial_config
-from kd_hpo.study.export import export_study
+from kd_hpo.study.export import export_study, learned_trials
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.progress import Board
 from kd_hpo.study.search import StudyAsha, StudySearch, known_trials
@@ -54,15 +54,17 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
             experiment, commit = open_experiment(study), git_commit()
         worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
         try:
-            with ray_running(study), stopped_by_sigterm():
-                search(study, folder, worker, console)
-                compare(study, folder, worker, console)
+            if trials_left(study, folder):
+                with ray_running(study), stopped_by_sigterm():
+                    search(study, folder, worker, console)
+                    compare(study, folder, worker, console)
         finally:
             with mlflow_answering(study):
                 mirror(study, experiment, prepared, partial(trial_config, study), commit)
         open_test_split(study, folder, prepared, console)
         summary = summarise(study, folder, prepared, experiment)
-        export_study(study, folder, folder.export, top=1)
+        if learned_trials(folder):
+            export_study(study, folder, folder.export, top=1)
         with mlflow_answering(study):
             write_summary(study, experiment, folder, summary.table())
         return summary
@@ -95,10 +97,27 @@ def prepare_with_words(study: StudyConfig, folder: StudyFolder, console: Console
     return prepare(study.trial(), folder.cache, once_a_stage)
 
 
+def trials_left(study: StudyConfig, folder: StudyFolder) -> bool:
+    return searches_left(study, folder) > 0 or not set(compared_ids(study)) <= ended_ids(folder)
+
+
+def searches_left(study: StudyConfig, folder: StudyFolder) -> int:
+    return study.search.trials - sum(trial.state.is_finished() for trial in known_trials(folder))
+
+
+def compared_ids(study: StudyConfig) -> dict[str, tuple[str, int]]:
+    """The method and the seed of each trial of the comparison."""
+    seeds = range(study.seed, study.seed + study.compare.seeds)
+    return {f"{name}-s{seed}": (name, seed) for seed in seeds for name in method_names(study)}
+
+
+def ended_ids(folder: StudyFolder) -> set[str]:
+    return {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
+
+
 def search(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], console: Console) -> None:
     """Optuna's trials over the outer settings, those that are left."""
-    ended = sum(trial.state.is_finished() for trial in known_trials(folder))
-    left = study.search.trials - ended
+    left = searches_left(study, folder)
     if left <= 0:
         return
     epochs = study.training.epochs
@@ -108,29 +127,26 @@ def search(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None],
         scheduler = StudyAsha(study.search.scheduler, folder, epochs=epochs)
     with Board(console, "search", folder, trials=left, epochs=epochs) as board:
         run_trials(study, folder, worker, board, left, searcher, scheduler, {})
-    lost = study.search.trials - sum(trial.state.is_finished() for trial in known_trials(folder))
+    lost = searches_left(study, folder)
     if lost > 0:
         raise Interrupted(f"the search was stopped with {lost} of {study.search.trials} trials to go")
 
 
 def compare(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], console: Console) -> None:
     """Every method once a seed at the best outer settings found, those that are left."""
-    best = best_searched(folder)
-    specs = [
-        TrialSpec(id=f"{name}-s{seed}", kind="compare", method=name, seed=seed, settings=best.spec.settings)
-        for seed in range(study.seed, study.seed + study.compare.seeds)
-        for name in method_names(study)
+    best, ended = best_searched(folder), ended_ids(folder)
+    left = [
+        TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=best.spec.settings).model_dump(mode="json")
+        for trial, (name, seed) in compared_ids(study).items()
+        if trial not in ended
     ]
-    ended = {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
-    left = [spec.model_dump(mode="json") for spec in specs if spec.id not in ended]
     if not left:
         return
     with Board(console, "compare", folder, trials=len(left), epochs=study.training.epochs) as board:
         space = {"spec": tune.grid_search(left)}
         run_trials(study, folder, worker, board, 1, BasicVariantGenerator(), FIFOScheduler(), space)
-    ended = {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
-    if lost := [spec.id for spec in specs if spec.id not in ended]:
-        raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(specs)} trials to go")
+    if lost := set(compared_ids(study)) - ended_ids(folder):
+        raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(compared_ids(study))} trials to go")
 
 
 def best_searched(folder: StudyFolder) -> TrialStatus:

@@ -255,7 +255,8 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, tabl
     client.log_text(run.run_id, comparison_markdown(table), "comparison.md")
     client.log_text(run.run_id, json.dumps(list(table)), "comparison.json")
     client.log_artifact(run.run_id, str(folder.settings))
-    client.log_artifact(run.run_id, str(folder.export))
+    if folder.export.is_file():
+        client.log_artifact(run.run_id, str(folder.export))
     client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", comparison_markdown(table))])
     client.set_terminated(run.run_id, "FINISHED")
 

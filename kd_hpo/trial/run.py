@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from platform import python_version
 
@@ -76,13 +77,14 @@ def require_finite(trial: Trial, losses: Tensor) -> None:
     if len(wrong):
         at = int(wrong[0])
         task, kd, pairs, _ = losses[at].tolist()
-        outer = trial.config.model_dump(
-            mode="json", include={"training": {"optimizer"}, "kd": True, "pairs": True, "weighting": True}
-        )
-        raise Diverged(
-            f"the loss is not finite at step {trial.step - len(losses) + at} of {trial.total_steps}: "
-            f"task {task:g}, kd {kd:g}, pairs {pairs:g}; outer settings {outer}"
-        )
+        raise diverged(trial, trial.step - len(losses) + at, f"task {task:g}, kd {kd:g}, pairs {pairs:g}")
+
+
+def diverged(trial: Trial, step: int, losses: str) -> Diverged:
+    outer = trial.config.model_dump(
+        mode="json", include={"training": {"optimizer"}, "kd": True, "pairs": True, "weighting": True}
+    )
+    return Diverged(f"the loss is not finite at step {step} of {trial.total_steps}: {losses}; outer settings {outer}")
 
 
 def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
@@ -93,6 +95,8 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
     for name, indices in (("val", prepared.splits.val), ("outer", prepared.splits.outer)):
         if len(indices):  # `apply` trains on the outer split, and leaves none
             of_split = score(trial.student, prepared.batches, indices)
+            if not isfinite(of_split.loss):  # the last step of the epoch did it: no training loss has seen it
+                raise diverged(trial, trial.step, f"{name} {of_split.loss:g}")
             metrics |= {f"{name}/accuracy": of_split.accuracy, f"{name}/loss": of_split.loss}
     weights = scales = torch.zeros(0, 0)
     if trial.pairs is not None:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
+from kd_hpo.trial.evaluate import Score
 from kd_hpo.trial.methods import METHODS
 from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import EpochRecord
@@ -88,6 +89,14 @@ def test_divergence_names_step_and_settings(cache: Path, prepared: Prepared) -> 
     wild = digits_trial(training={"epochs": 4, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 1e18}})
     with pytest.raises(Diverged, match=r"not finite at step \d+ of 28: task .* outer settings .*'lr': 1e\+18"):
         run_trial(wild, lambda _: None, cache=cache, prepared=prepared)
+
+
+def test_divergence_in_the_last_step_of_an_epoch_is_seen_on_val(
+    cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kd_hpo.trial.run.score", lambda *_: Score(loss=float("nan"), accuracy=0.1))
+    with pytest.raises(Diverged, match="not finite at step 7 of 28: val nan; outer settings"):
+        run_trial(digits_trial(), lambda _: None, cache=cache, prepared=prepared)
 
 
 def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path, cache: Path, prepared: Prepared) -> None:
