@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kd_hpo.config.load import load_study as load_study
     from kd_hpo.config.study import StudyConfig as StudyConfig
     from kd_hpo.config.trial import TrialConfig as TrialConfig
     from kd_hpo.core.hypergradient import hypergradient as hypergradient
     from kd_hpo.study.export import load_export as load_export
+    from kd_hpo.study.read import load_study as load_study
     from kd_hpo.study.run import run_study as run_study
     from kd_hpo.trial.result import TrialResult as TrialResult
     from kd_hpo.trial.run import run_trial as run_trial
@@ -19,7 +19,7 @@ _HOMES = {
     "TrialResult": "kd_hpo.trial.result",
     "hypergradient": "kd_hpo.core.hypergradient",
     "load_export": "kd_hpo.study.export",
-    "load_study": "kd_hpo.config.load",
+    "load_study": "kd_hpo.study.read",
     "run_study": "kd_hpo.study.run",
     "run_trial": "kd_hpo.trial.run",
 }

@@ -33,10 +33,9 @@ def run(study_file: Path, /, *, set_: Overrides = ()) -> None:
     set_
         A setting of the file to replace, as a.b=value; may be given several times.
     """
-    from kd_hpo.config.load import load_study
-    from kd_hpo.trial.methods import METHODS
+    from kd_hpo.study.read import load_study
 
-    run_and_tell(load_study(study_file, set_, methods=METHODS))
+    run_and_tell(load_study(study_file, set_))
 
 
 @app.command

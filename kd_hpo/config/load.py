@@ -14,7 +14,7 @@ from kd_hpo.config.wording import brief, not_one_of
 from kd_hpo.errors import ConfigError
 
 
-def load_study(path: Path, overrides: Sequence[str] = (), *, methods: Collection[str]) -> StudyConfig:
+def read_study(path: Path, overrides: Sequence[str] = (), *, methods: Collection[str]) -> StudyConfig:
     """Reads a study file; its paths become absolute, from the current folder, since trials run elsewhere.
 
     methods  the names that a study may use: kd_hpo.trial.methods.METHODS
