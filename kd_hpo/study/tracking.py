@@ -21,12 +21,12 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.trial import LearnedWeights, TrialConfig
 from kd_hpo.errors import ConfigError, StudyError
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.trial.prepare import Prepared
-from kd_hpo.trial.result import EpochRecord
+from kd_hpo.trial.result import EpochRecord, Rows
 
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
@@ -108,12 +108,18 @@ class RunLog:
         if record.epoch in self._epochs:
             return
         if record.weights:
-            picture = matrix_image(f"epoch {record.epoch}", *layers.names, record.weights, vmax=layers.largest)
-            self._client.log_image(self.run_id, picture, key="lambda", step=record.epoch)
+            if record.epoch == 1:  # MLflow's slider stands at 0 when a page opens
+                self._log_picture(0, layers.start or record.weights, layers)
+            self._log_picture(record.epoch, record.weights, layers)
         now = int(time.time() * 1000)
         values = record.metrics | layers.cells(record.weights)  # last: an epoch that has them has its picture
         self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, record.epoch) for name, value in values.items()])
         self._epochs.add(record.epoch)
+
+    def _log_picture(self, epoch: int, weights: Rows, layers: "PairLayers") -> None:
+        title = f"after epoch {epoch}" if epoch else "at the start"
+        picture = matrix_image(title, *layers.names, weights, vmax=layers.largest)
+        self._client.log_image(self.run_id, picture, key="lambda", step=epoch)
 
     def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers") -> None:
         """The matrix at every epoch as a page and as JSON, and the run's end."""
@@ -129,8 +135,11 @@ class RunLog:
 class PairLayers:
     """The layers of a study's pairs, as MLflow shows them."""
 
-    def __init__(self, teacher: Sequence[str], student: Sequence[str]) -> None:
+    def __init__(self, teacher: Sequence[str], student: Sequence[str], *, start_uniform: bool = False) -> None:
         self.names = tuple(teacher), tuple(student)
+        row = (1 / (len(teacher) * len(student)),) * len(student) if start_uniform else ()
+        self.start: Rows = (row,) * len(teacher) if start_uniform else ()
+        """The weights before the first epoch, where they are uniform whatever comes after."""
         self.largest = min(1.0, 8 / max(len(teacher) * len(student), 1))
         """The top of the pictures' colour scale, the same at every epoch and in every trial."""
 
@@ -291,7 +300,8 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
 
 def layers_of(config: TrialConfig) -> PairLayers:
     logits = ("logits",) if config.pairs.logits == "inside" else ()
-    return PairLayers(config.teacher.layers + logits, config.student.layers + logits)
+    learned = isinstance(config.weighting, LearnedWeights)
+    return PairLayers(config.teacher.layers + logits, config.student.layers + logits, start_uniform=learned)
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:
