@@ -71,8 +71,11 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
 
 
 def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
-    """Writes the settings of a new study. Raises StudyError where the name is taken by one with other settings."""
-    if folder.settings.is_file():
+    """Writes the settings of a new study. Raises StudyError where one with other settings has begun under the name.
+
+    A study whose data or layers turned out wrong has not begun: its settings may be mended.
+    """
+    if folder.settings.is_file() and folder.optuna.exists():
         there = folder.read_settings()
         changed = [name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)]
         if set(changed) - {"resources", "tracking"}:
