@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from kd_hpo.config.study import StudyConfig as StudyConfig
     from kd_hpo.config.trial import TrialConfig as TrialConfig
     from kd_hpo.core.hypergradient import hypergradient as hypergradient
+    from kd_hpo.study.compare import compare as compare
     from kd_hpo.study.export import load_export as load_export
     from kd_hpo.study.read import load_study as load_study
     from kd_hpo.study.run import run_study as run_study
@@ -17,6 +18,7 @@ _HOMES = {
     "StudyConfig": "kd_hpo.config.study",
     "TrialConfig": "kd_hpo.config.trial",
     "TrialResult": "kd_hpo.trial.result",
+    "compare": "kd_hpo.study.compare",
     "hypergradient": "kd_hpo.core.hypergradient",
     "load_export": "kd_hpo.study.export",
     "load_study": "kd_hpo.study.read",
@@ -27,6 +29,7 @@ __all__ = [
     "StudyConfig",
     "TrialConfig",
     "TrialResult",
+    "compare",
     "hypergradient",
     "load_export",
     "load_study",

@@ -39,6 +39,32 @@ def run(study_file: Path, /, *, set_: Overrides = ()) -> None:
 
 
 @app.command
+def compare(
+    study_file: Path, /, *, methods: str | None = None, seeds: int | None = None, tune: int | None = None, set_: Overrides = ()
+) -> None:
+    """Compare methods, without a search before: the same splits, steps and seeds for all, then the test split and a table.
+
+    Parameters
+    ----------
+    study_file
+        A YAML file, such as studies/digits.yaml.
+    methods
+        Their names with commas between them, such as ce,kd,vid; those of the file if not given.
+    seeds
+        How many repetitions.
+    tune
+        Trials of a search of its own for each method, before; 0 takes the settings of the file.
+    set_
+        A setting of the file to replace, as a.b=value; may be given several times.
+    """
+    from kd_hpo.study.compare import NO_SEARCH, comparing
+    from kd_hpo.study.read import load_study
+
+    names = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    run_and_tell(comparing(load_study(study_file, (*set_, NO_SEARCH)), names, seeds=seeds, tune=tune))
+
+
+@app.command
 def resume(study: str, /, *, runs: Runs = Path("runs")) -> None:
     """Continue a study that was interrupted; what has ended is not run again.
 
@@ -52,6 +78,31 @@ def resume(study: str, /, *, runs: Runs = Path("runs")) -> None:
     from kd_hpo.study.folder import StudyFolder
 
     run_and_tell(StudyFolder(runs.absolute() / _name(study)).read_settings())
+
+
+@app.command
+def teacher(study_file: Path, /, *, set_: Overrides = ()) -> None:
+    """Train a study's teacher, unless the cache has it, and say how good it is and where its weights are.
+
+    Parameters
+    ----------
+    study_file
+        A YAML file, such as studies/digits.yaml.
+    set_
+        A setting of the file to replace, as a.b=value; may be given several times.
+    """
+    from kd_hpo.study.folder import StudyFolder
+    from kd_hpo.study.read import load_study
+    from kd_hpo.trial.prepare import load_data, prepare_teacher
+
+    study = load_study(study_file, set_)
+    cache = StudyFolder.of(study).cache
+    with out.status("preparing") as status:
+        batches, splits = load_data(study.trial(), cache, status.update)
+        trained = prepare_teacher(study.trial(), batches, splits, cache, status.update)
+    out.print(f"{study.teacher.network.name}: accuracy on val {trained.val.accuracy:.4f} ({len(splits.val)} images)")
+    out.print(f"its weights: {trained.weights or 'as the network comes'}")
+    out.print(f"every study with this teacher finds them there; next: kd-hpo run {study_file}")
 
 
 @app.command
@@ -140,6 +191,58 @@ def apply(
 
 
 @app.command
+def layers(
+    network: str,
+    /,
+    *,
+    input_: Annotated[str, Parameter(name="--input")] = "3x32x32",
+    classes: int = 10,
+    arguments: str = "{}",
+    depth: int | None = None,
+    all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
+) -> None:
+    """Show the layers of a network, and which ones `layers: auto` takes (*).
+
+    FLOPs are those of one image from the start to the end of the layer.
+
+    Parameters
+    ----------
+    network
+        A name that `kd-hpo networks` lists, or package.module:callable.
+    input_
+        Channels x height x width of an image.
+    classes
+        How many logits.
+    arguments
+        The network's own, as a YAML mapping, such as '{depth: 20}'.
+    depth
+        How many names between dots a layer may have; if not given, as many as keep the table short.
+    all_
+        Show every layer.
+    """
+    from kd_hpo.study.show_layers import show_layers
+
+    show_layers(network, input_, classes, arguments, depth, all_, out)
+
+
+@app.command
+def networks(pattern: str = "", /) -> None:
+    """List the networks that a study can name, by where they come from.
+
+    Parameters
+    ----------
+    pattern
+        A part of a name, or a glob such as 'timm/resnet*'.
+    """
+    from kd_hpo.nets.network_list import networks_like
+
+    for source, names in networks_like(pattern).items():
+        told = names if pattern or len(names) <= 100 else [f"kd-hpo networks {source}/ lists them"]
+        out.print(Text(f"{source}: {len(names)}", style="bold"))
+        out.print(Text("\n".join(f"  {name}" for name in told)))
+
+
+@app.command
 def ui(*, runs: Runs = Path("runs"), port: int = 5000) -> None:
     """Open MLflow on the runs of this folder, on this machine only.
 
@@ -185,10 +288,11 @@ def _tell_results(study: "StudyConfig", summary: "Summary") -> None:
     from kd_hpo.study.summary import render
 
     folder, option = StudyFolder.of(study), _runs_option(study)
-    out.print(Text(), render(summary), Text())
+    out.print(Text(), render(summary, out.width), Text())
     exported = folder.export.is_file()  # a study of other methods has learned no matrix
     if exported:
         out.print(f"The best matrix, as JSON: {folder.export}")
+    out.print(f"The comparison, a row a method: {folder.comparison('csv')}, with every seed in .json, as a picture in .png")
     out.print(f"Trials, weights, settings: {folder.root}")
     out.print(f"Every trial in MLflow: {summary.link}")
     out.print("\nNext:")

@@ -1,5 +1,6 @@
 """Files and folders that are either whole or not there."""
 
+import fcntl
 import os
 import shutil
 import uuid
@@ -20,6 +21,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one_process(lock: Path) -> Iterator[None]:
+    """Waits until no other process holds `lock`; the system lets go of it when a process dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from kd_hpo.config.data import Digits, SplitSizes
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.trial import Digits, Network, SplitSizes, Student, Teacher, Training, TrialConfig
+from kd_hpo.config.trial import Network, Student, Teacher, Training, TrialConfig
 from kd_hpo.trial.prepare import Prepared, prepare
 
 torch.set_num_threads(1)

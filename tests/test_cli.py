@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from kd_hpo import cli
+from kd_hpo.config.study import Compare, StudyConfig
 from kd_hpo.study.environment import prepare_environment
+from kd_hpo.study.read import load_study
 
 prepare_environment()
 
@@ -68,13 +70,14 @@ def study(kd_hpo: Command) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["", "run", "resume", "export", "apply", "ui"])
+@pytest.mark.parametrize("command", ["", "run", "compare", "resume", "export", "apply", "ui"])
 def test_help_tells_every_command(kd_hpo: Command, command: str) -> None:
     told = kd_hpo(*command.split(), "--help")
     assert (told.code, told.err) == (0, "")
     words = {
-        "": ["run", "resume", "export", "apply", "ui"],
+        "": ["run", "compare", "resume", "export", "apply", "ui"],
         "run": ["STUDY_FILE", "--set", "a.b=value"],
+        "compare": ["STUDY_FILE", "--methods", "--seeds", "--tune", "--set", "a.b=value"],
         "resume": ["STUDY", "--runs", "KD_HPO_RUNS"],
         "export": ["STUDY", "--top", "--output", "-o", "--runs"],
         "apply": ["EXPORT_FILE", "--rank", "--output", "--set", "--runs"],
@@ -130,6 +133,30 @@ def test_unknown_key_is_told_with_its_line_and_the_nearest(kd_hpo: Command, stud
 def test_bad_override_is_told(kd_hpo: Command, study: Path, override: str, words: str) -> None:
     error = kd_hpo("run", study, "--set", override).error
     assert words in error and f"--set {override}" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "ce,vdi"], "a method to compare is 'vdi'; it should be one of "),
+        (["--methods", ","], "there are no methods to compare; give some of "),
+        (["--seeds", "0"], "compare.seeds is 0; it should be greater than 0"),
+        (["--set", "compare.tune=-1"], "--set compare.tune=-1: compare.tune is -1"),
+    ],
+)
+def test_comparison_that_is_refused(kd_hpo: Command, study: Path, arguments: list[str], words: str) -> None:
+    assert words in kd_hpo("compare", study, *arguments).error
+
+
+def test_comparison_takes_its_methods_seeds_and_tuning(kd_hpo: Command, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[StudyConfig] = []
+    monkeypatch.setattr(cli, "run_and_tell", asked.append)
+    given = ["--methods", "ce, kd,vid", "--seeds", "5", "--tune", "2", "--set", "training.epochs=7"]
+    assert kd_hpo("compare", study, *given).code == 0
+    assert kd_hpo("compare", study).code == 0
+    assert asked[0].compare == Compare(methods=("ce", "kd", "vid"), seeds=5, tune=2)
+    assert (asked[0].search.trials, asked[0].training.epochs) == (0, 7)
+    assert asked[1].compare == load_study(study).compare
 
 
 @pytest.mark.parametrize("command", ["resume", "export"])

@@ -1,11 +1,18 @@
 """The README's Python is run as it stands; its commands name subcommands that exist."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kd_hpo.cli import app
+from kd_hpo.study.design import trial_config
+from kd_hpo.study.folder import TrialSpec
+from kd_hpo.study.read import load_study
+from kd_hpo.trial.run import run_trial
+from tests.conftest import digits_study
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -27,6 +34,25 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told[:2]] == ["1", "2"]
     assert told[2].startswith("((")
+
+
+def test_a_loss_and_a_method_of_ones_own_in_under_20_lines(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's lines as they stand, in the folder that the command is started in; both methods run a trial with the loss."""
+    text = README.read_text()
+    (loss,) = re.findall(r"\n((?:    .*\n|\n)*    def cka.*\n(?:    .*\n)*)", text)
+    (method,) = re.findall(r"\n((?:    .*\n)*.*own_loss:cka.*\n(?:    .*\n)*)", text)
+    loss, method = (re.sub("^    ", "", lines, flags=re.MULTILINE).strip("\n") for lines in (loss, method))
+    assert len([*loss.splitlines(), *method.splitlines()]) < 20
+    (tmp_path / "own_loss.py").write_text(loss)
+    small = json.loads(digits_study(tmp_path / "runs").model_dump_json(exclude={"compare"}))
+    (tmp_path / "study.yaml").write_text(f"{yaml.safe_dump(small)}\n{method}\n")
+    monkeypatch.chdir(tmp_path)
+    study = load_study(tmp_path / "study.yaml")
+    for name in ("cka", "cka-same-depth"):
+        config = trial_config(study, TrialSpec(id=name, kind="compare", method=name, seed=0))
+        result = run_trial(config, lambda _: None, cache=cache)
+        assert result.last.metrics["train/pairs"] != 0
+        assert sum(map(sum, result.held_mean)) == pytest.approx(1, abs=1e-5)
 
 
 def test_commands_exist() -> None:

@@ -5,11 +5,12 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+from kd_hpo.config.data import Digits, ImageFolder, TorchvisionData
 from kd_hpo.config.explain import Mistake
 from kd_hpo.config.paths import Keys, join_path, split_key
 from kd_hpo.config.read import read_settings, replace_path
 from kd_hpo.config.study import Asha, Choice, IntRange, LogUniformRange, Method, Range, StudyConfig, UniformRange
-from kd_hpo.config.trial import Digits, ImageFolder, TorchvisionData, TrialConfig
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import brief, not_one_of
 from kd_hpo.errors import ConfigError
 
@@ -28,8 +29,9 @@ def mistakes(study: StudyConfig, methods: Collection[str]) -> Iterator[Mistake]:
     """What is wrong between settings that are valid each by itself."""
     yield from wrong_methods(study, methods)
     yield from wrong_splits(study)
-    yield from wrong_scheduler(study)
-    yield from wrong_ranges(study)
+    if study.search.trials or study.compare.tune:
+        yield from wrong_scheduler(study)
+        yield from wrong_ranges(study)
 
 
 def wrong_methods(study: StudyConfig, methods: Collection[str]) -> Iterator[Mistake]:
@@ -43,7 +45,7 @@ def wrong_methods(study: StudyConfig, methods: Collection[str]) -> Iterator[Mist
             yield _mistake(name_at, f"is {brief(name)}, as {join_path(held[name])} is; give each method a name of its own")
         held.setdefault(name, name_at)
     searched = [*methods, *(method.name for method in study.compare.methods if isinstance(method, Method))]
-    if study.search.method not in searched:
+    if study.search.trials and study.search.method not in searched:
         yield _mistake(("search", "method"), not_one_of(study.search.method, searched))
 
 
@@ -97,7 +99,7 @@ def with_settings(trial: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig
 
 def with_absolute_paths(study: StudyConfig) -> StudyConfig:
     """Raises ConfigError for the home of a user who has none."""
-    paths = {"runs": study.runs, "teacher.weights": study.teacher.weights}
+    paths = {"runs": study.runs, "teacher.weights": study.teacher.weights, "student.weights": study.student.weights}
     if isinstance(study.data, ImageFolder):
         paths["data.path"] = study.data.path
     if isinstance(study.data, TorchvisionData):

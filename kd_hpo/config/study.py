@@ -66,8 +66,8 @@ def _log(low: float, high: float) -> LogUniformRange:
 DEFAULT_SPACE: dict[str, Range] = {
     "training.optimizer.lr": _log(0.01, 0.2),
     "pairs.strength": _log(0.5, 20.0),
-    "pairs.variance.start": _log(0.2, 5.0),
-    "pairs.variance.floor": _log(1e-4, 0.1),
+    "pairs.loss.variance.start": _log(0.2, 5.0),
+    "pairs.loss.variance.floor": _log(1e-4, 0.1),
     "pairs.regressor_lr": _log(2e-3, 5e-2),
     "weighting.step": _log(0.01, 0.3),
     "kd.weight": _log(0.3, 4.0),
@@ -78,8 +78,9 @@ DEFAULT_SPACE: dict[str, Range] = {
 class Search(Settings):
     """Optuna's search (TPE) over the outer settings."""
 
-    trials: PositiveInt = 8
-    method: str = "learned"
+    trials: NonNegativeInt = 8
+    """0 searches nothing: methods are compared at the settings of the file."""
+    method: str = "hetero"
     """Whose outer settings are searched: one of kd_hpo.trial.methods.METHODS, or a name of `compare.methods`."""
     space: Annotated[dict[str, Range], Field(min_length=1)] = DEFAULT_SPACE
     """Dotted paths of the trial's configuration, and the range that each is chosen from."""
@@ -88,20 +89,29 @@ class Search(Settings):
 
 
 class Method(Settings):
-    """A trial to compare with: a method at the best outer settings, with some settings replaced."""
+    """A trial to compare with: a method with some settings replaced."""
 
     name: Name
     base: str
     """One of kd_hpo.trial.methods.METHODS, which the settings start from."""
     set: dict[str, Any] = Field(default={})
     """Dotted paths of the trial's configuration and their values."""
+    space: dict[str, Range] = Field(default={})
+    """Ranges of its own, where it is tuned for itself; they come over those of `search.space`."""
 
 
 class Compare(Settings):
-    """After the search: each method once a seed, at the best outer settings, the same splits and steps."""
+    """After the search: each method once a seed, on the same splits and for as many steps."""
 
-    methods: tuple[str | Method, ...] = ("ce", "kd", "uniform", "learned")
+    methods: tuple[str | Method, ...] = ("ce", "kd", "uniform", "hetero")
     seeds: PositiveInt = 3
+    tune: NonNegativeInt = 0
+    """Trials of a search of its own for each method that `search` does not name, whose best settings it then has; with 0 they
+    all have the best settings of the search."""
+
+    def extends(self, other: "Compare") -> bool:
+        """Whether it compares all that the other does in the same way, and perhaps more."""
+        return all(m in self.methods for m in other.methods) and self.seeds >= other.seeds and self.tune == other.tune
 
 
 class Resources(Settings):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from kd_hpo.core.directions import Params
 
@@ -20,8 +21,10 @@ def hypergradient(pair_losses: PairLosses, w: Params, q: Params, scale: Tensor |
     direct       (T, S): d L_out / d lambda at a fixed w, where the outer loss contains lambda
     returns      (T, S)
     """
-    along_q: Tensor = torch.func.jvp(pair_losses, (w,), (q,))[1]
-    total = -scale * along_q
+    with forward_ad.dual_level():  # not torch.func.jvp, under which dropout may draw another mask than in the step
+        losses = pair_losses({name: forward_ad.make_dual(value, q[name]) for name, value in w.items()})
+        along_q = forward_ad.unpack_dual(losses).tangent
+    total = -scale * (torch.zeros_like(losses) if along_q is None else along_q)
     return total if direct is None else total + direct
 
 

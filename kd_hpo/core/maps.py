@@ -1,32 +1,69 @@
 """Features of every kind read as maps, so that any two can be compared at one resolution."""
 
-from math import isqrt
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_hpo.core.plan import Size
+from kd_hpo.core.plan import LayerShape, Size
 from kd_hpo.errors import FeatureMismatch
 
+_EXTRA_TOKENS = (0, 1, 2, 5)
+"""Tokens that may stand before the grid's: none, a class token, one more for distillation (DeiT), four registers (DINOv2)."""
 
-def as_map(feature: Tensor) -> Tensor:
-    """(B, C, H, W) as it is; a vector (B, C) as 1 x 1; tokens (B, N, C) as their grid where N (less one class token) is square,
-    else averaged to 1 x 1."""
+
+def layer_shape(name: str, feature: Tensor, image: Size) -> LayerShape:
+    """How a feature is read as a map, from one dry run on images of height x width.
+
+    (B, C, H, W) as it is, (B, H, W, C) where only so the sides have the image's proportions; tokens (B, N, C) are a grid
+    of the image's proportions where N, less a few extra tokens, is one. Raises FeatureMismatch for any other shape.
+    """
+    shape = tuple(feature.shape[1:])
     if feature.dim() == 4:
-        return feature
+        c, h, w = shape
+        last = not _proportional((h, w), image) and _proportional((c, h), image)
+        return LayerShape(name, w, c, h, channels_last=True) if last else LayerShape(name, c, h, w)
+    if feature.dim() == 3:
+        tokens, c = shape
+        return LayerShape(name, c, *(_grid(tokens, image) or (1, 1)))
+    if feature.dim() == 2:
+        return LayerShape(name, shape[0], 1, 1)
+    raise FeatureMismatch(
+        f"layer {name!r} gives a feature of shape (B, {', '.join(map(str, shape))}), which is neither a map (B, C, H, W), "
+        "tokens (B, N, C) nor a vector (B, C); name another layer"
+    )
+
+
+def as_map(feature: Tensor, layer: LayerShape) -> Tensor:
+    """The feature as (B, C, H, W), the way `layer` says; tokens before a grid are dropped, tokens without one averaged."""
     if feature.dim() == 2:
         return feature[:, :, None, None]
     if feature.dim() == 3:
-        tokens = feature.shape[1]
-        for skipped in (0, 1):
-            side = isqrt(tokens - skipped)
-            if side * side == tokens - skipped and side > 1:
-                return feature[:, skipped:].transpose(1, 2).reshape(len(feature), -1, side, side)
-        return feature.mean(1)[:, :, None, None]
-    raise FeatureMismatch(f"a feature of shape {tuple(feature.shape)} is neither a map, tokens nor a vector; name another layer")
+        positions = layer.height * layer.width
+        if positions == 1:
+            return feature.mean(1)[:, :, None, None]
+        grid: Tensor = feature[:, -positions:].unflatten(1, (layer.height, layer.width))
+        return grid.permute(0, 3, 1, 2)
+    if layer.channels_last:
+        feature = feature.permute(0, 3, 1, 2)
+    return feature
 
 
 def pooled(feature: Tensor, size: Size) -> Tensor:
     """(B, C, H, W) -> (B, h * w, C): averaged down to the size, one row a position."""
     small = feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(feature, size)
     return small.flatten(2).transpose(1, 2)
+
+
+def _proportional(size: Size, image: Size) -> bool:
+    """Whether the sides are the image's over one factor, up to the rounding of a stride or a border."""
+    (h, w), (height, width) = size, image
+    return abs(h - height * w / width) <= 1 or abs(w - width * h / height) <= 1
+
+
+def _grid(tokens: int, image: Size) -> Size | None:
+    height, width = image
+    for extra in _EXTRA_TOKENS:
+        for h in range(2, tokens - extra):
+            w = (tokens - extra) // h
+            if h * w == tokens - extra and w > 1 and h * width == w * height:
+                return h, w
+    return None

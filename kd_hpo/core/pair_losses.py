@@ -1,23 +1,73 @@
-"""The losses of one pair of layers, as pure functions of tensors: minus a lower bound of their mutual information."""
+"""Every loss that compares the two layers of a pair, by name; a new one is a line here and a pass of its contract test."""
 
-import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from kd_hpo.callables import import_callable
+from kd_hpo.core.comparisons import attention, information_flow, pkt, similarity
+from kd_hpo.core.plan import LayerShape, PairPlan, Size
+from kd_hpo.core.regressions import Gaussian, Hint, InfoNCE
+from kd_hpo.errors import ConfigError
 
 
-def gaussian_nll(mean: Tensor, target: Tensor, variance: Tensor) -> Tensor:
-    """Minus the log density of a Gaussian q(h_t | h_s), without its constant (VID, Ahn et al. 2019, eq. 5).
+@runtime_checkable
+class PairLoss(Protocol):
+    """How the two layers of a pair are compared: a frozen object that holds the loss's settings."""
 
-    mean      (B, N, C)  the regressor's prediction of the teacher's channels at N positions, from the student
-    target    (B, N, C)  the teacher's channels, a constant
-    variance  (C,)       of each teacher channel
-    returns   (B, C)     nats an element, the mean over positions; unlimited below as the variance goes to 0, hence its floor
+    @property
+    def meet(self) -> bool:
+        """Of the plan that it takes: whether both features are averaged to the smaller height and width."""
+        ...
+
+    @property
+    def standardised(self) -> bool:
+        """Whether its targets are the teacher's channels brought to mean 0 and deviation 1, or those as they are."""
+        ...
+
+    def serves(self, teacher: LayerShape, student: LayerShape, size: Size) -> str | None:
+        """None, or why it has nothing to compare in these layers, with the target at this size: the pair's loss is then 0."""
+        ...
+
+    def module(self, plan: PairPlan, generator: torch.Generator) -> nn.Module:
+        """The losses of all pairs of a plan: forward(features, blocks, weights) gives (B, pairs) for each of plan.groups.
+
+        features  S tensors of the student
+        blocks    as in Targets
+        weights   for each group None, (pairs,) or (B, pairs). The value knows no weight: backward, each pair's gradient
+                  enters the student multiplied by its weight, and that of the module's own parameters stays at unit weight
+        """
+        ...
+
+
+PAIR_LOSSES: dict[str, Callable[..., PairLoss]] = {
+    "gaussian": Gaussian,
+    "hint": Hint,
+    "infonce": InfoNCE,
+    "attention": attention,
+    "similarity": similarity,
+    "pkt": pkt,
+    "ifm": information_flow,
+}
+
+
+def pair_loss(kind: str, **settings: Any) -> PairLoss:
+    """A loss of PAIR_LOSSES, or, of the kind `callable`, what the callable at `reference` makes of its `options`.
+
+    Raises ConfigError where that is no PairLoss.
     """
-    # The variance is the same at all positions: averaging squares first spares two passes over (B, N, C).
-    square = (mean - target.detach()).square().mean(1)
-    return 0.5 * (square / variance + variance.log())
+    if kind != "callable":
+        return PAIR_LOSSES[kind](**settings)
+    loss = import_callable(settings["reference"])(**settings["options"])
+    if not isinstance(loss, PairLoss):
+        raise ConfigError(
+            f"{settings['reference']} returned a {type(loss).__name__}; a pair loss has meet, standardised, serves and module: "
+            "return a kd_hpo.core.comparisons.Comparison, or a class like those in kd_hpo.core.regressions"
+        )
+    return loss
 
 
 def categorical_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -29,17 +79,6 @@ def categorical_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tens
     log_s = F.log_softmax(student / temperature, dim=1)
     log_t = F.log_softmax(teacher.detach() / temperature, dim=1)
     return temperature**2 * F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)
-
-
-def inverse_softplus(value: float) -> float:
-    """rho with softplus(rho) = value, for value > 0."""
-    return value + math.log(-math.expm1(-value))
-
-
-def softplus_variance(rho: Tensor, floor: float) -> Tensor:
-    """The variance that a free parameter stands for; the floor bounds the loss from below."""
-    variance: Tensor = F.softplus(rho) + floor
-    return variance
 
 
 def entropy(weights: Tensor) -> Tensor:

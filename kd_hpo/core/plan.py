@@ -9,12 +9,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A feature read as a map: (C, H, W); a vector is a map of 1 x 1."""
+    """A feature read as a map (C, H, W): a vector is a map of 1 x 1, tokens are their grid, or 1 x 1 where they have none."""
 
     name: str
     channels: int
     height: int
     width: int
+    channels_last: bool = False
+    """Whether the feature itself is (B, H, W, C)."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.channels}x{self.height}x{self.width})"
@@ -22,7 +24,7 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Group:
-    """The pairs of one student layer that meet at one resolution: one regressor call serves them all."""
+    """The pairs of one student layer whose targets have one resolution: one call serves them all."""
 
     student: int
     size: Size
@@ -31,30 +33,32 @@ class Group:
 
 @dataclass(frozen=True)
 class PairPlan:
-    """T teacher layers, S student layers; every pair meets at the smaller height and the smaller width of the two."""
+    """T teacher layers, S student layers, and at which resolution each pair reads its teacher layer."""
 
     teacher: tuple[LayerShape, ...]
     student: tuple[LayerShape, ...]
     logits_pair: bool = False
     """Whether the last teacher and the last student layer are logits, compared by the categorical loss."""
+    meet: bool = True
+    """Whether both features of a pair are averaged to the smaller height and width of the two; else each stays as it is."""
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.teacher), len(self.student)
 
-    def meeting_size(self, t: int, s: int) -> Size:
+    def target_size(self, t: int, s: int) -> Size:
         a, b = self.teacher[t], self.student[s]
-        return min(a.height, b.height), min(a.width, b.width)
+        return (min(a.height, b.height), min(a.width, b.width)) if self.meet else self._native(t)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """The pairs that need a regressor, by student layer and resolution."""
+        """All pairs but that of the logits, by student layer and resolution."""
         found: dict[tuple[int, Size], list[int]] = {}
         last = (len(self.teacher) - 1, len(self.student) - 1)
         for s in range(len(self.student)):
             for t in range(len(self.teacher)):
                 if not (self.logits_pair and (t, s) == last):
-                    found.setdefault((s, self.meeting_size(t, s)), []).append(t)
+                    found.setdefault((s, self.target_size(t, s)), []).append(t)
         return tuple(Group(s, size, tuple(teachers)) for (s, size), teachers in found.items())
 
     @cached_property
@@ -81,5 +85,7 @@ class PairPlan:
         return self.teacher[t].height, self.teacher[t].width
 
 
-def pair_plan(teacher: Sequence[LayerShape], student: Sequence[LayerShape], *, logits_pair: bool = False) -> PairPlan:
-    return PairPlan(tuple(teacher), tuple(student), logits_pair)
+def pair_plan(
+    teacher: Sequence[LayerShape], student: Sequence[LayerShape], *, logits_pair: bool = False, meet: bool = True
+) -> PairPlan:
+    return PairPlan(tuple(teacher), tuple(student), logits_pair, meet)

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kd_hpo.core.plan import LayerShape, PairPlan
 from kd_hpo.core.simplex import SimplexUpdate, mix_with_uniform, normalised_direction, uniform
 
 
@@ -14,6 +15,10 @@ class Weighting(Protocol):
 
     def weights(self, epoch: int) -> Tensor:
         """(T, S), not negative, sum 1."""
+        ...
+
+    def total(self, epoch: int) -> float:
+        """What the epoch's weights are multiplied by, beside the trial's strength: 1 but for schedules."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -30,6 +35,9 @@ class Constant:
     def weights(self, epoch: int) -> Tensor:
         return self._weights
 
+    def total(self, epoch: int) -> float:
+        return 1.0
+
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
@@ -44,6 +52,24 @@ class Replay(Constant):
 
     def weights(self, epoch: int) -> Tensor:
         return self._trajectory[min(epoch, len(self._trajectory) - 1)]
+
+
+class InformationFlow(Constant):
+    """Same-depth pairs (Passalis et al. 2020): the last student layer's with weight 1, others with `start * decay ** epoch`."""
+
+    def __init__(self, shape: tuple[int, int], *, start: float, decay: float) -> None:
+        self._pairs, self._start, self._decay = same_depth(shape) * shape[1], start, decay
+
+    def weights(self, epoch: int) -> Tensor:
+        return self._unnormalised(epoch) / self.total(epoch)
+
+    def total(self, epoch: int) -> float:
+        return float(self._unnormalised(epoch).sum())
+
+    def _unnormalised(self, epoch: int) -> Tensor:
+        weights = self._pairs * self._start * self._decay**epoch
+        weights[:, -1] = self._pairs[:, -1]
+        return weights
 
 
 class Learned:
@@ -62,6 +88,9 @@ class Learned:
 
     def weights(self, epoch: int) -> Tensor:
         return self._weights
+
+    def total(self, epoch: int) -> float:
+        return 1.0
 
     def learn(self, hypergradient: Tensor) -> None:
         """Moves the weights against d L_out / d lambda (T, S)."""
@@ -90,6 +119,17 @@ def one_pair(shape: tuple[int, int], t: int, s: int) -> Tensor:
     weights = torch.zeros(shape)
     weights[t, s] = 1
     return weights
+
+
+def selected_pair(plan: PairPlan, which: str) -> tuple[int, int]:
+    """(t, s) by place, the logits aside: the "middle" layers, the "last" ones, or the "last_map" (else the last)."""
+
+    def place(layers: Sequence[LayerShape]) -> int:
+        count = len(layers) - plan.logits_pair
+        maps = [i for i in range(count) if layers[i].height * layers[i].width > 1]
+        return {"middle": count // 2, "last": count - 1, "last_map": maps[-1] if maps else count - 1}[which]
+
+    return place(plan.teacher), place(plan.student)
 
 
 def random_point(shape: tuple[int, int], generator: torch.Generator) -> Tensor:

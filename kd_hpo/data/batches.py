@@ -13,10 +13,23 @@ Indices = NDArray[np.int64]
 
 
 class ImageBatches:
-    """Images of a data set as float batches, each channel brought to mean 0 and deviation 1 of the given images."""
+    """Images of a data set as float batches, each channel brought to mean 0 and deviation 1 of the given images.
 
-    def __init__(self, images: ImageSet, statistics_of: Indices, device: torch.device) -> None:
-        self.images, self.device = images, device
+    precision      "bfloat16": networks run on them under autocast (`autocast`)
+    channels_last  the memory format of the batches
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        statistics_of: Indices,
+        device: torch.device,
+        *,
+        precision: str = "float32",
+        channels_last: bool = False,
+    ) -> None:
+        self.images, self.device, self.precision = images, device, precision
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.mean, self.std = (s.to(device) for s in _channel_statistics(images, statistics_of))
         self._labels = images.labels
 
@@ -25,10 +38,19 @@ class ImageBatches:
         c, h, w = self.images.images.shape[1:]
         return c, h, w
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the inputs, and of all that losses are made of."""
+        return self.mean.dtype
+
     def inputs(self, indices: Indices) -> Tensor:
         """(B, C, H, W) in torch's default dtype."""
-        batch = torch.from_numpy(self.images.images[indices]).to(self.device, self.mean.dtype)
+        batch = torch.from_numpy(self.images.images[indices]).to(self.device, self.mean.dtype, memory_format=self.memory_format)
         return (batch - self.mean) / self.std
+
+    def autocast(self) -> torch.autocast:
+        """The precision that networks run in on these batches."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def labels(self, indices: Indices) -> Tensor:
         """(B,) int64."""

@@ -1,11 +1,9 @@
 """Decoded images on disk: written once, then a read-only memory map that every process shares."""
 
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd_hpo.errors import DataError
+from kd_hpo.files import only_one_process
 
 FORMAT = 1
 """Raise it when the pixels of the same source change: every cache of an older format is then built again."""
@@ -68,8 +67,7 @@ def open_or_build(cache: Path, name: str, kind: str, key: str, build: Callable[[
     if found is not None:
         return found
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with _only_builder(cache / f".{home.name}.lock"):
+        with only_one_process(cache / f".{home.name}.lock"):
             return _read(home, name, key) or _build(home, name, key, build)
     except OSError as error:
         raise DataError(f"the image cache {cache} cannot be written: {error}. Choose a local folder you may write to.") from error
@@ -127,11 +125,3 @@ def _digest(images: npt.NDArray[np.uint8], labelling: Labelling) -> str:
     digest.update(labelling.labels.astype("<i8").tobytes())
     digest.update(images.data)
     return digest.hexdigest()
-
-
-@contextmanager
-def _only_builder(lock: Path) -> Iterator[None]:
-    """Waits until no other process holds `lock`; the system lets go of it when a process dies."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,149 +1,233 @@
-"""The frozen teacher's features, computed once and shared by every trial as read-only memory maps."""
+"""What the frozen teacher says of images: computed once and shared as read-only memory maps, or on line for random views."""
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shutil import disk_usage
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.pairs import Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
-from kd_hpo.errors import FeatureMismatch
+from kd_hpo.errors import DataError, FeatureMismatch
 from kd_hpo.files import folder_published_atomically
 from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
-from kd_hpo.nets.zoo import weights_digest
+from kd_hpo.nets.weights import weights_digest
 
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 512
 
 
-@dataclass(frozen=True)
-class TeacherTargets:
-    """What the teacher says of some images: logits, and every wanted resolution of its features.
+class TeacherTargets(Protocol):
+    """The teacher's logits, and its features at every resolution that the plan wants."""
 
-    Each channel of each resolution has mean 0 and deviation 1 over the train split, so that a nat means the same in every
-    pair; a channel that never varies is left out, since it would pay without bound for a constant.
+    @property
+    def plan(self) -> PairPlan: ...
+
+    def batch(self, images: Indices, x: Tensor) -> Targets:
+        """Of the views x (B, C, H, W) of these images."""
+        ...
+
+    def logits(self, images: Indices, x: Tensor) -> Tensor:
+        """(B, K), where the features are not wanted."""
+        ...
+
+
+@dataclass(frozen=True)
+class TeacherReader:
+    """Runs a frozen teacher on views, and brings each channel to mean 0 and deviation 1 over the plain train split.
+
+    Standardised, a nat means the same in every pair; a channel that never varies is left out, since it would pay without
+    bound for a constant. Losses that compare features as they are read them with mean 0 and deviation 1 in `statistics`.
     """
 
+    network: nn.Module
+    shapes: tuple[LayerShape, ...]
+    """Of the layers as the network gives them."""
     plan: PairPlan
-    logits: NDArray[np.float32]
+    """Of the channels that are read."""
+    channels: tuple[Tensor, ...]
+    """Of each layer, the channels that are read."""
+    statistics: dict[Size, Tensor]
+    """(2, C) for each resolution: mean and deviation of its channels."""
+    batches: ImageBatches
+
+    def batch(self, images: Indices, x: Tensor) -> Targets:
+        logits, rows = _read(self.network, self.shapes, self.channels, self.plan.blocks, x, self.batches)
+        blocks = {size: (block - self.statistics[size][0]) / self.statistics[size][1] for size, block in rows.items()}
+        return Targets(logits, blocks)
+
+    def logits(self, images: Indices, x: Tensor) -> Tensor:
+        return _read(self.network, (), (), {}, x, self.batches)[0]
+
+
+@dataclass(frozen=True)
+class CachedTargets:
+    """What a reader said of the plain images, on disk."""
+
+    plan: PairPlan
+    all_logits: NDArray[np.float32]
     blocks: dict[Size, NDArray[np.float32]]
     rows: NDArray[np.int64]
     """Where each image of the data set stands in the arrays; -1 where it does not."""
     device: torch.device
 
-    def batch(self, indices: Indices) -> Targets:
-        rows = self.rows[indices]
-        return Targets(self._read(self.logits, rows), {size: self._read(block, rows) for size, block in self.blocks.items()})
+    def batch(self, images: Indices, x: Tensor) -> Targets:
+        blocks = {size: self._rows(block, images) for size, block in self.blocks.items()}
+        return Targets(self.logits(images, x), blocks)
 
-    def logits_of(self, indices: Indices) -> Tensor:
-        """(B, K)"""
-        return self._read(self.logits, self.rows[indices])
+    def logits(self, images: Indices, x: Tensor) -> Tensor:
+        return self._rows(self.all_logits, images)
 
-    def _read(self, array: NDArray[np.float32], rows: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array[rows]).to(self.device)
+    def _rows(self, array: NDArray[np.float32], images: Indices) -> Tensor:
+        return torch.from_numpy(array[self.rows[images]]).to(self.device)
 
 
-def teacher_targets(
-    teacher: FeatureTap,
+def teacher_reader(
+    network: nn.Module,
+    layers: Sequence[str],
     batches: ImageBatches,
     train: Indices,
-    outer: Indices,
     student: Sequence[LayerShape],
     *,
     logits_pair: bool,
+    meet: bool,
+    standardised: bool,
     cache: Path,
-) -> TeacherTargets:
-    """Reads the targets of the train and outer splits from the cache, or computes them there first.
+) -> TeacherReader:
+    """The statistics of the plain train split come from the cache, or are computed there first.
 
-    student holds the shapes of the student's layers, which say at what resolutions the pairs meet.
+    student holds the shapes of the student's layers, which say at what resolutions the pairs meet, where they `meet`.
+    Raises FeatureMismatch for a layer that never varies.
     """
-    images = np.concatenate([train, outer])
-    sizes = sorted({(s.height, s.width) for s in student})
-    key = json.dumps([_VERSION, weights_digest(teacher.network), batches.images.digest, teacher.layers, sizes, logits_pair])
-    digest = hashlib.sha256(key.encode() + train.tobytes() + b"|" + outer.tobytes()).hexdigest()[:24]
-    folder = cache / f"teacher-{digest}"
+    with FeatureTap(network, layers) as tap:
+        shapes = layer_shapes(tap, batches.input_shape)
+    everything = pair_plan(shapes, student, logits_pair=logits_pair, meet=meet)
+    if not standardised:
+        every = tuple(torch.arange(s.channels, device=batches.device) for s in shapes)
+        plain = {
+            size: torch.tensor([[0.0], [1.0]], device=batches.device).expand(2, sum(shapes[t].channels for t in wanted))
+            for size, wanted in everything.blocks.items()
+        }
+        return TeacherReader(network, shapes, everything, every, plain, batches)
+    sizes = {str(size): wanted for size, wanted in everything.blocks.items()}
+    key = _digest([weights_digest(network), batches.images.digest, list(layers), sizes, batches.precision], train)
+    folder = cache / f"teacher-statistics-{key}"
     if not folder.is_dir():
         with folder_published_atomically(folder) as temporary:
-            _compute(teacher, batches, images, len(train), student, logits_pair, temporary)
-    shapes = [LayerShape(**shape) for shape in json.loads((folder / "layers.json").read_text())]
-    plan = pair_plan(shapes, student, logits_pair=logits_pair)
+            _measure(network, shapes, everything, batches, train, temporary)
+    channels = tuple(torch.from_numpy(np.load(folder / f"channels-{t}.npy")).to(batches.device) for t in range(len(shapes)))
+    kept = [replace(s, channels=len(c)) for s, c in zip(shapes, channels, strict=True)]
+    plan = pair_plan(kept, student, logits_pair=logits_pair, meet=meet)
+    statistics = {size: torch.from_numpy(np.load(folder / f"{_name(size)}.npy")).to(batches.device) for size in plan.blocks}
+    return TeacherReader(network, shapes, plan, channels, statistics, batches)
+
+
+def cached_targets(reader: TeacherReader, images: Indices, cache: Path) -> CachedTargets:
+    """What the reader says of the plain images: read from the cache, or computed there first.
+
+    Raises DataError where the disk has no room for it.
+    """
+    plan, batches = reader.plan, reader.batches
+    told = [weights_digest(reader.network), batches.images.digest, [asdict(s) for s in reader.shapes], batches.precision]
+    statistics = {str(size): values.tolist() for size, values in reader.statistics.items()}
+    folder = cache / f"teacher-targets-{_digest([*told, statistics], images)}"
+    if not folder.is_dir():
+        with folder_published_atomically(folder) as temporary:
+            _write(reader, images, temporary)
     rows = np.full(len(batches.images.labels), -1)
     rows[images] = np.arange(len(images))
-    blocks = {size: np.load(folder / _block_file(size), mmap_mode="r") for size in plan.blocks}
-    return TeacherTargets(plan, np.load(folder / "logits.npy", mmap_mode="r"), blocks, rows, batches.device)
+    blocks = {size: np.load(folder / f"{_name(size)}.npy", mmap_mode="r") for size in plan.blocks}
+    return CachedTargets(plan, np.load(folder / "logits.npy", mmap_mode="r"), blocks, rows, batches.device)
 
 
-def _compute(
-    teacher: FeatureTap,
+def _read(
+    network: nn.Module,
+    shapes: Sequence[LayerShape],
+    channels: Sequence[Tensor],
+    blocks: dict[Size, tuple[int, ...]],
+    x: Tensor,
     batches: ImageBatches,
-    images: Indices,
-    train_count: int,
-    student: Sequence[LayerShape],
-    logits_pair: bool,
-    folder: Path,
+) -> tuple[Tensor, dict[Size, Tensor]]:
+    """Logits (B, K) and, for each resolution, the wanted layers' channels side by side (B, h * w, C)."""
+    with FeatureTap(network, [s.name for s in shapes]) as tap, evaluating(network), torch.no_grad(), batches.autocast():
+        logits, features = tap(x)
+    maps = [as_map(f, s)[:, c].to(x.dtype) for f, s, c in zip(features, shapes, channels, strict=True)]
+    rows = {size: torch.cat([pooled(maps[t], size) for t in wanted], 2) for size, wanted in blocks.items()}
+    return logits.to(x.dtype), rows
+
+
+def _measure(
+    network: nn.Module, shapes: Sequence[LayerShape], plan: PairPlan, batches: ImageBatches, train: Indices, folder: Path
 ) -> None:
-    shapes = layer_shapes(teacher, batches.input_shape)
-    with evaluating(teacher), torch.no_grad():
-        live = _varying_channels(teacher, batches, images[:train_count])
-        for shape, channels in zip(shapes, live, strict=True):
-            if not len(channels):
-                raise FeatureMismatch(f"teacher layer {shape} never varies on the train split; leave it out of teacher.layers")
-        kept = [LayerShape(s.name, len(c), s.height, s.width) for s, c in zip(shapes, live, strict=True)]
-        plan = pair_plan(kept, student, logits_pair=logits_pair)
-        widths = {size: sum(kept[t].channels for t in layers) for size, layers in plan.blocks.items()}
-        blocks = {
-            size: np.lib.format.open_memmap(
-                folder / _block_file(size), mode="w+", dtype=np.float32, shape=(len(images), size[0] * size[1], width)
-            )
-            for size, width in widths.items()
-        }
-        logits, at = [], 0
-        for chunk in chunks(images, _CHUNK):
-            output, features = teacher(batches.inputs(chunk))
-            logits.append(output.cpu().numpy())
-            for size, layers in plan.blocks.items():
-                rows = [pooled(as_map(features[t])[:, live[t]], size) for t in layers]
-                blocks[size][at : at + len(chunk)] = torch.cat(rows, 2).cpu().numpy()
-            at += len(chunk)
+    """Which channels vary over the train split and, at each resolution, their mean and deviation over images and positions."""
+    every = [torch.arange(s.channels, device=batches.device) for s in shapes]
+    sums: dict[Size, Tensor] = {}
+    lows: dict[Size, Tensor] = {}
+    highs: dict[Size, Tensor] = {}
+    for x in _plain(batches, train):
+        for size, block in _read(network, shapes, every, plan.blocks, x, batches)[1].items():
+            values, low, high = block.double(), block.amin((0, 1)), block.amax((0, 1))
+            sums[size] = sums.get(size, 0) + torch.stack([values.sum((0, 1)), values.square().sum((0, 1))])
+            lows[size] = torch.minimum(lows.get(size, low), low)
+            highs[size] = torch.maximum(highs.get(size, high), high)
+    varies = [torch.ones(s.channels, dtype=torch.bool, device=batches.device) for s in shapes]
+    for size, wanted in plan.blocks.items():
+        ranges = (highs[size] - lows[size]).split([shapes[t].channels for t in wanted])
+        for t, span in zip(wanted, ranges, strict=True):
+            varies[t] &= span > 1e-5 * span.max()
+    for t, (shape, live) in enumerate(zip(shapes, varies, strict=True)):
+        if not live.any():
+            raise FeatureMismatch(f"teacher layer {shape} never varies on the train split; leave it out of teacher.layers")
+        np.save(folder / f"channels-{t}.npy", live.nonzero().flatten().cpu().numpy())
+    for size, (total, squares) in sums.items():
+        count = len(train) * size[0] * size[1]
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
+        live = torch.cat([varies[t] for t in plan.blocks[size]])
+        np.save(folder / f"{_name(size)}.npy", torch.stack([mean, deviation])[:, live].to(x.dtype).cpu().numpy())
+
+
+def _write(reader: TeacherReader, images: Indices, folder: Path) -> None:
+    statistics = reader.statistics
+    shapes = {size: (len(images), size[0] * size[1], s.shape[1]) for size, s in statistics.items()}
+    need, free = sum(4 * int(np.prod(shape)) for shape in shapes.values()), disk_usage(folder).free
+    if need > free:  # writing to a map without room would kill the process instead of raising
+        raise DataError(
+            f"the teacher's features of {len(images)} images take {need / 1e9:.1f} GB and the disk of the cache has "
+            f"{free / 1e9:.1f} GB left. Free some space, name fewer or later teacher.layers, or set teacher.features: online"
+        )
+    blocks = {
+        size: np.lib.format.open_memmap(folder / f"{_name(size)}.npy", mode="w+", dtype=np.float32, shape=shape)
+        for size, shape in shapes.items()
+    }
+    logits, at = [], 0
+    for x in _plain(reader.batches, images):
+        targets = reader.batch(images, x)
+        logits.append(targets.logits.cpu().numpy())
+        for size, block in blocks.items():
+            block[at : at + len(x)] = targets.blocks[size].cpu().numpy()
+        at += len(x)
     for block in blocks.values():
-        _standardise(block, train_count)
         block.flush()
     np.save(folder / "logits.npy", np.concatenate(logits))
-    (folder / "layers.json").write_text(json.dumps([asdict(shape) for shape in kept]))
 
 
-def _varying_channels(teacher: FeatureTap, batches: ImageBatches, images: Indices) -> list[Tensor]:
-    """For each layer, the channels whose range over the images is more than rounding."""
-    low: list[Tensor] = []
-    high: list[Tensor] = []
-    for chunk in chunks(images, _CHUNK):
-        features = [as_map(f).movedim(1, 0).flatten(1) for f in teacher(batches.inputs(chunk))[1]]
-        lows, highs = [f.amin(1) for f in features], [f.amax(1) for f in features]
-        low = [torch.minimum(a, b) for a, b in zip(low, lows, strict=True)] if low else lows
-        high = [torch.maximum(a, b) for a, b in zip(high, highs, strict=True)] if high else highs
-    return [(b - a > 1e-5 * (b - a).max().clamp_min(1e-30)).nonzero().flatten() for a, b in zip(low, high, strict=True)]
+def _plain(batches: ImageBatches, images: Indices) -> Iterator[Tensor]:
+    return (batches.inputs(chunk) for chunk in chunks(images, _CHUNK))
 
 
-def _standardise(block: NDArray[np.float32], train_count: int) -> None:
-    """In place, a few rows at a time: mean 0 and deviation 1 of each channel over images and positions of the train split."""
-    total, squares = np.zeros(block.shape[2]), np.zeros(block.shape[2])
-    for start in range(0, train_count, _CHUNK):
-        values = block[start : min(start + _CHUNK, train_count)].astype(np.float64)
-        total, squares = total + values.sum((0, 1)), squares + np.square(values).sum((0, 1))
-    count = train_count * block.shape[1]
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-    for start in range(0, len(block), _CHUNK):
-        block[start : start + _CHUNK] = (block[start : start + _CHUNK] - mean) / std
+def _digest(told: list[object], images: Indices) -> str:
+    return hashlib.sha256(json.dumps([_VERSION, *told]).encode() + images.tobytes()).hexdigest()[:24]
 
 
-def _block_file(size: Size) -> str:
-    return f"block-{size[0]}x{size[1]}.npy"
+def _name(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

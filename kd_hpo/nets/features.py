@@ -1,46 +1,56 @@
 """Reads the features of named layers of any module by forward hooks that are always removed."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
-from kd_hpo.core.maps import as_map
+from kd_hpo.core.maps import layer_shape
 from kd_hpo.core.plan import LayerShape
-from kd_hpo.errors import FeatureMismatch
+from kd_hpo.errors import FeatureMismatch, KdHpoError
+from kd_hpo.nets.layer_syntax import INPUT, LayerName, input_tensor, parse_layer, tensors_in
 
 LOGITS = "logits"
-"""The name of the network's own output, as a layer."""
+"""The name of the network's own output, as a layer, whatever module has that name."""
+DRY_BATCH = 2
+"""The images of a dry run."""
+_NAMES_TOLD = 30
 
 
 class FeatureTap(nn.Module):
     """A network that returns its logits and the features of some layers, as they are: gradients reach them from both.
 
-    layers are dotted module names; `logits` is the network's output. Use as a context manager, or call `close`.
+    layers are `logits`, the network's output, or names as in `layer_syntax`. A feature is what the layer gave, also where
+    the network would overwrite it: the network goes on with a copy. Use as a context manager, or call `close`.
     Raises FeatureMismatch for a layer that the network does not have.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
         super().__init__()
         self.network, self.layers = network, tuple(layers)
-        self._seen: dict[str, Tensor] = {}
-        modules = dict(network.named_modules())
-        self._hooks = [
-            require_layer(network, name, modules).register_forward_hook(self._keep(name)) for name in layers if name != LOGITS
-        ]
+        self._readers = {name: _Reader(parse_layer(name)) for name in layers if name != LOGITS}
+        modules = dict(network.named_modules(remove_duplicate=False))
+        found = [(reader, require_layer(network, reader.layer.path, modules)) for reader in self._readers.values()]
+        self._hooks = [reader.attach(module) for reader, module in found]
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """x (B, C, H, W) -> logits (B, K), features: one tensor a layer, in the order of `layers`."""
-        self._seen.clear()
-        logits = self.network(x)
-        features = {**self._seen, LOGITS: logits}
-        self._seen.clear()
-        missing = [name for name in self.layers if name not in features]
-        if missing:
-            raise FeatureMismatch(f"layers {missing} are never reached by this network's forward pass; name others")
+        """x (B, C, H, W) -> logits (B, K), features: one tensor a layer, in the order of `layers`.
+
+        Raises FeatureMismatch where a name does not say which tensor it means, or the network returns anything but logits.
+        """
+        for reader in self._readers.values():
+            reader.start()
+        try:
+            logits = require_logits(self.network, self.network(x))
+            features = {name: reader.feature() for name, reader in self._readers.items()} | {LOGITS: logits}
+        finally:
+            for reader in self._readers.values():
+                reader.stop()
         return logits, [features[name] for name in self.layers]
 
     def close(self) -> None:
@@ -53,32 +63,149 @@ class FeatureTap(nn.Module):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _keep(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor):
-                raise FeatureMismatch(
-                    f"layer {name!r} returns a {type(output).__name__}; only tensors can be read: name a layer inside"
-                )
-            self._seen[name] = output
 
-        return hook
+class _Reader:
+    """Reads one layer between `start` and `stop`, in one forward pass of the network."""
+
+    reading = False
+    calls = 0
+    kept: tuple[Tensor, int] | None = None
+    """The feature and its version then."""
+
+    def __init__(self, layer: LayerName) -> None:
+        self.layer = layer
+
+    def attach(self, module: nn.Module) -> RemovableHandle:
+        if self.layer.tensor == INPUT:
+            return module.register_forward_pre_hook(self._before, with_kwargs=True)
+        return module.register_forward_hook(self._after)
+
+    def start(self) -> None:
+        self.reading, self.calls, self.kept = True, 0, None
+
+    def stop(self) -> None:
+        self.reading, self.kept = False, None
+
+    def feature(self) -> Tensor:
+        if self.kept is None or (self.layer.call is None and self.calls > 1):
+            raise FeatureMismatch(_calls(self.layer, self.calls))
+        tensor, version = self.kept
+        if _version(tensor) != version:
+            raise FeatureMismatch(
+                f"the network overwrites the tensor of layer {str(self.layer)!r} by an in-place operation elsewhere; "
+                "name the layer that made it or one after, or make that operation not in-place"
+            )
+        return tensor
+
+    def _before(self, module: nn.Module, arguments: Any, keywords: Any) -> Any:
+        return self._read((arguments, keywords), input_tensor(arguments, keywords), "takes no tensor as an argument")
+
+    def _after(self, module: nn.Module, arguments: Any, output: Any) -> Any:
+        return self._read(output, tensors_in(output), f"returns {_a(output)}")
+
+    def _read(self, passed: Any, tensors: Mapping[str, Tensor], words: str) -> Any:
+        """Keeps the feature; the network goes on with `passed` where a copy stands for it, which it may overwrite."""
+        self.calls += self.reading
+        if not self.reading or self.calls != (self.layer.call or 1):
+            return None
+        if self.layer.tensor not in tensors:
+            raise FeatureMismatch(_items(self.layer, tensors, words))
+        feature = tensors[self.layer.tensor]
+        self.kept, copy = (feature, _version(feature)), feature.clone()
+        return tree_map(lambda each: copy if each is feature else each, passed)
 
 
-def require_layer(network: nn.Module, name: str, modules: dict[str, nn.Module]) -> nn.Module:
-    if name in modules and name:
-        return modules[name]
-    known = list(dict.fromkeys([*(n for n in modules if n and n.count(".") <= name.count(".")), LOGITS]))
-    near = difflib.get_close_matches(name, known, 1)
+def _version(tensor: Tensor) -> int:
+    """Changes with every in-place operation; inference tensors have none."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _calls(layer: LayerName, calls: int) -> str:
+    if not calls:
+        return f"layer {str(layer)!r} is never reached by this network's forward pass; name another"
+    named = [f"{layer.path}{call}{layer.tensor}" for call in ("", "#1", f"#{calls}")]
+    if calls == 1:
+        return f"layer {layer.path!r} is called once in a forward pass, so there is no {str(layer)!r}; write {named[0]}"
+    return f"layer {layer.path!r} is called {calls} times in a forward pass; write {named[1]} to {named[2]}"
+
+
+def _items(layer: LayerName, tensors: Mapping[str, Tensor], words: str) -> str:
+    name = str(layer).removesuffix(layer.tensor)
+    without = f" without a tensor {layer.tensor}" if layer.tensor not in ("", INPUT) else ""
+    remedy = f"write {' or '.join(name + item for item in tensors)}" if tensors else "name another layer"
+    return f"layer {name!r} {words}{without}; {remedy}"
+
+
+def _a(value: object) -> str:
+    kind = "tensor" if isinstance(value, Tensor) else type(value).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
+def require_logits(network: nn.Module, output: object) -> Tensor:
+    if isinstance(output, Tensor) and output.dim() == 2:
+        return output
+    tensors = ", ".join(f"{key} {tuple(t.shape)}".strip() for key, t in tensors_in(output).items())
+    raise FeatureMismatch(
+        f"{type(network).__name__} returns {_a(output)}{f' with {tensors}' if tensors else ''}, but a network here returns its "
+        "logits alone, one tensor (B, K); name a `package.module:callable` of yours that wraps it so"
+    )
+
+
+def require_layer(network: nn.Module, path: str, modules: Mapping[str, nn.Module]) -> nn.Module:
+    if path in modules and path:
+        return modules[path]
+    raise no_layer(network, path, [*(name for name in modules if name), LOGITS])
+
+
+def no_layer(network: nn.Module, path: str, known: Iterable[str]) -> FeatureMismatch:
+    """The error for a name or pattern; it tells what is known down to the depth of path."""
+    told = list(dict.fromkeys(name for name in known if name.count(".") <= path.count(".")))
+    near = difflib.get_close_matches(path, told, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise FeatureMismatch(f"{type(network).__name__} has no layer {name!r}; {hint}it has {', '.join(known)}")
+    rest = f" and {len(told) - _NAMES_TOLD} more; kd-hpo layers shows them" if len(told) > _NAMES_TOLD else ""
+    return FeatureMismatch(f"{type(network).__name__} has no layer {path!r}; {hint}it has {', '.join(told[:_NAMES_TOLD])}{rest}")
 
 
 def layer_shapes(tap: FeatureTap, input_shape: tuple[int, int, int]) -> tuple[LayerShape, ...]:
-    """The shapes of the tapped features read as maps, found by one dry run in eval mode."""
-    device = next(tap.parameters()).device
-    with evaluating(tap), torch.no_grad():
-        _, features = tap(torch.zeros(2, *input_shape, device=device))
-    return tuple(LayerShape(name, *as_map(f).shape[1:]) for name, f in zip(tap.layers, features, strict=True))
+    """The shapes of the tapped features read as maps, found by one dry run.
+
+    Raises FeatureMismatch for features that cannot be read so.
+    """
+    _, features = dry_run(tap, input_shape)
+    for name, feature in zip(tap.layers, features, strict=True):
+        if len(feature) != DRY_BATCH:
+            raise FeatureMismatch(
+                f"layer {name!r} gives a feature of shape {tuple(feature.shape)} for {DRY_BATCH} images: "
+                "its first side is not the batch; name another layer"
+            )
+    return tuple(layer_shape(name, f, input_shape[1:]) for name, f in zip(tap.layers, features, strict=True))
+
+
+def dry_run(network: nn.Module, input_shape: tuple[int, int, int]) -> Any:
+    """What the network returns for two images of noise, in eval mode, without gradients; it is left as it was.
+
+    Raises FeatureMismatch if it cannot read such images.
+    """
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+    images = torch.randn(DRY_BATCH, *input_shape, generator=torch.Generator().manual_seed(0)).to(like)
+    buffers = {buffer: (buffer.clone(), _version(buffer)) for buffer in network.buffers()}
+    devices = [like.device] if like.device.type == "cuda" else []
+    with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices):
+        try:
+            return network(images)
+        except KdHpoError:
+            raise
+        except Exception as error:
+            what = network.network if isinstance(network, FeatureTap) else network
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise FeatureMismatch(
+                f"{type(what).__name__} cannot read images of {'x'.join(map(str, input_shape))}: {reason}; "
+                "build it for this size (many take image_size or img_size), or give images of another"
+            ) from error
+        finally:
+            for buffer, (value, version) in buffers.items():
+                if _version(buffer) != version:
+                    buffer.copy_(value)
 
 
 @contextmanager

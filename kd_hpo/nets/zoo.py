@@ -1,97 +1,164 @@
-"""Networks by name, and their weights as safe files."""
+"""Networks by name: kd_hpo's own, torchvision's, timm's, and any callable of a user's."""
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
-from kd_hpo.errors import ConfigError
-from kd_hpo.files import write_atomically
+from kd_hpo.callables import import_callable
+from kd_hpo.errors import ConfigError, FeatureMismatch, KdHpoError
+from kd_hpo.nets.cifar import cifar_resnet, cifar_vgg, wide_resnet
+from kd_hpo.nets.features import DRY_BATCH, dry_run, require_logits
+from kd_hpo.nets.libraries import (
+    build_timm,
+    build_torchvision,
+    is_timm_name,
+    timm_is_installed,
+    timm_names,
+    torchvision_names,
+)
+from kd_hpo.nets.plain_conv import PlainConv
 
-
-class PlainConv(nn.Sequential):
-    """The seed paper's networks: blocks of 3x3 convolution, BN, ReLU, max-pool 2, then one hidden layer and the logits.
-
-    Layers by name: conv1, conv2, ..., fc, logits. The paper uses no padding (`padding=0`), which needs 32-pixel images for
-    three blocks.
-    """
-
-    def __init__(
-        self,
-        input_shape: tuple[int, int, int],
-        classes: int,
-        channels: Sequence[int] = (16, 32, 64),
-        hidden: int = 128,
-        padding: int = 0,
-    ) -> None:
-        blocks: OrderedDict[str, nn.Module] = OrderedDict()
-        c, h, w = input_shape
-        for i, out in enumerate(channels, 1):
-            conv = nn.Conv2d(c, out, 3, padding=padding)
-            blocks[f"conv{i}"] = nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2))
-            c, h, w = out, (h - 2 + 2 * padding) // 2, (w - 2 + 2 * padding) // 2
-            if min(h, w) < 1:
-                raise ConfigError(
-                    f"plain_conv with channels {list(channels)} and padding {padding} is too deep for "
-                    f"{input_shape[1]}x{input_shape[2]} images: nothing is left after conv{i}. Use fewer channels or padding: 1"
-                )
-        blocks["flatten"] = nn.Flatten()
-        blocks["fc"] = nn.Sequential(nn.Linear(c * h * w, hidden), nn.ReLU())
-        blocks["logits"] = nn.Linear(hidden, classes)
-        super().__init__(blocks)
+Shape = tuple[int, int, int]
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"plain_conv": PlainConv}
+def _published(build: Callable[..., nn.Module], **fixed: int) -> Callable[..., nn.Module]:
+    """A network of the family; an argument that is fixed cannot be given again."""
+    return lambda input_shape, classes, **arguments: build(input_shape, classes, **fixed, **arguments)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "plain_conv": PlainConv,
+    "cifar_resnet": cifar_resnet,
+    **{f"resnet{depth}": _published(cifar_resnet, depth=depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": _published(cifar_resnet, depth=depth, width=4, stem_channels=32) for depth in (8, 32)},
+    "wrn": wide_resnet,
+    **{f"wrn_{depth}_{width}": _published(wide_resnet, depth=depth, width=width) for depth in (16, 40) for width in (1, 2)},
+    "cifar_vgg": cifar_vgg,
+    "vgg8": _published(cifar_vgg, depth=8),
+    "cifar_vgg13": _published(cifar_vgg, depth=13),
+}
+"""kd_hpo's own: called with (C, H, W), the number of classes, and the arguments."""
 
 
 def build_network(
-    name: str, arguments: Mapping[str, Any], input_shape: tuple[int, int, int], classes: int, *, seed: int
+    name: str,
+    arguments: Mapping[str, Any],
+    input_shape: Shape,
+    classes: int,
+    *,
+    seed: int,
+    pretrained: bool | str = False,
 ) -> nn.Module:
-    """A network with fresh weights that depend on the seed alone.
+    """A network that reads (B, C, H, W) and returns logits (B, K); its fresh weights depend on the seed alone.
 
-    Raises ConfigError for an unknown name, or arguments that the network does not take.
+    name        a name of `network_names`, `torchvision/NAME`, `timm/NAME`, or `package.module:callable`. A bare name is of
+                the first that has it: kd_hpo, torchvision, timm
+    arguments   what its builder takes; libraries' networks also take `stem: small` for images of about 32x32
+    pretrained  the weights that the library has for it: True for its default ones, or the name of others
+
+    Raises ConfigError for an unknown name, arguments that the network does not take, weights that cannot be had, or images
+    that it cannot read. An error inside a user's callable goes on as it is.
     """
-    if name not in NETWORKS:
-        raise ConfigError(f"no network is called {name!r}; there are {', '.join(NETWORKS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            return NETWORKS[name](input_shape, classes, **arguments)
-        except TypeError as error:
-            raise ConfigError(f"network {name!r} cannot be built with {dict(arguments)}: {error}") from error
-
-
-def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a state dict as safetensors, atomically."""
-    write_atomically(path, save({name: t.detach().cpu().contiguous() for name, t in state.items()}))
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Reads a safetensors file, or a torch file of tensors alone, into the network.
-
-    Raises ConfigError if the file is missing or broken, or names or shapes do not fit.
-    """
-    if not path.is_file():
-        raise ConfigError(f"no weights at {path}; give a safetensors file, or a torch file of tensors")
+        if ":" in name:
+            _require_fresh(name, pretrained)
+            network = _build_callable(name, arguments, input_shape, classes)
+        else:
+            network = _build_named(name, arguments, input_shape, classes, pretrained)
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
-        network.load_state_dict(state)
-    except Exception as error:
-        reason = str(error).splitlines()
+        logits = require_logits(network, dry_run(network, input_shape))
+    except FeatureMismatch as error:
+        library = ":" not in name and name not in NETWORKS
+        hint = "; the argument stem: small keeps small images larger" if library and "stem" not in arguments else ""
+        raise ConfigError(f"network {name!r}: {error}{hint}") from error
+    if logits.shape != (DRY_BATCH, classes):
         raise ConfigError(
-            f"{path} does not hold weights of this {type(network).__name__}: {' '.join(reason[:3])[:300]}"
-        ) from error
+            f"network {name!r} returns {tuple(logits.shape)} for {DRY_BATCH} images, but its logits must be (B, {classes}): "
+            "one a class of the data"
+        )
+    return network
 
 
-def weights_digest(network: nn.Module) -> str:
-    """sha256 of a network's weights and buffers, by name: what an export names a teacher by."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def network_names() -> dict[str, list[str]]:
+    """All names, by where they are from, libraries' with their prefix; none of timm's where it is not installed."""
+    libraries = {"torchvision": torchvision_names(), "timm": timm_names()}
+    return {"own": list(NETWORKS)} | {library: [f"{library}/{n}" for n in names] for library, names in libraries.items()}
+
+
+def _build_named(name: str, arguments: Mapping[str, Any], input_shape: Shape, classes: int, pretrained: bool | str) -> nn.Module:
+    library, _, bare = name.rpartition("/")
+    try:
+        if name in NETWORKS:
+            _require_fresh(name, pretrained)
+            return NETWORKS[name](input_shape, classes, **arguments)
+        if library in ("", "torchvision") and bare in torchvision_names():
+            return build_torchvision(bare, arguments, input_shape, classes, pretrained)
+        if library in ("", "timm") and is_timm_name(bare):
+            return build_timm(bare, arguments, input_shape, classes, pretrained)
+        raise _unknown(name)
+    except KdHpoError:
+        raise
+    except Exception as error:
+        given = f"{dict(arguments)}{' and pretrained weights' if pretrained else ''}"
+        remedy = ""
+        if pretrained and isinstance(error, OSError):
+            remedy = "; they are downloaded at first use: connect for that one, or name a file of weights"
+        elif isinstance(error, TypeError) and "multiple values" in str(error):
+            remedy = "; the name fixes that one: take its family, such as cifar_resnet or timm.models:MlpMixer"
+        raise ConfigError(f"network {name!r} cannot be built with {given}: {_one_line(error)}{remedy}") from error
+
+
+def _build_callable(reference: str, arguments: Mapping[str, Any], input_shape: Shape, classes: int) -> nn.Module:
+    build = import_callable(reference)
+    try:
+        signature = inspect.signature(build)
+        given = _offered(signature, input_shape, classes) | dict(arguments)
+        signature.bind(**given)
+    except (TypeError, ValueError) as error:  # ValueError: a builtin without a signature
+        raise ConfigError(f"network {reference!r} cannot be called with {dict(arguments)}: {error}") from error
+    try:
+        network = build(**given)
+    except Exception as error:
+        error.add_note(f"network {reference!r} was called with {given}")
+        raise
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"network {reference!r} returned {type(network).__name__}; it must return a torch.nn.Module")
+    return network
+
+
+def _offered(signature: inspect.Signature, input_shape: Shape, classes: int) -> dict[str, Any]:
+    """The data set's shapes under the names that the callable has for them: ours, or those of torchvision and timm."""
+    channels, height, width = input_shape
+    size = height if height == width else (height, width)
+    ours: dict[str, Any] = {"input_shape": input_shape, "classes": classes}
+    usual = {"num_classes": classes, "in_channels": channels, "in_chans": channels, "image_size": size, "img_size": size}
+    parameters = signature.parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {n: v for n, v in ours.items() if n in parameters or any_name} | {n: v for n, v in usual.items() if n in parameters}
+
+
+def _require_fresh(name: str, pretrained: bool | str) -> None:
+    if pretrained:
+        raise ConfigError(
+            f"network {name!r} comes without weights, so pretrained: {pretrained} has nothing to take; only networks of "
+            "torchvision and timm have them: omit it, or name a file of weights"
+        )
+
+
+def _unknown(name: str) -> ConfigError:
+    known = [each for names in network_names().values() for each in names]
+    if "/" not in name:
+        known = list(dict.fromkeys(each.rpartition("/")[2] for each in known))
+    near = difflib.get_close_matches(name, known, 3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    timm = "" if timm_is_installed() else "; timm, which has many more, is not installed: pip install 'kd_hpo[timm]'"
+    return ConfigError(f"no network is called {name!r}{hint} kd-hpo networks lists them{timm}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

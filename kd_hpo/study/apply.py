@@ -1,13 +1,15 @@
 """Trains a student with an exported matrix, held fixed, on the train and outer splits together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kd_hpo.config.pairs import FixedMatrix
 from kd_hpo.config.read import validated
-from kd_hpo.config.trial import FixedMatrix, TrialConfig
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import ExportError
 from kd_hpo.files import write_atomically
 from kd_hpo.nets.features import LOGITS
@@ -63,10 +65,26 @@ def matrix_of_rank(export: Export, rank: int) -> ExportedMatrix:
 def applied_config(entry: ExportedMatrix, overrides: Sequence[str]) -> TrialConfig:
     """The trial that the matrix was learned in, with its layers and the matrix itself fixed, then the overrides."""
     data = entry.config.model_dump(mode="json")
+    refuse_code(data, overrides)
     data["weighting"] = FixedMatrix(matrix=entry.held_mean).model_dump(mode="json")
     data["teacher"]["layers"] = [layer.name for layer in entry.teacher_layers if layer.name != LOGITS]
     data["student"]["layers"] = [layer.name for layer in entry.student_layers if layer.name != LOGITS]
     return validated(TrialConfig, data, overrides, name="the export's configuration")
+
+
+def refuse_code(data: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raises ExportError where the file names code to import that the user has not named too: no file runs code by itself."""
+    networks = {f"{whose}.network.name": data[whose]["network"]["name"] for whose in ("teacher", "student")}
+    networks |= {f"assistants.{i}.network.name": each["network"]["name"] for i, each in enumerate(data["assistants"])}
+    named = {path: name for path, name in networks.items() if ":" in name}
+    named |= {"data.callable": data["data"].get("callable"), "pairs.loss.callable": data["pairs"]["loss"].get("callable")}
+    given = [override.partition("=")[0].strip() for override in overrides]
+    for path, reference in named.items():
+        if reference and not any(path == start or path.startswith(f"{start}.") for start in given):
+            raise ExportError(
+                f"the export names code to run, {path} = {reference!r}, and a file may not run code by itself. "
+                f"If you trust it, name it yourself: --set {path}={reference}"
+            )
 
 
 def with_outer_in_train(prepared: Prepared) -> Prepared:

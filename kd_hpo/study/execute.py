@@ -6,40 +6,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kd_hpo.config.load import with_settings
-from kd_hpo.config.study import Method, StudyConfig
-from kd_hpo.config.trial import Pairs, Training, TrialConfig
-from kd_hpo.errors import ConfigError, KdHpoError
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.errors import KdHpoError
 from kd_hpo.files import write_atomically
+from kd_hpo.study.design import trial_config
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking import MlflowTracker
-from kd_hpo.trial.methods import METHODS
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.run import RESULT, run_trial
 
 Report = Callable[[dict[str, float]], None]
-
-
-def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
-    """The whole configuration of one trial: the file's, with what was searched, then the method's settings, then the seed.
-
-    A method puts its own settings over the searched ones: plain training stays without KD, whatever weight was found.
-    """
-    searches_lambda = method_of(study, study.search.method)[0] == "learned"
-    trial = METHODS["learned"].apply(study.trial()) if searches_lambda else study.trial()
-    base, own = method_of(study, spec.method)
-    trial = METHODS[base].apply(with_settings(trial, spec.settings))
-    return with_settings(trial, own).replace(seed=spec.seed)
-
-
-def method_of(study: StudyConfig, name: str) -> tuple[str, dict[str, Any]]:
-    """A method's name in METHODS and the settings that the study gives it. Raises ConfigError for one that is nowhere."""
-    own = next((m for m in study.compare.methods if isinstance(m, Method) and m.name == name), None)
-    base = own.base if own else name
-    if base not in METHODS:
-        raise ConfigError(f"there is no method {base!r}; there are {', '.join(METHODS)}")
-    return base, own.set if own else {}
 
 
 def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit: str, report: Report) -> None:
@@ -55,7 +33,7 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
     started = time.monotonic()
     try:
         config = trial_config(study, spec)
-        prepared = _prepared(_shared_settings(config), folder.cache)
+        prepared = prepared_for(config, folder.cache)
     except KdHpoError as error:  # searched settings that do not go together
         folder.write_status(TrialStatus(spec=spec, state="failed", message=str(error)))
         return
@@ -93,17 +71,9 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
         tracker.close()
 
 
-def _shared_settings(config: TrialConfig) -> str:
-    """What `prepare` depends on: trials that agree in it share one copy within a worker."""
-    return TrialConfig(
-        data=config.data,
-        splits=config.splits,
-        teacher=config.teacher,
-        student=config.student,
-        training=Training(epochs=1),
-        device=config.device,
-        pairs=Pairs(logits=config.pairs.logits),
-    ).model_dump_json()
+def prepared_for(config: TrialConfig, cache: Path) -> Prepared:
+    """The same for trials that may share it, as long as one follows the other."""
+    return _prepared(shared_settings(config).model_dump_json(), cache)
 
 
 @lru_cache(maxsize=1)

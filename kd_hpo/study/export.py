@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
 
+from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.trial import LearnedWeights, TrialConfig
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec
@@ -119,7 +120,7 @@ def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResu
             val_accuracy=result.teacher_val_accuracy,
         ),
         student=result.config.student.network.name,
-        pair_loss={"name": "gaussian", "variance": pairs.variance.model_dump(), "strength": pairs.strength},
+        pair_loss={"name": pairs.loss.kind, **pairs.loss.model_dump(exclude={"kind"}), "strength": pairs.strength},
         outer_settings=spec.settings,
         metrics={**result.last.metrics, "best/val/accuracy": result.best.metrics[METRIC]},
         test=folder.test_scores(spec.id),

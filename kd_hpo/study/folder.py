@@ -29,7 +29,7 @@ class TrialSpec(Settings):
     """One trial of a study: which method, which outer settings, which seed."""
 
     id: str
-    """trial-007 in the search; uniform-s1 in the comparison."""
+    """uniform-t007 in the search of a method; uniform-s1 in the comparison."""
     kind: Literal["search", "compare"]
     method: str
     seed: int
@@ -78,6 +78,15 @@ class StudyFolder:
     @property
     def export(self) -> Path:
         return self.root / "lambda.json"
+
+    def comparison(self, suffix: str) -> Path:
+        """Of csv, json and png."""
+        return self.root / f"comparison.{suffix}"
+
+    @property
+    def begun(self) -> bool:
+        """Whether any trial was asked for."""
+        return self.optuna.exists() or (self.root / "trials").exists()
 
     @property
     def cache(self) -> Path:

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,20 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from rich.console import Console
 
-from kd_hpo.config.load import method_names
+from kd_hpo.config.load import method_names, probes, with_settings
 from kd_hpo.config.study import Asha, StudyConfig
-from kd_hpo.errors import StudyError
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.core.plan import PairPlan
+from kd_hpo.errors import ConfigError, StudyError
+from kd_hpo.study.comparison import compared
+from kd_hpo.study.design import Searched, acting_paths, compared_ids, own_space, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
-from kd_hpo.study.execute import execute, trial_config
+from kd_hpo.study.execute import execute, prepared_for
 from kd_hpo.study.export import export_study, learned_trials
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
+from kd_hpo.study.plots import draw_comparison
 from kd_hpo.study.progress import Board
-from kd_hpo.study.search import StudyAsha, StudySearch, known_trials
+from kd_hpo.study.search import MethodSearch, StudyAsha, StudySearch, known_trials
 from kd_hpo.study.summary import Summary, summarise
 from kd_hpo.study.tracking import git_commit, mirror, mlflow_answering, open_experiment, write_summary
 from kd_hpo.trial.final_test import accuracy_on_test
@@ -47,43 +52,66 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
     folder = StudyFolder.of(study)
     with folder.only_driver():
         settle_settings(study, folder)
-        for method in method_names(study):  # a method's settings that do not fit are told before anything runs
-            trial_config(study, TrialSpec(id=method, kind="compare", method=method, seed=study.seed))
+        check_methods(study)
         prepared = prepare_with_words(study, folder, console)
+        without = study.trial().replace(assistants=())
+        shape = prepare(without, folder.cache).plan.shape if study.assistants else prepared.plan.shape
+        searched = searches(study, shape)
         with mlflow_answering(study):
             experiment, commit = open_experiment(study), git_commit()
         worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
+
+        def plan_of(config: TrialConfig) -> PairPlan:
+            return prepared_for(config, folder.cache).plan
+
         try:
-            if trials_left(study, folder):
+            if searches_left(folder, searched) or not set(compared_ids(study)) <= ended_ids(folder):
                 with ray_running(study), stopped_by_sigterm():
-                    search(study, folder, worker, console)
-                    compare(study, folder, worker, console)
+                    search(study, folder, searched, worker, console)
+                    compare_methods(study, folder, searched, worker, console)
         finally:
             with mlflow_answering(study):
-                mirror(study, experiment, prepared, partial(trial_config, study), commit)
+                mirror(study, experiment, prepared, partial(trial_config, study), plan_of, commit)
         open_test_split(study, folder, prepared, console)
-        summary = summarise(study, folder, prepared, experiment)
+        comparison = compared(study, folder, prepared, searched)
+        comparison.write(folder)
+        draw_comparison(comparison, folder.comparison("png"))
         if learned_trials(folder):
             export_study(study, folder, folder.export, top=1)
         with mlflow_answering(study):
-            write_summary(study, experiment, folder, summary.table())
-        return summary
+            write_summary(study, experiment, folder, comparison.markdown())
+        return summarise(study, folder, comparison, experiment)
 
 
 def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
     """Writes the settings of a new study. Raises StudyError where one with other settings has begun under the name.
 
-    A study whose data or layers turned out wrong has not begun: its settings may be mended.
+    A study whose data or layers turned out wrong has not begun: its settings may be mended. One that has begun may compare
+    more methods, at more seeds.
     """
-    if folder.settings.is_file() and folder.optuna.exists():
+    if folder.settings.is_file() and folder.begun:
         there = folder.read_settings()
-        changed = [name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)]
-        if set(changed) - {"resources", "tracking"}:
+        changed = {name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)}
+        if study.compare.extends(there.compare):
+            changed -= {"compare"}
+        if changed - {"resources", "tracking"}:
             raise StudyError(
-                f"study {study.name!r} is in {folder.root} already, with another {', '.join(changed)}. "
+                f"study {study.name!r} is in {folder.root} already, with another {', '.join(sorted(changed))}. "
                 f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name}"
             )
     folder.write_settings(study)
+
+
+def check_methods(study: StudyConfig) -> None:
+    """Raises ConfigError for a method's settings or ranges that do not fit, before anything runs."""
+    for method in method_names(study):
+        config = trial_config(study, TrialSpec(id=method, kind="compare", method=method, seed=study.seed))
+        for path, chosen in own_space(study, method).items() if study.compare.tune else ():
+            for _, value in probes(chosen):
+                try:
+                    with_settings(config, {path: value})
+                except ConfigError as error:
+                    raise ConfigError(f"the space of method {method!r} cannot choose {value!r}: {error}") from error
 
 
 def prepare_with_words(study: StudyConfig, folder: StudyFolder, console: Console) -> Prepared:
@@ -100,49 +128,51 @@ def prepare_with_words(study: StudyConfig, folder: StudyFolder, console: Console
     return prepare(study.trial(), folder.cache, once_a_stage)
 
 
-def trials_left(study: StudyConfig, folder: StudyFolder) -> bool:
-    return searches_left(study, folder) > 0 or not set(compared_ids(study)) <= ended_ids(folder)
-
-
-def searches_left(study: StudyConfig, folder: StudyFolder) -> int:
-    return study.search.trials - sum(trial.state.is_finished() for trial in known_trials(folder))
-
-
-def compared_ids(study: StudyConfig) -> dict[str, tuple[str, int]]:
-    """The method and the seed of each trial of the comparison."""
-    seeds = range(study.seed, study.seed + study.compare.seeds)
-    return {f"{name}-s{seed}": (name, seed) for seed in seeds for name in method_names(study)}
+def searches_left(folder: StudyFolder, searched: Mapping[str, Searched]) -> int:
+    """How many trials of the searches have not ended."""
+    ended = {name: sum(trial.state.is_finished() for trial in known_trials(folder, name)) for name in searched}
+    return sum(max(search.trials - ended[name], 0) for name, search in searched.items())
 
 
 def ended_ids(folder: StudyFolder) -> set[str]:
     return {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
 
 
-def search(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], console: Console) -> None:
-    """Optuna's trials over the outer settings, those that are left."""
-    left = searches_left(study, folder)
-    if left <= 0:
-        return
+def search(
+    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], worker: Callable[..., None], console: Console
+) -> None:
+    """Optuna's trials over the outer settings of every method that is searched, those that are left."""
     epochs = study.training.epochs
-    searcher = StudySearch(study.search, folder, seed=study.seed, epochs=epochs)
+    seeds = {"trial_seed": study.seed, "sampler_seed": study.search.seed}
+    searcher = StudySearch([MethodSearch(search, folder, epochs=epochs, **seeds) for search in searched.values()])
+    left = searcher.left
+    if not left:
+        return
     scheduler: TrialScheduler = FIFOScheduler()
     if isinstance(study.search.scheduler, Asha):
         scheduler = StudyAsha(study.search.scheduler, folder, epochs=epochs)
     with Board(console, "search", folder, trials=left, epochs=epochs) as board:
         run_trials(study, folder, worker, board, left, searcher, scheduler, {})
-    lost = searches_left(study, folder)
-    if lost > 0:
-        raise Interrupted(f"the search was stopped with {lost} of {study.search.trials} trials to go")
+    if lost := searches_left(folder, searched):
+        total = sum(search.trials for search in searched.values())
+        raise Interrupted(f"the search was stopped with {lost} of {total} trials to go")
 
 
-def compare(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], console: Console) -> None:
-    """Every method once a seed at the best outer settings found, those that are left."""
-    best, ended = best_searched(folder), ended_ids(folder)
-    left = [
-        TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=best.spec.settings).model_dump(mode="json")
-        for trial, (name, seed) in compared_ids(study).items()
-        if trial not in ended
-    ]
+def compare_methods(
+    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], worker: Callable[..., None], console: Console
+) -> None:
+    """Every method once a seed at its settings, those that are left."""
+    ended, left = ended_ids(folder), list[dict[str, Any]]()
+    settings = {name: best_settings(study, folder, searched, name) for name in method_names(study)}
+    for trial, (name, seed) in compared_ids(study).items():
+        if trial in ended:
+            continue
+        spec = TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=settings[name] or {})
+        if settings[name] is None:
+            why = f"no trial of its search was completed, so it has no settings{first_failure(folder, name)}"
+            folder.write_status(TrialStatus(spec=spec, state="failed", message=why))
+        else:
+            left.append(spec.model_dump(mode="json"))
     if not left:
         return
     with Board(console, "compare", folder, trials=len(left), epochs=study.training.epochs) as board:
@@ -152,14 +182,36 @@ def compare(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None]
         raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(compared_ids(study))} trials to go")
 
 
-def best_searched(folder: StudyFolder) -> TrialStatus:
-    """The completed trial of the search with the highest accuracy on `val` after its last epoch."""
-    completed = [s for s in folder.statuses() if s.spec.kind == "search" and s.state == "completed"]
-    if not completed:
-        failed = [s.message for s in folder.statuses() if s.state == "failed"]
-        why = f"; the first failure: {failed[0]}" if failed else ""
+def best_settings(
+    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], method: str
+) -> dict[str, Any] | None:
+    """Those of the method's own search; else what acts on it of those that the study's search has found; else the file's.
+
+    None where its own search has completed no trial. Raises StudyError where the study's search has completed none.
+    """
+    if study.search.trials and best_searched(folder, study.search.method) is None:
+        why = first_failure(folder, study.search.method)
         raise StudyError(f"no trial of the search was completed, so there is nothing to compare or export{why}")
-    return max(completed, key=lambda status: folder.records(status.spec.id)[-1].metrics[METRIC])
+    if method in searched:
+        best = best_searched(folder, method)
+        return best.spec.settings if best else None
+    best = best_searched(folder, study.search.method) if study.search.trials else None
+    return {path: best.spec.settings[path] for path in acting_paths(study, method)} if best else {}
+
+
+def best_searched(folder: StudyFolder, method: str) -> TrialStatus | None:
+    """The completed trial of the method's search with the highest accuracy on `val` after its last epoch."""
+    completed = [s for s in searched_trials(folder, method) if s.state == "completed"]
+    return max(completed, key=lambda status: folder.records(status.spec.id)[-1].metrics[METRIC], default=None)
+
+
+def first_failure(folder: StudyFolder, method: str) -> str:
+    failed = [status.message for status in searched_trials(folder, method) if status.state == "failed"]
+    return f"; the first failure: {failed[0]}" if failed else ""
+
+
+def searched_trials(folder: StudyFolder, method: str) -> list[TrialStatus]:
+    return [status for status in folder.statuses() if status.spec.kind == "search" and status.spec.method == method]
 
 
 def run_trials(
@@ -214,9 +266,8 @@ def slots(study: StudyConfig) -> int:
 
 def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared, console: Console) -> None:
     """Scores each trial of the comparison on `test`, once: its last epoch and its best epoch by `val`."""
-    waiting = [
-        s for s in folder.statuses() if s.spec.kind == "compare" and s.state == "completed" and not folder.test_scores(s.spec.id)
-    ]
+    done = [status for status in folder.statuses() if status.spec.kind == "compare" and status.state == "completed"]
+    waiting = [status for status in done if not folder.test_scores(status.spec.id)]
     if waiting:
         console.print(f"opening the test split for {len(waiting)} trials")
     for status in waiting:

@@ -1,6 +1,11 @@
-"""OptunaSearch made safe: its study lives on disk, stopped trials are pruned, failures are failures, nothing is asked twice."""
+"""OptunaSearch made safe: its study lives on disk, stopped trials are pruned, failures are failures, nothing is asked twice.
+
+The searches of several methods run side by side, each with its own sampler and its own rungs.
+"""
 
 import math
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +15,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from kd_hpo.config.study import Asha, Search
+from kd_hpo.config.study import Asha
+from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import StudyFolder, TrialSpec
 from kd_hpo.study.search_space import ray_space
 from kd_hpo.trial.result import METRIC
@@ -20,33 +27,64 @@ from kd_hpo.trial.result import METRIC
 EPOCH = "epoch"
 
 
-def _id(number: int) -> str:
-    return f"trial-{number:03d}"
+class StudySearch(Searcher):  # type: ignore[misc]
+    """Suggests the trials of several methods' searches, one method after the other: they share what a worker has prepared."""
+
+    def __init__(self, searches: Sequence["MethodSearch"]) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self._waiting = [search for search in searches for _ in range(search.left)]
+        self._of: dict[str, MethodSearch] = {}
+
+    @property
+    def left(self) -> int:
+        """How many trials are still to be suggested."""
+        return len(self._waiting)
+
+    def suggest(self, trial_id: str) -> Any:
+        if trial_id not in self._of:
+            if not self._waiting:
+                return Searcher.FINISHED
+            self._of[trial_id] = self._waiting.pop(0)
+        return self._of[trial_id].suggest(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._of[trial_id].on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id in self._of:
+            self._of[trial_id].on_trial_complete(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study's folder is the record."""
 
 
-class StudySearch(OptunaSearch):  # type: ignore[misc]
-    """Suggests trials of a study; continues one from its folder.
+class MethodSearch(OptunaSearch):  # type: ignore[misc]
+    """Suggests trials of one method; continues from the study's folder.
 
-    A trial is known by its number in Optuna's journal. Trials that were running when the driver died are suggested again
-    first, under the same number, so that they go on from their checkpoints; new ones are asked for after them.
-    Ray 2.60's OptunaSearch completes stopped trials and chokes on a journal that is ahead of it; this one asks and tells
-    Optuna itself, through the private `_ot_trials` and `_ot_study` of that version.
+    A trial is known by its number in the method's study of Optuna's journal. Trials that were running when the driver died
+    are suggested again first, under the same number, so that they go on from their checkpoints; new ones are asked for after
+    them. Ray 2.60's OptunaSearch completes stopped trials and chokes on a journal that is ahead of it; this one asks and
+    tells Optuna itself, through the private `_ot_trials` and `_ot_study` of that version.
+
+    trial_seed    of every trial
+    sampler_seed  of what is suggested
     """
 
-    def __init__(self, search: Search, folder: StudyFolder, *, seed: int, epochs: int) -> None:
+    def __init__(self, search: Searched, folder: StudyFolder, *, trial_seed: int, sampler_seed: int, epochs: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, seed
-        storage = journal(folder.optuna)
-        known = known_trials(folder)
+        self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
+        known = known_trials(folder, search.method)
         super().__init__(
             space=self.convert_search_space(ray_space(search.space)),
             metric=METRIC,
             mode="max",
-            storage=storage,
-            study_name=folder.root.name,
-            sampler=optuna.samplers.TPESampler(seed=search.seed + len(known)),  # the same seed would suggest the same points
+            storage=journal(folder.optuna),
+            study_name=search.method,
+            sampler=optuna.samplers.TPESampler(seed=sampler_seed + len(known)),  # the same seed would suggest the same points
         )
         self._catch_up()
+        finished = sum(trial.state.is_finished() for trial in self._ot_study.get_trials(deepcopy=False))
+        self.left = max(search.trials - finished, 0)
         self._unfinished = [t.number for t in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
@@ -56,7 +94,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return {"spec": self.spec(trial.number, trial.params).model_dump(mode="json")}
 
     def spec(self, number: int, params: dict[str, Any]) -> TrialSpec:
-        return TrialSpec(id=_id(number), kind="search", method=self._method, seed=self._trial_seed, settings=params)
+        return TrialSpec(id=self._id(number), kind="search", method=self._method, seed=self._trial_seed, settings=params)
+
+    def _id(self, number: int) -> str:
+        return f"{self._method}-t{number:03d}"
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id not in self._completed_trials:
@@ -67,7 +108,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             return
         self._completed_trials.add(trial_id)
         value, epoch, trial = (result or {}).get(METRIC), (result or {}).get(EPOCH, 0), self._ot_trials[trial_id]
-        status = self._folder.status(_id(trial.number))
+        status = self._folder.status(self._id(trial.number))
         failed = error or (status is not None and status.state == "failed")  # Ray knows of no error that the trial caught
         if not failed:
             self._report(trial, value, epoch)  # Ray does not pass on the result at which the scheduler stops a trial
@@ -99,7 +140,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     def _catch_up(self) -> None:
         """Tells Optuna of trials whose end is on disk, but which the driver died before it could tell of."""
         for trial in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            status = self._folder.status(_id(trial.number))
+            status = self._folder.status(self._id(trial.number))
             if status is None or status.state == "running":
                 continue
             records = self._folder.records(status.spec.id)
@@ -110,9 +151,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
 
 class StudyAsha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that goes on where an earlier run of the study stood: it knows every epoch that is on disk, and judges none twice.
+    """ASHA that compares trials of one method only, and goes on where an earlier run of the study stood.
 
-    Judged again, a trial that goes on would meet those that it has outlived at its own first epochs, and be stopped.
+    It knows every epoch that is on disk, and judges none twice: judged again, a trial that goes on would meet those that it
+    has outlived at its own first epochs, and be stopped. The rungs are Ray's private `_brackets` and `_trial_info`.
     """
 
     def __init__(self, asha: Asha, folder: StudyFolder, *, epochs: int) -> None:
@@ -125,6 +167,7 @@ class StudyAsha(ASHAScheduler):  # type: ignore[misc]
             reduction_factor=asha.reduction_factor,
         )
         self._folder = folder
+        self._unjudged, self._of_method = self._brackets[0], dict[str, Any]()
         for status in folder.statuses():
             if status.spec.kind == "search" and status.state != "running":
                 ended = _EndedTrial(status.spec.id, {"spec": status.spec.model_dump()})
@@ -133,7 +176,9 @@ class StudyAsha(ASHAScheduler):  # type: ignore[misc]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        for record in self._folder.records(trial.config["spec"]["id"]):  # what is decided here was decided then
+        spec = trial.config["spec"]
+        self._trial_info[trial.trial_id] = self._of_method.setdefault(spec["method"], deepcopy(self._unjudged))
+        for record in self._folder.records(spec["id"]):  # what is decided here was decided then
             self.on_trial_result(tune_controller, trial, {EPOCH: record.epoch, **record.metrics})
 
 
@@ -150,10 +195,10 @@ def journal(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-def known_trials(folder: StudyFolder) -> list[optuna.trial.FrozenTrial]:
-    """The trials in the study's journal, finished or not; none where there is no journal yet."""
+def known_trials(folder: StudyFolder, method: str) -> list[optuna.trial.FrozenTrial]:
+    """The method's trials in the study's journal, finished or not; none where there is no journal yet."""
     if not folder.optuna.is_file():
         return []
     storage = journal(folder.optuna)
     names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
-    return optuna.load_study(study_name=folder.root.name, storage=storage).trials if folder.root.name in names else []
+    return optuna.load_study(study_name=method, storage=storage).trials if method in names else []

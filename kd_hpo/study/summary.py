@@ -1,131 +1,82 @@
-"""What came out of a study: methods side by side, and the matrix that was learned."""
+"""What came out of a study, for a person: methods side by side, and the matrix that was learned."""
 
-from collections.abc import Sequence
+import textwrap
 from dataclasses import dataclass
-from statistics import mean, stdev
 
 import numpy as np
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from kd_hpo.config.load import method_names
-from kd_hpo.config.study import Method, StudyConfig
-from kd_hpo.config.trial import LearnedWeights
+from kd_hpo.config.pairs import LearnedWeights
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.study.comparison import Comparison, number, p_value, with_spread
 from kd_hpo.study.folder import StudyFolder
 from kd_hpo.study.pages import colours, ink_on
 from kd_hpo.study.tracking import experiment_link, mean_matrix
-from kd_hpo.trial.evaluate import score
-from kd_hpo.trial.methods import METHODS
-from kd_hpo.trial.prepare import Prepared
-from kd_hpo.trial.result import METRIC, TrialResult
 
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over seeds; the text of one seed has no deviation."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return mean(self.values)
-
-    def __str__(self) -> str:
-        spread = f" ±{stdev(self.values):.4f}".replace("±0.", "±.") if len(self.values) > 1 else ""
-        return f"{self.mean:.4f}{spread}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method: accuracies on `val` and `test` after the last epoch, and on `test` at the best epoch by `val`."""
-
-    method: str
-    title: str
-    val: Spread | None
-    test: Spread | None
-    test_best: Spread | None
-    failed: int
+_WIDE = 120
+"""Columns of a terminal that has room for titles, four digits and what was tuned."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    rows: tuple[Row, ...]
+    comparison: Comparison
     teacher_layers: tuple[str, ...]
     student_layers: tuple[str, ...]
     matrix: list[list[float]] | None
     """The learned weights, held, the mean over the seeds of the comparison; None where no method learns them."""
     matrix_method: str
-    seeds: int
     link: str
     """Opens the study's experiment in MLflow's model-training view, once a server runs (`kd-hpo ui`)."""
 
-    def table(self) -> list[dict[str, float | str]]:
-        """For machines: a row a method."""
-        cells = []
-        for row in self.rows:
-            cell: dict[str, float | str] = {"method": row.method, "title": row.title, "failed": row.failed}
-            for name, spread in (("val", row.val), ("test", row.test), ("test_best", row.test_best)):
-                if spread is not None:
-                    cell[f"{name}_mean"] = spread.mean
-                    if len(spread.values) > 1:
-                        cell[f"{name}_sd"] = stdev(spread.values)
-            cells.append(cell)
-        return cells
+
+def summarise(study: StudyConfig, folder: StudyFolder, comparison: Comparison, experiment: str) -> Summary:
+    """The matrix is that of the first method that learns one."""
+    link = experiment_link(study, experiment)
+    for method in method_names(study):
+        done = [s for s in folder.statuses() if (s.spec.kind, s.spec.method, s.state) == ("compare", method, "completed")]
+        results = [folder.result(status.spec.id) for status in done]
+        if results and isinstance(results[0].config.weighting, LearnedWeights):
+            layers = results[0].teacher_layers, results[0].student_layers
+            teacher, student = (tuple(layer.name for layer in each) for each in layers)
+            return Summary(comparison, teacher, student, mean_matrix([result.held_mean for result in results]), method, link)
+    return Summary(comparison, (), (), None, "", link)
 
 
-def summarise(study: StudyConfig, folder: StudyFolder, prepared: Prepared, experiment: str) -> Summary:
-    statuses = [s for s in folder.statuses() if s.spec.kind == "compare"]
-    teacher = score(prepared.teacher.network, prepared.batches, prepared.splits.test).accuracy
-    rows = [Row("teacher", "teacher", Spread((prepared.teacher.val.accuracy,)), Spread((teacher,)), None, 0)]
-    learned, matrix_method = list[TrialResult](), ""
-    titles = {m.name: m.name for m in study.compare.methods if isinstance(m, Method)}
-    for name in method_names(study):
-        of_method = [s for s in statuses if s.spec.method == name]
-        done = [s.spec.id for s in of_method if s.state == "completed"]
-        tests = [t for t in map(folder.test_scores, done) if t is not None]
-        rows.append(
-            Row(
-                name,
-                titles.get(name) or METHODS[name].title,
-                _spread([folder.records(trial)[-1].metrics[METRIC] for trial in done]),
-                _spread([t.last for t in tests]),
-                _spread([t.best for t in tests]),
-                len(of_method) - len(done),
-            )
-        )
-        results = [folder.result(trial) for trial in done]
-        if not learned and results and isinstance(results[0].config.weighting, LearnedWeights):
-            learned, matrix_method = results, name
-    return Summary(
-        rows=tuple(rows),
-        teacher_layers=tuple(layer.name for layer in learned[0].teacher_layers) if learned else (),
-        student_layers=tuple(layer.name for layer in learned[0].student_layers) if learned else (),
-        matrix=mean_matrix([result.held_mean for result in learned]) if learned else None,
-        matrix_method=matrix_method,
-        seeds=study.compare.seeds,
-        link=experiment_link(study, experiment),
-    )
+def render(summary: Summary, width: int) -> RenderableType:
+    """The comparison and the matrix as a person reads them on a terminal of that width, 80 columns or more."""
+    lines = [Text(line, "red") for line in _wrapped(summary.comparison.failures(), width)]
+    lines += [Text(line, "dim") for line in _wrapped(summary.comparison.caption(), width)]
+    shown: list[RenderableType] = [_table(summary.comparison, wide=width >= _WIDE), Text(), *lines]
+    if summary.matrix is not None:
+        title = f"Learned lambda ({summary.matrix_method}): which teacher layer (row) teaches which student layer (column)"
+        shown += [Text(), Text(title, "bold"), _matrix(summary)]
+    return Group(*shown)
 
 
-def _spread(values: Sequence[float]) -> Spread | None:
-    return Spread(tuple(values)) if values else None
+def _table(comparison: Comparison, *, wide: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1 if wide else 0), collapse_padding=not wide)
+    table.add_column("method", no_wrap=not wide)
+    for name in ("n", "test", "best", "val", "rank", "s", "diff.", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("tuning")
+    best = comparison.control
+    for row, method in zip(comparison.frame().to_dict("records"), comparison.methods, strict=True):
+        digits = 4 if wide else 3
+        cells = [with_spread(row[name], row[f"{name}_sd"], digits) for name in ("test", "test_best", "val")]
+        cells += [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
+        cells += ["control" if method is best else number(row["difference"], f"+.{digits}f"), p_value(row["p_value"])]
+        count = f"{row['seeds']} ({row['failed']} failed)" if row["failed"] else f"{row['seeds']}"
+        table.add_row(method.title if wide else method.name, count, *cells, *[method.tuning] * wide)
+    return table
 
 
-def render(summary: Summary) -> RenderableType:
-    """The comparison and the matrix as a person reads them on a terminal."""
-    seeds = f", mean ± standard deviation over {summary.seeds} seeds" if summary.seeds > 1 else ""
-    table = Table(title=f"Accuracy{seeds}", title_justify="left", title_style="bold")
-    table.add_column("method")
-    for heading in ("val", "test", "test, best epoch by val"):
-        table.add_column(heading, justify="right")
-    for row in summary.rows:
-        failed = f" ({row.failed} failed)" if row.failed else ""
-        table.add_row(row.title + failed, *("-" if s is None else str(s) for s in (row.val, row.test, row.test_best)))
-    if summary.matrix is None:
-        return table
-    title = f"Learned lambda ({summary.matrix_method}): which teacher layer (row) teaches which student layer (column)"
-    return Group(table, Text(), Text(title, "bold"), _matrix(summary))
+def _wrapped(lines: list[str], width: int) -> list[str]:
+    return [short for line in lines for short in textwrap.wrap(line, min(width, _WIDE), subsequent_indent="  ")]
 
 
 def _matrix(summary: Summary) -> Table:

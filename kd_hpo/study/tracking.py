@@ -20,8 +20,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.trial import LearnedWeights, TrialConfig
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import ConfigError, StudyError
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
@@ -176,7 +178,7 @@ class MlflowTracker:
         self, study: StudyConfig, experiment: str, spec: TrialSpec, config: TrialConfig, prepared: Prepared, commit: str
     ) -> None:
         self._error: Exception | None = None
-        self._layers = layers_of(config)
+        self._layers = layers_of(config, prepared.plan)
         self._records: list[EpochRecord] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._run: RunLog | None = None
@@ -220,7 +222,12 @@ class MlflowTracker:
 
 
 def mirror(
-    study: StudyConfig, experiment: str, prepared: Prepared, config_of: Callable[[TrialSpec], TrialConfig], commit: str
+    study: StudyConfig,
+    experiment: str,
+    prepared: Prepared,
+    config_of: Callable[[TrialSpec], TrialConfig],
+    plan_of: Callable[[TrialConfig], PairPlan],
+    commit: str,
 ) -> None:
     """Writes to MLflow what its runs lack of the study's folder, and ends every run whose trial is not running any more."""
     client, folder = MlflowClient(tracking_uri(study)), StudyFolder.of(study)
@@ -237,48 +244,46 @@ def mirror(
         run = RunLog.find_or_create(client, experiment, spec.id, trial_tags(study, spec))
         run.describe(config, spec, prepared, commit)
         folder.write_run_id(spec.id, run.run_id)
-        records, layers = folder.records(spec.id), layers_of(config) if config else PairLayers((), ())
+        records = folder.records(spec.id)
+        layers = layers_of(config, plan_of(config)) if config and records else PairLayers((), ())
         for record in records:
             run.log_epoch(record, layers)
         run.finish(status, records, layers)
 
 
-def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, table: Sequence[Mapping[str, float | str]]) -> None:
-    """One more run, beside the trials: the comparison, the study's file, accuracy against each outer setting, the export."""
+def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comparison: str) -> None:
+    """One more run, beside the trials: the comparison, the study's file, accuracy against each outer setting, the export.
+
+    comparison  in Markdown, for the run's description; its files are taken from the folder
+    """
     client = MlflowClient(tracking_uri(study))
     tags = {"kd.study": study.name, "kd.kind": "summary"}
     run = RunLog.find_or_create(client, experiment, "summary", tags)
-    points = [
-        {
-            "trial": status.spec.id,
-            "state": "stopped" if status.state == "running" else status.state,
-            "accuracy": records[-1].metrics["val/accuracy"] if records else None,
-            **status.spec.settings,
-        }
-        for status in folder.statuses()
-        if status.spec.kind == "search"
-        for records in [folder.records(status.spec.id)]
-    ]
-    page = scatter_page(f"{study.name}: accuracy on val against the outer settings", points, list(study.search.space))
-    client.log_text(run.run_id, page, "outer_settings.html")
-    client.log_text(run.run_id, comparison_markdown(table), "comparison.md")
-    client.log_text(run.run_id, json.dumps(list(table)), "comparison.json")
-    client.log_artifact(run.run_id, str(folder.settings))
-    if folder.export.is_file():
-        client.log_artifact(run.run_id, str(folder.export))
-    client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", comparison_markdown(table))])
+    for method, points in searched_points(folder).items():
+        title = f"{study.name}: accuracy on val against the outer settings of {method}"
+        settings = dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy"))
+        client.log_text(run.run_id, scatter_page(title, points, list(settings)), f"outer_settings/{method}.html")
+    files = [folder.comparison(suffix) for suffix in ("csv", "json", "png")]
+    for file in (*files, folder.settings, folder.export):
+        if file.is_file():
+            client.log_artifact(run.run_id, str(file))
+    client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", comparison)])
     client.set_terminated(run.run_id, "FINISHED")
 
 
-def comparison_markdown(table: Sequence[Mapping[str, float | str]]) -> str:
-    lines = ["| method | val, last epoch | test, last epoch | test, best epoch by val |", "|---|---|---|---|"]
-    for row in table:
-        cells = []
-        for name in ("val", "test", "test_best"):
-            spread = f" ± {row[f'{name}_sd']:.4f}" if f"{name}_sd" in row else ""
-            cells.append(f"{row[f'{name}_mean']:.4f}{spread}" if f"{name}_mean" in row else "-")
-        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
+    """How each trial of each method's search ended, with its settings."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for status in folder.statuses():
+        if status.spec.kind == "search":
+            records = folder.records(status.spec.id)
+            point = {
+                "trial": status.spec.id,
+                "state": "stopped" if status.state == "running" else status.state,
+                "accuracy": records[-1].metrics["val/accuracy"] if records else None,
+            }
+            found.setdefault(status.spec.method, []).append(point | status.spec.settings)
+    return found
 
 
 def experiment_link(study: StudyConfig, experiment: str) -> str:
@@ -298,10 +303,9 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
             return
 
 
-def layers_of(config: TrialConfig) -> PairLayers:
-    logits = ("logits",) if config.pairs.logits == "inside" else ()
-    learned = isinstance(config.weighting, LearnedWeights)
-    return PairLayers(config.teacher.layers + logits, config.student.layers + logits, start_uniform=learned)
+def layers_of(config: TrialConfig, plan: PairPlan) -> PairLayers:
+    teacher, student = ([layer.name for layer in layers] for layers in (plan.teacher, plan.student))
+    return PairLayers(teacher, student, start_uniform=isinstance(config.weighting, LearnedWeights))
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:

@@ -20,13 +20,14 @@ class Score:
 
 
 def score(network: nn.Module, batches: ImageBatches, indices: Indices) -> Score:
-    """In eval mode, over all the images; network(x) gives logits, or logits and features."""
+    """In eval mode, over all the images, as they are; network(x) gives logits, or logits and features."""
     loss, correct = torch.zeros((), device=batches.device), torch.zeros((), device=batches.device)
     with evaluating(network), torch.no_grad():
         for chunk in chunks(indices, _CHUNK):
-            output = network(batches.inputs(chunk))
+            with batches.autocast():
+                output = network(batches.inputs(chunk))
             logits: Tensor = output[0] if isinstance(output, tuple) else output
             labels = batches.labels(chunk)
-            loss += F.cross_entropy(logits, labels, reduction="sum")
+            loss += F.cross_entropy(logits.to(batches.dtype), labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
     return Score(float(loss) / len(indices), float(correct) / len(indices))

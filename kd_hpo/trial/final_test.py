@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.nets.zoo import load_weights
+from kd_hpo.nets.weights import load_weights
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.prepare import Prepared, build
 

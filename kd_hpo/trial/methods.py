@@ -1,41 +1,157 @@
-"""Every method as a change of a trial's settings: the same networks, data, steps and seeds, another weighting."""
+"""Every method as a change of a trial's settings: the same networks, data, steps and seeds, other losses and weights."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from kd_hpo.config import trial as settings
+from kd_hpo.config import pairs as settings
 from kd_hpo.config.settings import Settings
-from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.study import LogUniformRange, Range
+from kd_hpo.config.trial import Assistant, Network, TrialConfig
+from kd_hpo.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class MethodSpec:
     title: str
     """How a person reads it in a table."""
+    paper: str
+    """Where its loss and weights come from."""
     apply: Callable[[TrialConfig], TrialConfig]
+    space: Mapping[str, Range] = field(default_factory=dict)
+    """Ranges of the settings that are its own, for a search beside those of the study."""
 
 
-def _weighted(weighting: Settings) -> Callable[[TrialConfig], TrialConfig]:
-    return lambda config: config.replace(weighting=weighting.model_dump())
+def _set(weighting: Settings, **changes: Any) -> Callable[[TrialConfig], TrialConfig]:
+    """Replaces the weighting and some settings of the pairs, and leaves the assistants out, which few methods use."""
+
+    def apply(config: TrialConfig) -> TrialConfig:
+        pairs = config.pairs.replace(**{name: _plain(value) for name, value in changes.items()})
+        return config.replace(weighting=weighting.model_dump(), pairs=pairs.model_dump(), assistants=())
+
+    return apply
+
+
+def _published(loss: Settings, weighting: Settings, strength: float, **changes: Any) -> Callable[[TrialConfig], TrialConfig]:
+    """A published method beside KD: its loss on its pairs, at its own strength, with gradients as they are."""
+    return _set(weighting, loss=loss, strength=strength, balance=settings.Unbalanced(), **changes)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, Settings) else value
 
 
 def _cross_entropy(config: TrialConfig) -> TrialConfig:
-    return config.replace(kd=config.kd.replace(weight=0).model_dump(), weighting=settings.NoPairs().model_dump())
+    alone = _set(settings.NoPairs())(config)
+    return alone.replace(kd=config.kd.replace(weight=0).model_dump())
 
 
 def _learned(config: TrialConfig) -> TrialConfig:
-    if isinstance(config.weighting, settings.LearnedWeights):
-        return config
-    return config.replace(weighting=settings.LearnedWeights().model_dump())
+    learned = config.weighting if isinstance(config.weighting, settings.LearnedWeights) else settings.LearnedWeights()
+    return _set(learned)(config)
+
+
+def _assisted(factor: float, weighting: Settings, pairs: Settings) -> Callable[[TrialConfig], tuple[Assistant, ...]]:
+    """The study's assistants; where it has none, one of the student's family, `factor` times as wide."""
+
+    def assistants(config: TrialConfig) -> tuple[Assistant, ...]:
+        if config.assistants:
+            return config.assistants
+        network = widened(config.student.network, factor)
+        assistant = Assistant(
+            network=network,
+            layers=config.student.layers,
+            training=config.training,
+            kd=config.kd,
+            pairs=pairs,
+            weighting=weighting,
+        )
+        return (assistant,)
+
+    return assistants
+
+
+def widened(network: Network, factor: float) -> Network:
+    """The same network with `factor` times the channels. Raises ConfigError where its arguments name no widths."""
+    defaults: dict[str, dict[str, Any]] = {
+        "plain_conv": {"channels": [16, 32, 64], "hidden": 128},
+        "cifar_resnet": {"width": 1},
+        "wrn": {"width": 1},
+    }
+    if network.name not in defaults:
+        raise ConfigError(
+            f"there is no rule to widen the network {network.name!r}; give `assistants` in the study file, "
+            f"or a student of {', '.join(defaults)}"
+        )
+    given = {name: network.arguments.get(name, value) for name, value in defaults[network.name].items()}
+    wide = {
+        n: [round(factor * v) for v in value] if isinstance(value, list) else round(factor * value) for n, value in given.items()
+    }
+    return network.replace(arguments={**network.arguments, **wide})
+
+
+def _takd(config: TrialConfig) -> TrialConfig:
+    assistants = _assisted(1.5, settings.NoPairs(), config.pairs)(config)
+    return _set(settings.NoPairs())(config).replace(assistants=[a.model_dump() for a in assistants])
+
+
+def _ifm(config: TrialConfig) -> TrialConfig:
+    by_pkt = settings.Pairs(loss=settings.Pkt(), strength=30_000, balance=settings.Unbalanced())
+    assistants = _assisted(2, settings.SelectedPair(pair="last"), by_pkt)(config)
+    flow = _published(settings.InformationFlowDivergence(), settings.InformationFlow(), 1_000)(config)
+    return flow.replace(assistants=[a.model_dump() for a in assistants])
+
+
+def _strength(default: float) -> dict[str, Range]:
+    """A factor of ten either way."""
+    return {"pairs.strength": LogUniformRange(low=default / 10, high=default * 10)}
 
 
 METHODS: dict[str, MethodSpec] = {
-    "as_given": MethodSpec("as the study file says", lambda config: config),
-    "ce": MethodSpec("student alone", _cross_entropy),
-    "kd": MethodSpec("KD", _weighted(settings.NoPairs())),
-    "vid": MethodSpec("KD + VID, same depth", _weighted(settings.SameDepth())),
-    "semckd": MethodSpec("KD + SemCKD's attention", _weighted(settings.CrossLayerAttention())),
-    "uniform": MethodSpec("KD + uniform lambda", _weighted(settings.Uniform())),
-    "random": MethodSpec("KD + random lambda", _weighted(settings.RandomPoint())),
-    "learned": MethodSpec("KD + learned lambda", _learned),
+    "as_given": MethodSpec("as the study file says", "", lambda config: config),
+    "ce": MethodSpec("student alone", "", _cross_entropy),
+    "kd": MethodSpec("KD", "Hinton et al. 2015", _set(settings.NoPairs())),
+    "fitnets": MethodSpec(
+        "FitNets: hint stage, then KD",
+        "Romero et al. 2015, eq. 3",
+        _published(settings.Hint(), settings.SelectedPair(pair="middle"), 100, stages=settings.PairsFirst()),
+        _strength(100),
+    ),
+    "at": MethodSpec(
+        "KD + attention transfer",
+        "Zagoruyko & Komodakis 2017, eq. 2",
+        _published(settings.Attention(), settings.SameDepth(), 3_000, unserved="leave_out"),
+        _strength(3_000),
+    ),
+    "sp": MethodSpec(
+        "KD + similarity-preserving",
+        "Tung & Mori 2019, eq. 4",
+        _published(settings.Similarity(), settings.SelectedPair(pair="last_map"), 3_000),
+        _strength(3_000),
+    ),
+    "vid": MethodSpec(
+        "KD + VID, same depth",
+        "Ahn et al. 2019, eq. 5",
+        _published(settings.Gaussian(), settings.SameDepth(), 4),
+        _strength(4),
+    ),
+    "pkt": MethodSpec(
+        "KD + PKT",
+        "Passalis & Tefas 2018, eq. 9",
+        _published(settings.Pkt(), settings.SelectedPair(pair="last"), 30_000),
+        _strength(30_000),
+    ),
+    "ifm": MethodSpec("KD + information flow, auxiliary teacher", "Passalis et al. 2020, eq. 8-9", _ifm, _strength(1_000)),
+    "takd": MethodSpec("KD through an assistant", "Mirzadeh et al. 2020", _takd),
+    "semckd": MethodSpec(
+        "KD + SemCKD's attention",
+        "Chen et al. 2021, eq. 4-8",
+        _published(settings.Hint(relu=False), settings.CrossLayerAttention(), 400),
+        _strength(400),
+    ),
+    "uniform": MethodSpec("KD + uniform lambda", "", _set(settings.Uniform())),
+    "random": MethodSpec("KD + random lambda", "", _set(settings.RandomPoint())),
+    # kd_hpo.study.design gives it a space: one number a pair. Where nothing is searched it is uniform.
+    "tpe_lambda": MethodSpec("KD + lambda chosen by Optuna (TPE)", "Bergstra et al. 2011", _set(settings.Uniform())),
+    "hetero": MethodSpec("KD + learned lambda", "the seed paper", _learned),
 }

@@ -1,24 +1,28 @@
 """What every trial of a study shares, made once and kept in the cache: images, splits, the trained teacher, its features."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from kd_hpo.config.trial import Data, Digits, ImageFolder, Network, SplitSizes, TorchvisionData, TrialConfig
+from kd_hpo.config.data import CallableData, Data, Digits, ImageFolder, SplitSizes, TorchvisionData
+from kd_hpo.config.pairs import OwnLoss, Pairs
+from kd_hpo.config.trial import Network, Training, TrialConfig
+from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import DATASETS, ImageSet
 from kd_hpo.data.splits import Splits, make_splits
-from kd_hpo.data.teacher_targets import TeacherTargets, teacher_targets
+from kd_hpo.data.teacher_targets import TeacherTargets, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError
 from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
-from kd_hpo.nets.zoo import build_network, load_weights, weights_digest
-from kd_hpo.trial.teacher import TrainedTeacher, train_teacher
+from kd_hpo.nets.layer_names import resolve_layers
+from kd_hpo.nets.weights import load_weights, weights_digest
+from kd_hpo.nets.zoo import build_network
+from kd_hpo.trial.teacher import TrainedTeacher, trained_teacher
 
 Progress = Callable[[str], None]
 
@@ -36,6 +40,65 @@ class Prepared:
         return self.targets.plan
 
 
+def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None) -> Prepared:
+    """Makes, or finds in the cache, all that the trial reads. `progress` is told in words what is being made.
+
+    Raises DataError, ConfigError or FeatureMismatch with what to change.
+    """
+    online = reads_online(config)
+    batches, splits = load_data(config, cache, progress)
+    if config.assistants:
+        from kd_hpo.trial.assistants import taught_by_assistants  # it runs trials, which prepare what they read
+
+        config = taught_by_assistants(config, batches.images.digest, cache, progress)
+    teacher = prepare_teacher(config, batches, splits, cache, progress)
+    with student_tap(config, batches) as student:
+        shapes = layer_shapes(student, batches.input_shape)
+    progress("reading the teacher's features")
+    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
+    reader = teacher_reader(
+        teacher.network,
+        layers_of(config, config.teacher.layers, teacher.network, batches),
+        batches,
+        splits.train,
+        shapes,
+        logits_pair=config.pairs.logits == "inside",
+        meet=loss.meet,
+        standardised=loss.standardised,
+        cache=cache,
+    )
+    targets = reader if online else cached_targets(reader, np.concatenate([splits.train, splits.outer]), cache)
+    return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets)
+
+
+def reads_online(config: TrialConfig) -> bool:
+    """Whether the teacher reads each batch as the student sees it. Raises ConfigError for cached features of random views."""
+    if config.augment and config.teacher.features == "cached":
+        raise ConfigError(
+            f"teacher.features is cached, which are those of the plain images, and the student sees random views "
+            f"({', '.join(config.augment)}); set teacher.features: online, or augment: []"
+        )
+    return config.teacher.features == "online" or bool(config.augment)
+
+
+def shared_settings(config: TrialConfig) -> TrialConfig:
+    """What `prepare` depends on: trials that agree in it may share what it makes."""
+    loss = config.pairs.loss
+    return TrialConfig(
+        data=config.data,
+        splits=config.splits,
+        teacher=config.teacher,
+        assistants=config.assistants,
+        student=config.student,
+        training=Training(epochs=1),
+        augment=config.augment,
+        pairs=Pairs(logits=config.pairs.logits, loss=loss if isinstance(loss, OwnLoss) else type(loss)()),
+        device=config.device,
+        precision=config.precision,
+        channels_last=config.channels_last,
+    )
+
+
 def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here; use device: cpu or auto")
@@ -51,8 +114,10 @@ def load_images(data: Data, cache: Path, progress: Progress) -> ImageSet:
             return DATASETS["digits"](cache)
         case ImageFolder(path=path, size=size):
             return DATASETS["image_folder"](cache, path, size=size, progress=counted)
-        case TorchvisionData(name=name, root=root, download=download):
-            return DATASETS["torchvision"](cache, name, root, download=download)
+        case TorchvisionData(name=name, root=root, download=download, size=size):
+            return DATASETS["torchvision"](cache, name, root, download=download, size=size, progress=counted)
+        case CallableData(callable=reference, arguments=arguments, size=size):
+            return DATASETS["callable"](cache, reference, arguments, size=size, progress=counted)
 
 
 def split(images: ImageSet, sizes: SplitSizes) -> Splits:
@@ -70,18 +135,29 @@ def split(images: ImageSet, sizes: SplitSizes) -> Splits:
 def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[ImageBatches, Splits]:
     images = load_images(config.data, cache, progress)
     splits = split(images, config.splits)
-    return ImageBatches(images, splits.train, choose_device(config.device)), splits
+    device = choose_device(config.device)
+    batches = ImageBatches(images, splits.train, device, precision=config.precision, channels_last=config.channels_last)
+    return batches, splits
 
 
 def build(network: Network, batches: ImageBatches, *, seed: int) -> nn.Module:
     classes = len(batches.images.classes)
-    built = build_network(network.name, network.arguments, batches.input_shape, classes, seed=seed)
-    return built.to(batches.device)
+    built = build_network(network.name, network.arguments, batches.input_shape, classes, seed=seed, pretrained=network.pretrained)
+    return built.to(batches.device, memory_format=batches.memory_format)  # type: ignore[call-overload, no-any-return]
+
+
+def layers_of(config: TrialConfig, layers: tuple[str, ...] | str, network: nn.Module, batches: ImageBatches) -> tuple[str, ...]:
+    """The layers that names, globs or `auto` stand for, then the logits where they are inside the matrix."""
+    inside = (LOGITS,) if config.pairs.logits == "inside" else ()
+    return (*(name for name in resolve_layers(network, layers, batches.input_shape) if name not in inside), *inside)
 
 
 def student_tap(config: TrialConfig, batches: ImageBatches) -> FeatureTap:
-    layers = (*config.student.layers, LOGITS) if config.pairs.logits == "inside" else config.student.layers
-    return FeatureTap(build(config.student.network, batches, seed=config.seed), layers)
+    """A student at its start: fresh, pretrained or from a file."""
+    network = build(config.student.network, batches, seed=config.seed)
+    if config.student.weights is not None:
+        load_weights(network, config.student.weights)
+    return FeatureTap(network, layers_of(config, config.student.layers, network, batches))
 
 
 def prepare_teacher(
@@ -91,27 +167,5 @@ def prepare_teacher(
     network = build(config.teacher.network, batches, seed=config.teacher.seed)
     if config.teacher.weights is not None:
         load_weights(network, config.teacher.weights)
-        return TrainedTeacher.measured(network, batches, splits.val)
-    told = config.teacher.model_dump(mode="json", exclude={"layers", "weights"})
-    identity = json.dumps([told, batches.images.digest, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
-    path = cache / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
-    if path.is_file():
-        load_weights(network, path)
-        return TrainedTeacher.measured(network, batches, splits.val)
-    return train_teacher(network, config.teacher, batches, splits, path, progress)
-
-
-def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None) -> Prepared:
-    """Makes, or finds in the cache, all that the trial reads. `progress` is told in words what is being made.
-
-    Raises DataError, ConfigError or FeatureMismatch with what to change.
-    """
-    batches, splits = load_data(config, cache, progress)
-    teacher = prepare_teacher(config, batches, splits, cache, progress)
-    inside = config.pairs.logits == "inside"
-    with student_tap(config, batches) as student:
-        shapes = layer_shapes(student, batches.input_shape)
-    with FeatureTap(teacher.network, (*config.teacher.layers, LOGITS) if inside else config.teacher.layers) as tap:
-        progress("reading the teacher's features")
-        targets = teacher_targets(tap, batches, splits.train, splits.outer, shapes, logits_pair=inside, cache=cache)
-    return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets)
+        return TrainedTeacher.measured(network, batches, splits.val, config.teacher.weights)
+    return trained_teacher(network, config.teacher, batches, splits, cache, progress)

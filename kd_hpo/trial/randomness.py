@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, OUTER, REGRESSORS, WEIGHTING, SHUFFLE = range(5)
+ORDER, OUTER, REGRESSORS, WEIGHTING, SHUFFLE, VIEW = range(6)
 
 
-def generator(seed: int, purpose: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(np.random.default_rng([seed, purpose]).integers(2**31)))
+def generator(seed: int, purpose: int, *position: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.default_rng([seed, purpose, *position]).integers(2**31)))
 
 
 def random_state() -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.pair_losses import entropy
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.errors import Diverged
-from kd_hpo.nets.zoo import save_weights
+from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.prepare import Prepared, prepare
@@ -114,7 +114,7 @@ def epoch_weights(trial: Trial) -> Tensor:
     assert trial.pairs is not None
     if trial.pairs.attention is not None:
         return trial.pairs.take_attention_mean()
-    return trial.pairs.weighting.weights(trial.epoch - 1)
+    return trial.pairs.weights(trial.epoch - 1)
 
 
 def write_weights(trial: Trial, folder: Path) -> None:

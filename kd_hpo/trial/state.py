@@ -2,29 +2,40 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from kd_hpo.config import trial as settings
+from kd_hpo.config import pairs as settings
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.attention import CrossLayerAttention
 from kd_hpo.core.balance import GradientBalance, NoBalance
 from kd_hpo.core.directions import DIRECTIONS, Direction, Params
+from kd_hpo.core.pair_losses import PairLoss, pair_loss
 from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.core.simplex import SIMPLEX_UPDATES
-from kd_hpo.core.weightings import CONSTANT_WEIGHTINGS, Constant, Learned, Replay, Weighting, one_pair, random_point
+from kd_hpo.core.weightings import (
+    CONSTANT_WEIGHTINGS,
+    Constant,
+    InformationFlow,
+    Learned,
+    Replay,
+    Weighting,
+    one_pair,
+    random_point,
+    selected_pair,
+)
+from kd_hpo.data.augment import View, view
 from kd_hpo.data.batches import Indices
 from kd_hpo.errors import ConfigError, DataError, FeatureMismatch
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
 from kd_hpo.trial.prepare import Prepared, student_tap
-from kd_hpo.trial.randomness import REGRESSORS, SHUFFLE, WEIGHTING, generator, random_state, set_random_state
+from kd_hpo.trial.randomness import REGRESSORS, SHUFFLE, VIEW, WEIGHTING, generator, random_state, set_random_state
 from kd_hpo.trial.result import EpochRecord
 
 
@@ -33,6 +44,8 @@ class PairState:
     """The pairs of a trial: their losses, how they are weighted, and how weights are learned, where they are."""
 
     losses: PairMatrix
+    served: Tensor
+    """(T, S): 1 for the pairs that the loss can compare, 0 for those that are left out."""
     weighting: Weighting
     balance: GradientBalance | NoBalance
     optimizer: Optimizer
@@ -42,6 +55,11 @@ class PairState:
     held_epochs: int = 0
     attention_sum: Tensor = field(default_factory=lambda: torch.zeros(0))
     """Of attention's weights, over the batches of the epoch."""
+
+    def weights(self, epoch: int) -> Tensor:
+        """(T, S), sum 1 over the pairs that the loss serves; 0 elsewhere."""
+        weights = self.weighting.weights(epoch) * self.served
+        return weights / weights.sum()
 
     def take_attention_mean(self) -> Tensor:
         """(T, S), the mean of attention's weights since the last call."""
@@ -89,10 +107,28 @@ class Trial:
         """Copies of the student's buffers, for evaluations that must not move them."""
         return {name: buffer.clone() for name, buffer in self.student.named_buffers()}
 
-    def targets(self, batch: Indices) -> Targets:
-        if self.config.pairs.targets == "shuffled":
-            batch = np.random.default_rng([self.config.seed, SHUFFLE, self.step]).permutation(batch)
-        return self.prepared.targets.batch(batch)
+    def view(self, batch: Indices) -> View:
+        """The images as training sees them at this step."""
+        x, labels = self.prepared.batches.inputs(batch), self.prepared.batches.labels(batch)
+        return view(x, labels, self.config.augment, generator(self.config.seed, VIEW, self.step))
+
+    def pair_targets(self, targets: Targets) -> Targets:
+        """What the pairs compare with: where the targets are shuffled, each example gets another one's."""
+        if self.config.pairs.targets == "teacher":
+            return targets
+        order = torch.randperm(len(targets.logits), generator=generator(self.config.seed, SHUFFLE, self.step))
+        order = order.to(targets.logits.device)
+        return Targets(targets.logits[order], {size: block[order] for size, block in targets.blocks.items()})
+
+    @property
+    def stage(self) -> Literal["all", "pairs", "task"]:
+        """Which losses this step has: all, the pairs alone, or labels and KD without pairs."""
+        stages = self.config.pairs.stages
+        if self.pairs is None:
+            return "task"
+        if not isinstance(stages, settings.PairsFirst):
+            return "all"
+        return "pairs" if self.step < stages.share * self.total_steps else "task"
 
     def state_dict(self) -> dict[str, Any]:
         pairs = self.pairs
@@ -140,16 +176,9 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
 
 def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     plan, device = prepared.plan, prepared.batches.device
-    variance = config.pairs.variance
-    learned = isinstance(variance, settings.LearnedVariance)
-    losses = PairMatrix(
-        plan,
-        variance=variance.start if isinstance(variance, settings.LearnedVariance) else variance.value,
-        floor=variance.floor if isinstance(variance, settings.LearnedVariance) else 0.0,
-        learn_variance=learned,
-        temperature=config.kd.temperature,
-        generator=generator(config.seed, REGRESSORS),
-    ).to(device)
+    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
+    served = served_pairs(loss, plan, config.pairs)
+    losses = PairMatrix(plan, loss, temperature=config.kd.temperature, generator=generator(config.seed, REGRESSORS)).to(device)
     groups: list[dict[str, Any]] = [{"params": list(losses.parameters()), "lr": config.pairs.regressor_lr}]
     attention = None
     if isinstance(config.weighting, settings.CrossLayerAttention):
@@ -165,8 +194,37 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
         direction = DIRECTIONS[config.weighting.direction.kind](**config.weighting.direction.model_dump(exclude={"kind"}))
     weighting = build_weighting(config, plan)
     return PairState(
-        losses, weighting, balance, Adam(groups), attention, direction, torch.zeros(plan.shape), 0, torch.zeros(plan.shape)
+        losses,
+        served,
+        weighting,
+        balance,
+        Adam(groups),
+        attention,
+        direction,
+        torch.zeros(plan.shape),
+        0,
+        torch.zeros(plan.shape),
     )
+
+
+def served_pairs(loss: PairLoss, plan: PairPlan, pairs: settings.Pairs) -> Tensor:
+    """(T, S), 1 where the loss serves the pair. Raises FeatureMismatch where it does not and none may be left out."""
+    T, S = plan.shape
+    found = {(t, s): loss.serves(plan.teacher[t], plan.student[s], plan.target_size(t, s)) for t in range(T) for s in range(S)}
+    reasons = {pair: reason for pair, reason in found.items() if reason and not (plan.logits_pair and pair == (T - 1, S - 1))}
+    if reasons and pairs.unserved == "refuse":
+        (t, s), reason = next(iter(reasons.items()))
+        more = f" (and {len(reasons) - 1} more pairs)" if len(reasons) > 1 else ""
+        raise FeatureMismatch(
+            f"the loss {pairs.loss.kind} cannot compare teacher layer {plan.teacher[t]} with student layer {plan.student[s]}"
+            f"{more}: {reason}. Leave these layers out, choose another pairs.loss, or set pairs.unserved: leave_out"
+        )
+    served = torch.ones(plan.shape)
+    for pair in reasons:
+        served[pair] = 0
+    if not served.any():
+        raise FeatureMismatch(f"the loss {pairs.loss.kind} can compare no pair of these layers; choose others or another loss")
+    return served
 
 
 def build_weighting(config: TrialConfig, plan: PairPlan) -> Weighting:
@@ -179,12 +237,16 @@ def build_weighting(config: TrialConfig, plan: PairPlan) -> Weighting:
         case settings.OnePair(teacher=teacher, student=student):
             t = _position(teacher, [layer.name for layer in plan.teacher], "teacher")
             return Constant(one_pair(shape, t, _position(student, [layer.name for layer in plan.student], "student")))
+        case settings.SelectedPair(pair=pair):
+            return Constant(one_pair(shape, *selected_pair(plan, pair)))
         case settings.RandomPoint():
             return Constant(random_point(shape, generator(config.seed, WEIGHTING)))
         case settings.FixedMatrix(matrix=matrix):
             return Constant(_matrix(matrix, shape))
         case settings.ReplayedMatrices(matrices=matrices):
             return Replay([_matrix(matrix, shape) for matrix in matrices])
+        case settings.InformationFlow(start=start, decay=decay):
+            return InformationFlow(shape, start=start, decay=decay)
         case settings.CrossLayerAttention():  # its own weights stand in for these, batch by batch
             return Constant(CONSTANT_WEIGHTINGS["uniform"](shape))
         case _:

@@ -8,15 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kd_hpo.config.trial import GradientBalanced, LearnedWeights
+from kd_hpo.config.pairs import GradientBalanced, LearnedWeights
 from kd_hpo.core.balance import GradientBalance
 from kd_hpo.core.directions import Params, update_jacobian
 from kd_hpo.core.hypergradient import hypergradient
 from kd_hpo.core.pair_losses import categorical_kl
 from kd_hpo.core.pairs import Targets, pair_gradient_norms
 from kd_hpo.core.weightings import Learned
+from kd_hpo.data.augment import View
 from kd_hpo.data.batches import Indices, drawn_batch
 from kd_hpo.errors import FeatureMismatch
+from kd_hpo.nets.forward_mode import plain_attention
 from kd_hpo.trial.randomness import OUTER, random_state, random_state_kept, set_random_state
 from kd_hpo.trial.state import PairState, Trial
 
@@ -45,16 +47,16 @@ class InnerLosses:
 
 def train_step(trial: Trial, batch: Indices) -> InnerLosses:
     """w <- w - lr * dL_in/dw on the batch; on an update step, lambda along its hypergradient too."""
-    learning = learns_now(trial)
-    before = remember(trial) if learning else None
-    x, targets = trial.prepared.batches.inputs(batch), trial.targets(batch) if trial.pairs else None
-    losses = inner_gradients(trial, x, batch, targets)
+    before = remember(trial) if learns_now(trial) else None
+    seen = trial.view(batch)
+    targets = what_teacher_says(trial, batch, seen.x)
+    losses = inner_gradients(trial, seen, targets)
     trial.optimizer.step()
-    if trial.pairs and targets is not None:
+    if trial.pairs and targets and trial.stage != "task":
         if trial.pairs.direction is not None:
             trial.pairs.direction.observe({n: p.grad for n, p in trial.parameters.items() if p.grad is not None})
         if before is not None:
-            learn_weights(trial, trial.pairs, x, targets, before)
+            learn_weights(trial, trial.pairs, seen.x, trial.pair_targets(targets), before)
         trial.pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
     trial.schedule.step()
     trial.step += 1
@@ -74,24 +76,32 @@ def held_from_now(trial: Trial) -> bool:
     return not isinstance(settings, LearnedWeights) or trial.step >= (1 - settings.hold) * trial.total_steps
 
 
+def what_teacher_says(trial: Trial, batch: Indices, x: Tensor) -> Targets | None:
+    """As much as this step's losses want of it."""
+    if trial.stage != "task":
+        return trial.prepared.targets.batch(batch, x)
+    return Targets(trial.prepared.targets.logits(batch, x), {}) if trial.config.kd.weight else None
+
+
 def remember(trial: Trial) -> Moment:
     return Moment({n: p.detach().clone() for n, p in trial.parameters.items()}, trial.buffers(), random_state())
 
 
-def inner_gradients(trial: Trial, x: Tensor, batch: Indices, targets: Targets | None) -> InnerLosses:
+def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerLosses:
     """Leaves the gradient of L_task + kappa KD + beta sum lambda scale D in the student, that of sum D in the regressors."""
-    kd, labels = trial.config.kd, trial.prepared.batches.labels(batch)
-    logits, features = trial.student(x)
-    task = F.cross_entropy(logits, labels)
-    total, kd_loss, pair_loss = task, torch.zeros(()), torch.zeros(())
-    if kd.weight:
-        kd_loss = categorical_kl(logits, trial.prepared.targets.logits_of(batch).to(logits), kd.temperature).mean()
+    kd, stage = trial.config.kd, trial.stage
+    logits, features = run_student(trial, seen.x, {})
+    task, kd_loss, pair_loss = seen.cross_entropy(logits), torch.zeros(()), torch.zeros(())
+    total = task if stage != "pairs" else torch.zeros((), device=task.device)
+    if targets and kd.weight and stage != "pairs":
+        kd_loss = categorical_kl(logits, targets.logits.to(logits), kd.temperature).mean()
         total = total + kd.weight * kd_loss
-    if trial.pairs and targets is not None:
-        measure_balance(trial, trial.pairs, task, features, targets)
-        weights = pair_weights(trial, trial.pairs, features, targets)
-        scales = trial.config.pairs.strength * trial.pairs.balance.scales().to(x)
-        sample_losses = trial.pairs.losses.sample_losses(features, targets, (weights * scales).detach())
+    if trial.pairs and targets and stage != "task":
+        compared = trial.pair_targets(targets)
+        measure_balance(trial, trial.pairs, task, features, compared)
+        weights = pair_weights(trial, trial.pairs, features, compared)
+        scales = trial.config.pairs.strength * trial.pairs.weighting.total(trial.epoch) * trial.pairs.balance.scales().to(task)
+        sample_losses = trial.pairs.losses.sample_losses(as_targets(features), compared, (weights * scales).detach())
         pair_loss = (weights * scales * sample_losses.detach()).sum((1, 2)).mean()
         total = total + sample_losses.mean(0).sum()
         if trial.pairs.attention is not None:  # learned from the training loss, as its paper does
@@ -100,15 +110,28 @@ def inner_gradients(trial: Trial, x: Tensor, batch: Indices, targets: Targets | 
         trial.pairs.optimizer.zero_grad()
     trial.optimizer.zero_grad()
     total.backward()
-    accuracy = (logits.detach().argmax(1) == labels).float().mean()
+    accuracy = (logits.detach().argmax(1) == seen.labels).float().mean()
     return InnerLosses(task.detach(), kd_loss.detach(), pair_loss.detach(), accuracy)
+
+
+def run_student(trial: Trial, x: Tensor, state: Params) -> tuple[Tensor, list[Tensor]]:
+    """The student's logits, in the precision of losses, and its features as they are; `state` stands in for its tensors."""
+    with trial.prepared.batches.autocast(), plain_attention():
+        logits, features = functional_call(trial.student, state, (x,)) if state else trial.student(x)
+    return logits.to(trial.prepared.batches.dtype), features
+
+
+def as_targets(features: list[Tensor]) -> list[Tensor]:
+    """Features in the precision of losses: what autocast left in bfloat16 becomes float32."""
+    return [f.float() if f.dtype == torch.bfloat16 else f for f in features]
 
 
 def pair_weights(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets) -> Tensor:
     """(T, S), or (B, T, S) from attention; sum 1 over the pairs."""
     if pairs.attention is None:
-        return pairs.weighting.weights(trial.epoch).to(features[0])
-    return pairs.attention(features, teacher_features(pairs, targets))  # type: ignore[no-any-return]
+        return pairs.weights(trial.epoch).to(targets.logits)
+    weights = pairs.attention(as_targets(features), teacher_features(pairs, targets)) * pairs.served.to(targets.logits)
+    return weights / weights.sum((1, 2), keepdim=True)  # type: ignore[no-any-return]
 
 
 def teacher_features(pairs: PairState, targets: Targets) -> list[Tensor]:
@@ -130,14 +153,14 @@ def measure_balance(trial: Trial, pairs: PairState, task: Tensor, features: list
     ):
         return
     gradients = torch.autograd.grad(task, features, retain_graph=True, allow_unused=True)
-    norms = [g.norm() for g in gradients if g is not None]
+    norms = [g.norm(dtype=task.dtype) for g in gradients if g is not None]
     if len(norms) < len(gradients):
         names = [layer for layer, g in zip(trial.student.layers, gradients, strict=True) if g is None]
         raise FeatureMismatch(
             f"the student's logits do not depend on its layers {', '.join(names)}, so their pairs cannot be balanced; "
             "leave them out of student.layers or set pairs.balance: {kind: none}"
         )
-    pairs.balance.observe(torch.stack(norms), pair_gradient_norms(pairs.losses, features, targets))
+    pairs.balance.observe(torch.stack(norms), pair_gradient_norms(pairs.losses, as_targets(features), targets))
 
 
 def learn_weights(trial: Trial, pairs: PairState, x: Tensor, targets: Targets, before: Moment) -> None:
@@ -150,8 +173,9 @@ def learn_weights(trial: Trial, pairs: PairState, x: Tensor, targets: Targets, b
 
     def pair_losses(w: Params) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in before.buffers.items()}
-        _, features = functional_call(trial.student, {**w, **buffers}, (x,))
-        return pairs.losses(features, targets)  # type: ignore[no-any-return]
+        with plain_attention():  # and in float32: autocast has no forward mode
+            _, features = functional_call(trial.student, {**w, **buffers}, (x,))
+        return pairs.losses(as_targets(features), targets)  # type: ignore[no-any-return]
 
     with torch.no_grad(), random_state_kept():
         set_random_state(before.random)  # the same dropout as in the step
@@ -166,11 +190,11 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
     batch = drawn_batch(trial.prepared.splits.outer, settings.outer_batch, trial.config.seed, OUTER, trial.step)
     x, direct = trial.prepared.batches.inputs(batch), None
     with random_state_kept():
-        logits, features = functional_call(trial.student, trial.buffers(), (x,))
+        logits, features = run_student(trial, x, trial.buffers())
     loss = F.cross_entropy(logits, trial.prepared.batches.labels(batch))
     if settings.outer_objective == "task_and_pairs":
-        matrix = pairs.losses(features, trial.targets(batch))
-        loss = loss + (pairs.weighting.weights(trial.epoch).to(matrix) * matrix).sum()
+        matrix = pairs.losses(as_targets(features), trial.pair_targets(trial.prepared.targets.batch(batch, x)))
+        loss = loss + (pairs.weights(trial.epoch).to(matrix) * matrix).sum()
         direct = matrix.detach()
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(trained, gradients, strict=True)), direct

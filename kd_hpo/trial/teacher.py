@@ -1,22 +1,25 @@
 """Trains a teacher, once, and keeps its weights in the cache."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from kd_hpo.config.trial import Teacher
-from kd_hpo.data.augment import augmented
+from kd_hpo.config.trial import Teacher, Training
+from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import DataError, Diverged
-from kd_hpo.nets.zoo import save_weights
+from kd_hpo.nets.weights import load_weights, save_weights, weights_digest
 from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -25,22 +28,42 @@ class TrainedTeacher:
 
     network: nn.Module
     val: Score
+    weights: Path | None
+    """Where they come from; None for a network that is taken as it is built."""
 
     @classmethod
-    def measured(cls, network: nn.Module, batches: ImageBatches, val: Indices) -> "TrainedTeacher":
+    def measured(cls, network: nn.Module, batches: ImageBatches, val: Indices, weights: Path | None) -> "TrainedTeacher":
         network.requires_grad_(False)
         network.eval()
-        return cls(network, score(network, batches, val))
+        return cls(network, score(network, batches, val), weights)
+
+
+def trained_teacher(
+    network: nn.Module, config: Teacher, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
+) -> TrainedTeacher:
+    """The network with the weights that its training gives: from the cache, or trained now; as it is, without training."""
+    if config.training is None:
+        return TrainedTeacher.measured(network, batches, splits.val, None)
+    told = config.model_dump(mode="json", exclude={"layers", "weights", "features"})
+    # The fresh weights stand for the code of the network, which may be a user's own.
+    about = [told, weights_digest(network), batches.images.digest, batches.precision]
+    identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
+    path = cache / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
+    if path.is_file():
+        load_weights(network, path)
+    else:
+        images = splits.train
+        if config.images == "train_and_extra":
+            images = np.concatenate([splits.train, splits.extra])
+        train_teacher(network, config, config.training, batches, images, progress)
+        save_weights(network.state_dict(), path)
+    return TrainedTeacher.measured(network, batches, splits.val, path)
 
 
 def train_teacher(
-    network: nn.Module, config: Teacher, batches: ImageBatches, splits: Splits, path: Path, progress: Callable[[str], None]
-) -> TrainedTeacher:
-    """Plain cross-entropy on the train split (and the images of no split, where the settings say so); saved to `path`."""
-    images = splits.train
-    if config.images == "train_and_extra":
-        images = np.concatenate([splits.train, splits.extra])
-    training = config.training
+    network: nn.Module, config: Teacher, training: Training, batches: ImageBatches, images: Indices, progress: Progress
+) -> None:
+    """Plain cross-entropy on the images. Raises Diverged with what to lower."""
     steps = training.epochs * (len(images) // training.batch_size)
     if not steps:
         raise DataError(
@@ -53,13 +76,13 @@ def train_teacher(
     for epoch in range(training.epochs):
         progress(f"training the teacher: epoch {epoch + 1} of {training.epochs}")
         for batch in shuffled_batches(images, training.batch_size, config.seed, epoch):
-            x = augmented(batches.inputs(batch), config.augment, views)
-            loss = F.cross_entropy(network(x), batches.labels(batch))
+            seen = view(batches.inputs(batch), batches.labels(batch), config.augment, views)
+            with batches.autocast():
+                logits = network(seen.x)
+            loss = seen.cross_entropy(logits.to(batches.dtype))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
         if not loss.isfinite():
             raise Diverged(f"the teacher's loss became {loss.item()} in epoch {epoch + 1}; lower teacher.training.optimizer.lr")
-    save_weights(network.state_dict(), path)
-    return TrainedTeacher.measured(network, batches, splits.val)

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from kd_hpo.config.data import ImageFolder, TorchvisionData
 from kd_hpo.config.load import read_study, with_settings
+from kd_hpo.config.pairs import OnePair
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.trial import ImageFolder, OnePair, TorchvisionData
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import ConfigError
 from kd_hpo.trial.methods import METHODS
 
@@ -70,12 +72,12 @@ def test_a_home_that_does_not_exist() -> None:
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ("[ce, lerned]", f"compare.methods.1 is 'lerned'; {ONE_OF}; did you mean learned?"),
+        ("[ce, hetro]", f"compare.methods.1 is 'hetro'; {ONE_OF}; did you mean hetero?"),
         ("[{name: own, base: zzz}]", f"compare.methods.0.base is 'zzz'; {ONE_OF}"),
         ("[{name: own, base: kd}, {name: more, base: own}]", f"compare.methods.1.base is 'own'; {ONE_OF}"),
         ("[kd, ce, kd]", "compare.methods.2 is 'kd', as compare.methods.0 is; give each method a name of its own"),
         (
-            "[kd, {name: kd, base: learned}]",
+            "[kd, {name: kd, base: hetero}]",
             "compare.methods.1.name is 'kd', as compare.methods.0 is; give each method a name of its own",
         ),
         (
@@ -96,7 +98,7 @@ def test_a_method_of_the_file_has_its_line(tmp_path: Path) -> None:
 
 
 def test_the_searched_method() -> None:
-    own = "compare.methods=[ce, {name: own, base: learned}]"
+    own = "compare.methods=[ce, {name: own, base: hetero}]"
     assert load("search.method=vid").search.method == "vid"
     assert load(own, "search.method=own").search.method == "own"
     message = f"--set search.method=owm: search.method is 'owm'; {ONE_OF}, own; did you mean own?"
@@ -154,7 +156,7 @@ def test_grace_that_outlasts_the_trial() -> None:
         (
             "{zzz: {kind: int, low: 1, high: 2}}",
             "search.space cannot choose 1: replacing zzz: zzz is not a key (given 1); "
-            "the keys there are data, splits, teacher, student, training, kd, pairs, weighting, seed, device",
+            f"the keys there are {', '.join(TrialConfig.model_fields)}",
         ),
         (
             "{training.optimizer.lr: {kind: uniform, low: -1, high: 1}}",
@@ -197,10 +199,17 @@ def test_a_default_range_that_the_trial_has_no_use_for() -> None:
     load("weighting={kind: uniform}", SPACE)
 
 
+def test_where_nothing_is_searched_ranges_and_scheduler_need_not_fit() -> None:
+    idle = ("weighting={kind: uniform}", "training.epochs=2", "search.method=nobody")
+    assert load(*idle, "search.trials=0").search.trials == 0
+    tuned = complaint(*idle, "search.trials=0", "compare.tune=1")
+    assert "weighting.step" in tuned and "grace_epochs" in tuned and "nobody" not in tuned
+
+
 def test_every_mistake_between_settings_is_told() -> None:
-    mistakes = complaint("compare.methods=[a]", "splits.train=0.9", "training.epochs=2", "pairs.variance={kind: fixed}").split(
-        "\n"
-    )
+    mistakes = complaint(
+        "compare.methods=[a]", "splits.train=0.9", "training.epochs=2", "pairs.loss={kind: gaussian, variance: {kind: fixed}}"
+    ).split("\n")
     subjects = ["compare.methods.0", "splits takes", "search.scheduler.grace_epochs", "search.space", "search.space"]
     assert len(mistakes) == len(subjects)
     assert all(subject in mistake for subject, mistake in zip(subjects, mistakes, strict=True))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_hpo.core.directions import Params
 from kd_hpo.core.hypergradient import central_difference, hypergradient
 
 T, S, P = 3, 2, 5
@@ -134,3 +135,17 @@ def test_runs_without_a_graph(problem: Quadratic) -> None:
         result = hypergradient(lambda w: problem.pair_losses(w["w"]), w, q, problem.scale)
     assert not result.requires_grad
     torch.testing.assert_close(result, -problem.scale * (problem.pair_gradients(problem.w) @ problem.goal), rtol=1e-8, atol=1e-12)
+
+
+def test_dropout_draws_the_same_mask_as_in_the_step() -> None:
+    """Of an input that is not contiguous, as a channels-last map is: torch.func.jvp draws another one there."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 6, 6, 3, generator=generator, dtype=torch.float64).permute(0, 3, 1, 2)
+    w, q = ({"w": torch.rand(3, 1, 1, generator=generator, dtype=torch.float64)} for _ in range(2))
+
+    def pair_losses(w: Params) -> Tensor:
+        torch.manual_seed(3)
+        return torch.nn.functional.dropout(x * w["w"], 0.5).square().sum((0, 2, 3)).reshape(1, 3)
+
+    exact = hypergradient(pair_losses, w, q, 1.0)
+    torch.testing.assert_close(exact, central_difference(pair_losses, w, q, 1.0), rtol=1e-8, atol=1e-8)

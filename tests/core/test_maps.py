@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.maps import as_map, pooled
+from kd_hpo.core.maps import as_map, layer_shape, pooled
+from kd_hpo.core.plan import LayerShape
 from kd_hpo.errors import FeatureMismatch
 
 B, C = 2, 3
@@ -14,34 +15,81 @@ def counting(*shape: int) -> Tensor:
     return torch.arange(float(torch.Size(shape).numel()), dtype=torch.float64).reshape(shape)
 
 
+def read(feature: Tensor, image: tuple[int, int] = (32, 32)) -> Tensor:
+    layer = layer_shape("layer", feature, image)
+    found = as_map(feature, layer)
+    assert found.shape[1:] == (layer.channels, layer.height, layer.width)
+    return found
+
+
 def test_a_map_is_itself() -> None:
     feature = counting(B, C, 4, 5)
-    assert as_map(feature) is feature
+    assert read(feature) is feature
 
 
 def test_a_vector_is_one_position() -> None:
     feature = counting(B, C)
-    assert as_map(feature).shape == (B, C, 1, 1)
-    assert torch.equal(as_map(feature)[:, :, 0, 0], feature)
+    assert read(feature).shape == (B, C, 1, 1)
+    assert torch.equal(read(feature)[:, :, 0, 0], feature)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "class_tokens", "side"), [(4, 0, 2), (9, 0, 3), (100, 0, 10), (5, 1, 2), (10, 1, 3), (17, 1, 4), (197, 1, 14)]
+    ("tokens", "extra", "grid", "image"),
+    [
+        (4, 0, (2, 2), (32, 32)),
+        (9, 0, (3, 3), (32, 32)),
+        (100, 0, (10, 10), (32, 32)),
+        (5, 1, (2, 2), (32, 32)),
+        (10, 1, (3, 3), (32, 32)),
+        (17, 1, (4, 4), (32, 32)),
+        (197, 1, (14, 14), (224, 224)),
+        (198, 2, (14, 14), (224, 224)),
+        (261, 5, (16, 16), (224, 224)),
+        (32, 0, (4, 8), (32, 64)),
+        (33, 1, (8, 4), (64, 32)),
+    ],
 )
-def test_tokens_of_a_grid_go_back_to_it_without_the_class_token(tokens: int, class_tokens: int, side: int) -> None:
+def test_tokens_of_a_grid_go_back_to_it_without_extra_tokens(
+    tokens: int, extra: int, grid: tuple[int, int], image: tuple[int, int]
+) -> None:
     feature = counting(B, tokens, C)
-    image = as_map(feature)
-    assert image.shape == (B, C, side, side)
+    found = read(feature, image)
+    assert found.shape == (B, C, *grid)
     for b in range(B):
-        for row in range(side):
-            for column in range(side):  # tokens run along the rows
-                assert torch.equal(image[b, :, row, column], feature[b, class_tokens + row * side + column])
+        for row in range(grid[0]):
+            for column in range(grid[1]):  # tokens run along the rows
+                assert torch.equal(found[b, :, row, column], feature[b, extra + row * grid[1] + column])
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 6, 7, 8, 12])
+@pytest.mark.parametrize(
+    ("shape", "image", "last"),
+    [
+        ((8, 8, 96), (32, 32), True),
+        ((1, 1, 96), (32, 32), True),
+        ((96, 8, 8), (32, 32), False),
+        ((96, 1, 1), (32, 32), False),
+        ((4, 8, 96), (32, 64), True),
+        ((96, 4, 8), (32, 64), False),
+        ((16, 15, 15), (32, 32), False),
+        ((8, 8, 8), (32, 32), False),
+        ((64, 1, 16), (32, 32), False),
+    ],
+)
+def test_channels_last_is_known_by_the_images_proportions(
+    shape: tuple[int, int, int], image: tuple[int, int], last: bool
+) -> None:
+    feature = counting(B, *shape)
+    layer = layer_shape("layer", feature, image)
+    assert layer == (LayerShape("layer", shape[2], *shape[:2], channels_last=True) if last else LayerShape("layer", *shape))
+    assert torch.equal(as_map(feature, layer)[1, 0, 0, 0], feature[1, 0, 0, 0])
+    if last:
+        assert torch.equal(as_map(feature, layer)[0, :, 0, 0], feature[0, 0, 0])
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 7, 8, 12])
 def test_tokens_of_no_grid_are_averaged(tokens: int) -> None:
     feature = counting(B, tokens, C)
-    image = as_map(feature)
+    image = read(feature)
     assert image.shape == (B, C, 1, 1)
     for b in range(B):
         mean = sum((feature[b, n] for n in range(tokens)), torch.zeros(C, dtype=torch.float64)) / tokens
@@ -50,8 +98,8 @@ def test_tokens_of_no_grid_are_averaged(tokens: int) -> None:
 
 @pytest.mark.parametrize("shape", [(B,), (B, C, 2, 2, 2)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(FeatureMismatch, match=rf"shape \({B}.*neither a map, tokens nor a vector"):
-        as_map(torch.zeros(shape))
+    with pytest.raises(FeatureMismatch, match=r"layer 'odd' gives a feature of shape \(B.*neither a map.*name another layer"):
+        layer_shape("odd", torch.zeros(shape), (32, 32))
 
 
 def test_pooled_by_hand() -> None:

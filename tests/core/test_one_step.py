@@ -17,8 +17,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from kd_hpo.core.directions import OneStep, Params, update_jacobian
 from kd_hpo.core.hypergradient import central_difference, hypergradient
+from kd_hpo.core.pair_losses import PAIR_LOSSES, PairLoss
 from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, pair_plan
+from kd_hpo.core.regressions import Gaussian
 
 B, K = 6, 4
 State = dict[str, Tensor]
@@ -42,11 +44,10 @@ class Network(nn.Module):
         return logits, [map1, map2, logits]
 
 
-PLAN = pair_plan(
-    [LayerShape("early", 6, 8, 8), LayerShape("late", 3, 2, 2), LayerShape("logits", K, 1, 1)],
-    [LayerShape("map1", 4, 4, 4), LayerShape("map2", 5, 4, 4), LayerShape("logits", K, 1, 1)],
-    logits_pair=True,
-)
+TEACHER = [LayerShape("early", 6, 8, 8), LayerShape("late", 3, 2, 2), LayerShape("logits", K, 1, 1)]
+STUDENT = [LayerShape("map1", 4, 4, 4), LayerShape("map2", 5, 4, 4), LayerShape("logits", K, 1, 1)]
+PLAN = pair_plan(TEACHER, STUDENT, logits_pair=True)
+GAUSSIAN = Gaussian()
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,17 @@ CASES = {
 class World:
     """A network after some real steps, and one more inner step to take, with lam on the pairs, two of them at 0."""
 
-    def __init__(self, case: Case, steps: int) -> None:
+    def __init__(self, case: Case, steps: int, loss: PairLoss = GAUSSIAN) -> None:
         self._generator = torch.Generator().manual_seed(1)
         with torch.random.fork_rng():
             torch.manual_seed(2)
             self.network = Network().double().train()
-        self.pairs = PairMatrix(PLAN, generator=self._generator).double()
+        self.plan = pair_plan(TEACHER, STUDENT, logits_pair=True, meet=loss.meet)
+        self.pairs = PairMatrix(self.plan, loss, generator=self._generator).double()
         with torch.no_grad():
-            for group in self.pairs.groups:
-                group.rho += 0.5 * self._rand(len(group.rho))  # a variance of its own for each channel
+            for name, p in self.pairs.named_parameters():
+                if name.endswith("rho"):
+                    p += 0.5 * self._rand(len(p))  # a variance of its own for each channel
         self.lam = self._rand(*PLAN.shape).square()
         self.lam[1, 0] = self.lam[2, 2] = 0
         self.lam /= self.lam.sum()
@@ -120,7 +123,7 @@ class World:
 
     def draw(self) -> None:
         self.x, self.labels = self._randn(B, 3, 8, 8), self._labels()
-        widths = {size: sum(PLAN.teacher[t].channels for t in layers) for size, layers in PLAN.blocks.items()}
+        widths = {size: sum(TEACHER[t].channels for t in layers) for size, layers in self.plan.blocks.items()}
         blocks = {(h, w): self._randn(B, h * w, channels) for (h, w), channels in widths.items()}
         self.targets = Targets(3 * self._randn(B, K), blocks)
 
@@ -191,6 +194,19 @@ def test_matches_autograd_through_the_update(case: Case, steps: int) -> None:
     size = expected.abs().max()
     assert (expected.abs() > 1e-4 * size).all()  # every pair says something, those with weight 0 too
     torch.testing.assert_close(actual / size, expected / size, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("loss", PAIR_LOSSES.values(), ids=PAIR_LOSSES)
+def test_matches_autograd_whatever_the_pair_loss(loss: Callable[[], PairLoss]) -> None:
+    case = CASES["nesterov"]
+    world = World(case, 1, loss())
+    _, expected = through_the_update(world, case.update)
+    actual = hypergradient(world.pair_losses, *the_library_way(world), world.scale)
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
+    for t, teacher in enumerate(TEACHER):
+        for s, student in enumerate(STUDENT):
+            says_something = bool(expected[t, s].abs() > 1e-10)
+            assert says_something == (loss().serves(teacher, student, world.plan.target_size(t, s)) is None or t == s == 2)
 
 
 @pytest.mark.parametrize("name", ["momentum", "adamw"])

@@ -1,4 +1,4 @@
-"""The (T, S) matrix of pair losses against an explicit double loop over pairs, in plain autograd."""
+"""The (T, S) matrix of pair losses against an explicit double loop over pairs, in plain autograd; the loss is the Gaussian."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Normal, kl_divergence
 from torch.overrides import TorchFunctionMode
 
-from kd_hpo.core.pairs import GroupRegressor, PairMatrix, Targets, pair_gradient_norms
+from kd_hpo.core.comparisons import similarity
+from kd_hpo.core.pairs import PairMatrix, Targets, pair_gradient_norms
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
+from kd_hpo.core.regressions import Gaussian, GaussianRegressor
 
 B, K, TEMPERATURE, FLOOR = 3, 4, 3.0, 1e-2
 
@@ -39,10 +41,14 @@ def slow_map(feature: Tensor, shape: LayerShape) -> Tensor:
     return feature.reshape(B, shape.channels, shape.height, shape.width)
 
 
+def groups_of(pairs: PairMatrix) -> list[GaussianRegressor]:
+    return list(pairs.feature_pairs.groups)
+
+
 def phi_of(pairs: PairMatrix, t: int, s: int) -> tuple[Tensor, Tensor, Tensor]:
     """weight (C_t, C_s), bias (C_t,) and rho (C_t,) of one pair: its rows in the regressor of its group."""
     plan = pairs.plan
-    for group, regressor in zip(plan.groups, pairs.groups, strict=True):
+    for group, regressor in zip(plan.groups, groups_of(pairs), strict=True):
         if group.student == s and t in group.teachers:
             start = sum(plan.teacher[u].channels for u in group.teachers[: group.teachers.index(t)])
             rows = slice(start, start + plan.teacher[t].channels)
@@ -132,11 +138,11 @@ class Setting:
     def __init__(self, example: Example, **options: Any) -> None:
         generator = torch.Generator().manual_seed(0)
         plan = example.plan
-        options = {"floor": FLOOR, "temperature": TEMPERATURE} | options
-        self.pairs = PairMatrix(plan, generator=generator, **options).double()
+        options = {"floor": FLOOR} | options
+        self.pairs = PairMatrix(plan, Gaussian(**options), temperature=TEMPERATURE, generator=generator).double()
         self.floor = options["floor"] if options.get("learn_variance", True) else 0.0
         with torch.no_grad():
-            for group in self.pairs.groups:
+            for group in groups_of(self.pairs):
                 for v in (group.bias, group.rho):
                     v += torch.randn(v.shape, generator=generator, dtype=torch.float64)
         self.features = [f.requires_grad_() for f in example.features(plan.student, generator)]
@@ -187,7 +193,7 @@ def test_equals_the_slow_loop(setting: Setting) -> None:
 
 def test_some_group_reads_its_block_out_of_order() -> None:
     """Else the examples would leave one way of reading targets untested."""
-    regressors = [r for e in EXAMPLES.values() for r in Setting(e).pairs.groups]
+    regressors = [r for e in EXAMPLES.values() for r in groups_of(Setting(e).pairs)]
     assert any(r.index is not None for r in regressors)
     assert any(r.index is None and r.span.start > 0 for r in regressors)
 
@@ -262,21 +268,21 @@ def test_learned_variances_are_trained() -> None:
     """A known fault elsewhere: variances in a plain list, in no `parameters()` and so never trained."""
     setting = Setting(EXAMPLES["several_sizes"])
     names = {name for name, _ in setting.pairs.named_parameters()}
-    assert {f"groups.{i}.rho" for i in range(len(setting.pairs.groups))} <= names
+    assert {f"feature_pairs.groups.{i}.rho" for i in range(len(setting.pairs.plan.groups))} <= names
     # a weight, a bias and a variance for each of the 2 + 3 + 4 teacher channels and each of the student layers (5 and 2 wide)
     assert sum(p.numel() for p in setting.phi) == 9 * (5 + 1 + 1) + 9 * (2 + 1 + 1)
-    before = [group.rho.detach().clone() for group in setting.pairs.groups]
+    before = [group.rho.detach().clone() for group in groups_of(setting.pairs)]
     optimizer = torch.optim.SGD(setting.phi, lr=0.1)
     setting.pairs(setting.features, setting.targets).sum().backward()
     optimizer.step()
-    for group, rho in zip(setting.pairs.groups, before, strict=True):
+    for group, rho in zip(groups_of(setting.pairs), before, strict=True):
         assert (group.rho != rho).all()
 
 
 def test_learned_variance_goes_to_the_squared_error() -> None:
     # One pair whose regressor is held still: the loss is least at v = mean squared error, for each channel by itself.
     setting = Setting(example([LayerShape("a", 2, 2, 2)], [LayerShape("x", 3, 2, 2)]))
-    (regressor,) = setting.pairs.groups
+    (regressor,) = groups_of(setting.pairs)
     optimizer = torch.optim.LBFGS([regressor.rho], max_iter=100, tolerance_grad=1e-12, tolerance_change=0)
 
     def closure() -> Tensor:
@@ -295,9 +301,9 @@ def test_learned_variance_goes_to_the_squared_error() -> None:
 def test_fixed_variance_is_no_parameter_and_keeps_its_value() -> None:
     setting = Setting(EXAMPLES["several_sizes"], learn_variance=False, variance=0.3)
     assert not any("rho" in name for name, _ in setting.pairs.named_parameters())
-    assert sum("rho" in name for name in setting.pairs.state_dict()) == len(setting.pairs.groups)  # a checkpoint has it
-    pairs = PairMatrix(EXAMPLES["several_sizes"].plan, learn_variance=False, variance=0.3, floor=0.1).double()
-    for group in pairs.groups:
+    assert sum("rho" in name for name in setting.pairs.state_dict()) == len(groups_of(setting.pairs))  # a checkpoint has it
+    pairs = PairMatrix(EXAMPLES["several_sizes"].plan, Gaussian(learn_variance=False, variance=0.3, floor=0.1)).double()
+    for group in groups_of(pairs):
         assert not group.rho.requires_grad
         # the floor is of learned variances: one that is given stays what it is
         torch.testing.assert_close(F.softplus(group.rho) + group.floor, torch.full_like(group.rho, 0.3), rtol=1e-6, atol=0)
@@ -309,7 +315,7 @@ def test_fixed_variance_sets_how_strongly_a_pair_pulls() -> None:
     gradients = []
     for variance in (0.5, 1.0):
         example_ = EXAMPLES["several_sizes"]
-        pairs = PairMatrix(example_.plan, learn_variance=False, variance=variance).double()
+        pairs = PairMatrix(example_.plan, Gaussian(learn_variance=False, variance=variance)).double()
         setting = Setting(example_)
         gradients.append(torch.autograd.grad(pairs(setting.features, setting.targets).sum(), setting.features[0])[0])
     torch.testing.assert_close(gradients[0], 2 * gradients[1], rtol=1e-6, atol=1e-12)  # rho starts in float32
@@ -317,15 +323,15 @@ def test_fixed_variance_sets_how_strongly_a_pair_pulls() -> None:
 
 @pytest.mark.parametrize("start", [0.02, 0.7, 5.0])
 def test_learned_variance_starts_where_asked(start: float) -> None:
-    pairs = PairMatrix(EXAMPLES["several_sizes"].plan, variance=start, floor=FLOOR)
-    for group in pairs.groups:
+    pairs = PairMatrix(EXAMPLES["several_sizes"].plan, Gaussian(variance=start, floor=FLOOR))
+    for group in groups_of(pairs):
         torch.testing.assert_close(F.softplus(group.rho) + FLOOR, torch.full_like(group.rho, start))
 
 
 def test_the_floor_bounds_the_loss_from_below() -> None:
     # A dead teacher channel, predicted exactly: 0.5 log(variance), which the floor stops at 0.5 log(floor).
     setting = Setting(example([LayerShape("a", 2, 2, 2)], [LayerShape("x", 3, 2, 2)]))
-    (regressor,) = setting.pairs.groups
+    (regressor,) = groups_of(setting.pairs)
     with torch.no_grad():
         for p in (regressor.weight, regressor.bias):
             p.zero_()
@@ -352,7 +358,7 @@ def test_channels_come_from_the_layers(teacher: tuple[int, ...], student: tuple[
     setting = Setting(
         example([LayerShape("", c, 2, 2) for c in teacher], [LayerShape("", c, 2, 2) for c in student]),
     )
-    for regressor, width in zip(setting.pairs.groups, student, strict=True):
+    for regressor, width in zip(groups_of(setting.pairs), student, strict=True):
         assert regressor.weight.shape == (sum(teacher), width)
         assert regressor.bias.shape == regressor.rho.shape == (sum(teacher),)
     torch.testing.assert_close(setting.losses(), setting.slow(), rtol=1e-8, atol=1e-12)
@@ -360,14 +366,21 @@ def test_channels_come_from_the_layers(teacher: tuple[int, ...], student: tuple[
 
 def test_regressors_start_the_same_for_the_same_generator() -> None:
     plan = EXAMPLES["several_sizes"].plan
-    one, again, other = (PairMatrix(plan, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    for a, b, c in zip(one.groups, again.groups, other.groups, strict=True):
+    one, again, other = (PairMatrix(plan, Gaussian(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    for a, b, c in zip(*map(groups_of, (one, again, other)), strict=True):
         assert torch.equal(a.weight, b.weight)
         assert not torch.equal(a.weight, c.weight)
 
 
+def test_plan_and_loss_agree_whether_pairs_meet() -> None:
+    layers = [LayerShape("a", 2, 4, 4)]
+    for loss in (Gaussian(), similarity()):
+        with pytest.raises(ValueError, match=rf"takes a plan with meet={loss.meet}, and this one has meet={not loss.meet}"):
+            PairMatrix(pair_plan(layers, layers, meet=not loss.meet), loss)
+
+
 def test_resumes_from_its_state(setting: Setting) -> None:
-    fresh = PairMatrix(setting.pairs.plan, floor=FLOOR, temperature=TEMPERATURE).double()
+    fresh = PairMatrix(setting.pairs.plan, Gaussian(floor=FLOOR), temperature=TEMPERATURE).double()
     fresh.load_state_dict(setting.pairs.state_dict())
     assert torch.equal(fresh(setting.features, setting.targets), setting.pairs(setting.features, setting.targets))
 
@@ -390,11 +403,11 @@ def test_one_regressor_call_a_student_layer_and_resolution(setting: Setting) -> 
     plan = setting.pairs.plan
     T, S = plan.shape
     meeting = {
-        (s, plan.meeting_size(t, s)) for t in range(T) for s in range(S) if not plan.logits_pair or (t, s) != (T - 1, S - 1)
+        (s, plan.target_size(t, s)) for t in range(T) for s in range(S) if not plan.logits_pair or (t, s) != (T - 1, S - 1)
     }
     calls: list[nn.Module] = []
     for module in setting.pairs.modules():
-        if isinstance(module, GroupRegressor):
+        if isinstance(module, GaussianRegressor):
             module.register_forward_hook(lambda module, *_: calls.append(module))
     with LinearCalls() as linear:
         setting.losses()

@@ -47,16 +47,24 @@ def test_every_pair_stands_in_one_group(plan: PairPlan) -> None:
 
 def test_each_side_is_the_smaller_one() -> None:
     plan = pair_plan([LayerShape("wide", 2, 4, 16)], [LayerShape("tall", 3, 16, 4), LayerShape("vector", 3, 1, 1)])
-    assert plan.meeting_size(0, 0) == (4, 4)
-    assert plan.meeting_size(0, 1) == (1, 1)
+    assert plan.target_size(0, 0) == (4, 4)
+    assert plan.target_size(0, 1) == (1, 1)
     assert plan.blocks == {(4, 4): (0,), (1, 1): (0,)}
 
 
-def test_the_logits_pair_needs_no_regressor() -> None:
+def test_apart_each_teacher_layer_stays_at_its_own_size() -> None:
+    plan = pair_plan([*TEACHER, LayerShape("d", 5, 4, 4)], STUDENT, meet=False)
+    assert plan.target_size(0, 1) == (8, 8)  # though y is 4 x 4
+    assert plan.blocks == {(8, 8): (0,), (4, 4): (1, 3), (2, 2): (2,)}
+    assert plan.groups == tuple(Group(s, size, layers) for s in (0, 1) for size, layers in plan.blocks.items())
+    assert plan.channels_of(Group(1, (4, 4), (1, 3))) == tuple(range(3 + 5))
+
+
+def test_the_logits_pair_stands_in_no_group() -> None:
     teacher = [LayerShape("a", 2, 4, 4), LayerShape("logits", 10, 1, 1)]
     student = [LayerShape("x", 5, 4, 4), LayerShape("logits", 10, 1, 1)]
     plan = pair_plan(teacher, student, logits_pair=True)
-    # Only (1, 1) is missing: the other pairs of both logits layers are regressed.
+    # Only (1, 1) is missing: the other pairs of both logits layers are like any.
     assert set(plan.groups) == {Group(0, (4, 4), (0,)), Group(0, (1, 1), (1,)), Group(1, (1, 1), (0,))}
     assert plan.blocks == {(4, 4): (0,), (1, 1): (1, 0)}
     assert pair_plan(teacher[1:], student[1:], logits_pair=True).groups == ()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_hpo.data import image_folder
+from kd_hpo.data import image_folder, items
 from kd_hpo.data.datasets import ImageSet, load_image_folder
 from kd_hpo.errors import DataError
 
@@ -44,7 +45,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*_: Any) -> None:
         raise RuntimeError("an image was opened")
 
-    return lambda: monkeypatch.setattr(image_folder, "decode", refuse)
+    return lambda: monkeypatch.setattr(image_folder, "read_file", refuse)
 
 
 def assert_same(actual: ImageSet, expected: ImageSet) -> None:
@@ -164,14 +165,14 @@ class TestContents:
         np.testing.assert_array_equal(load(tmp_path / "x", 5).images, RGB[:2, :, :5].transpose(0, 3, 1, 2))
 
     def test_progress_ends_at_the_total(self, folder: Path, load: Callable[..., ImageSet], monkeypatch: Any) -> None:
-        monkeypatch.setattr(image_folder, "CHUNK", 3)
+        monkeypatch.setattr(items, "CHUNK", 3)
         seen: list[tuple[int, int]] = []
         load(folder, progress=lambda done, total: seen.append((done, total)))
         assert seen == [(3, 4), (4, 4)]
 
     @pytest.mark.parametrize("small", [0, 1 << 20], ids=["threads", "one_thread"])
     def test_every_image_is_in_its_place(self, tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch, small: int) -> None:
-        monkeypatch.setattr(image_folder, "CHUNK", 3)
+        monkeypatch.setattr(items, "CHUNK", 3)
         monkeypatch.setattr(image_folder, "SMALL", small)
         for index in range(40):
             write(tmp_path / "x" / str(index // 10) / f"{index % 10}.png", RGB[index])
@@ -338,6 +339,19 @@ class TestErrors:
             write(tmp_path / "x" / name / "0.png", RGB[0])
         self.expect(load, tmp_path / "x", "the same classes", "b, c are only in one")
 
+    def test_empty_class_in_the_test_half(self, tmp_path: Path, load: Any) -> None:
+        for name in ("train/a", "train/b", "test/a"):
+            write(tmp_path / "x" / name / "0.png", RGB[0])
+        (tmp_path / "x/test/b").mkdir()
+        self.expect(load, tmp_path / "x", str(tmp_path / "x/test/b"), "holds no image", "remove it")
+
+    @pytest.mark.parametrize("halves", [("Train", "Test"), ("training", "validation"), ("test", "val")])
+    def test_halves_by_other_names(self, tmp_path: Path, load: Any, halves: tuple[str, str]) -> None:
+        for half in halves:
+            for name in ("a", "b"):
+                write(tmp_path / "x" / half / name / "0.png", RGB[0])
+        self.expect(load, tmp_path / "x", f"holds {', '.join(sorted(halves))} with folders inside", "Rename the halves")
+
     def test_val_beside_train(self, tmp_path: Path, load: Any) -> None:
         for name in ("train/a", "train/b", "val/a", "val/b"):
             write(tmp_path / "x" / name / "0.png", RGB[0])
@@ -358,8 +372,8 @@ class TestErrors:
         (folder / "cat/2.png").write_bytes(whole[:60])
         (folder / "cat/3.png").write_bytes(b"")
         write(folder / "cat/4.tif", np.zeros((5, 7), np.float32))
-        named = ("9 of 13 images", "cat/2.png (", "cat/3.png (not an image)", "cat/4.tif (TIFF of mode F", "dog/x1.png")
-        self.expect(load, folder, *named, "and 4 more", "Replace or remove them")
+        named = ("cat/2.png (", "cat/3.png (not an image that Pillow can read)", "cat/4.tif (TIFF of mode F", "dog/x1.png")
+        self.expect(load, folder, "9 of 13 images", *named, "and 4 more", "Replace or remove them")
         assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
         for name in ["cat/2.png", "cat/3.png", "cat/4.tif", *(f"dog/x{index}.png" for index in range(6))]:
             (folder / name).unlink()
@@ -367,12 +381,28 @@ class TestErrors:
 
     def test_first_image_broken(self, folder: Path, load: Any) -> None:
         (folder / "cat/0.png").write_text("no image")
-        self.expect(load, folder, "1 of 4 images", "cat/0.png (not an image)")
+        self.expect(load, folder, "1 of 4 images", "cat/0.png (not an image that Pillow can read)")
+
+    def test_broken_images_of_both_halves(self, tmp_path: Path, load: Any) -> None:
+        for index, name in enumerate(["train/a/0", "train/b/0", "train/b/1", "test/a/0", "test/b/0"]):
+            write(tmp_path / "x" / f"{name}.png", RGB[index])
+        for name in ("train/b/0", "test/b/0"):
+            (tmp_path / "x" / f"{name}.png").write_text("no image")
+        self.expect(load, tmp_path / "x", "2 of 5 images under", "train/b/0.png (not an image", "test/b/0.png (not an image")
+
+    @pytest.mark.parametrize("channels", [2, 5])
+    def test_wrong_number_of_channels(self, folder: Path, load: Any, channels: int) -> None:
+        size = 5 * 7 * channels  # one strip of pixels at byte 8, then TIFF's list of tags
+        tags = {256: 7, 257: 5, 258: 8, 259: 1, 262: 1, 273: 8, 277: channels, 278: 5, 279: size}
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        header = b"II*\0" + struct.pack("<I", 8 + size) + bytes(size)
+        (folder / "dog/2.tif").write_bytes(header + struct.pack("<H", len(tags)) + entries + bytes(4))
+        self.expect(load, folder, "1 of 5 images", "dog/2.tif (not an image that Pillow can read)")
 
     def test_all_images_broken(self, folder: Path, load: Any) -> None:
         for file in folder.glob("*/*.png"):
             file.write_text("no image")
-        self.expect(load, folder, "4 of 4 images", "dog/1.png (not an image)")
+        self.expect(load, folder, "4 of 4 images", "dog/1.png (not an image that Pillow can read)")
 
     def test_dangling_link(self, folder: Path, load: Any, tmp_path: Path) -> None:
         (folder / "cat/link.png").symlink_to(tmp_path / "gone.png")

@@ -1,22 +1,25 @@
-"""The teacher's features: computed once, standardised over the train split, dead channels left out, read by image."""
+"""The teacher's features: standardised over the train split, dead channels left out; from the cache or on line, the same."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kd_hpo.core.plan import LayerShape
 from kd_hpo.data import teacher_targets as module
 from kd_hpo.data.batches import ImageBatches, chunks, drawn_batch, shuffled_batches
 from kd_hpo.data.datasets import load_digits
-from kd_hpo.data.teacher_targets import TeacherTargets, teacher_targets
-from kd_hpo.errors import FeatureMismatch
+from kd_hpo.data.teacher_targets import CachedTargets, TeacherReader, cached_targets, teacher_reader
+from kd_hpo.errors import DataError, FeatureMismatch
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.zoo import build_network
 
 TRAIN, OUTER = np.arange(0, 200), np.arange(300, 350)
+BOTH = np.concatenate([TRAIN, OUTER])
 STUDENT = (LayerShape("wide", 4, 4, 4), LayerShape("vector", 8, 1, 1))
+LAYERS = ("conv1", "fc")
 
 
 @pytest.fixture(scope="module")
@@ -25,55 +28,99 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> ImageBatches:
 
 
 @pytest.fixture
-def tap() -> FeatureTap:
+def teacher() -> nn.Module:
     network = build_network("plain_conv", {"channels": [6, 8], "hidden": 10, "padding": 1}, (1, 8, 8), 10, seed=3).eval()
     with torch.no_grad():
         network.get_submodule("conv1.0").weight[2].zero_()  # type: ignore[union-attr, operator]
         network.get_submodule("conv1.0").bias[2] = 1.0  # type: ignore[union-attr, index]
-    return FeatureTap(network, ("conv1", "fc"))
+    return network
 
 
-def made(tap: FeatureTap, batches: ImageBatches, cache: Path) -> TeacherTargets:
-    return teacher_targets(tap, batches, TRAIN, OUTER, STUDENT, logits_pair=False, cache=cache)
+def read(
+    teacher: nn.Module, batches: ImageBatches, cache: Path, *, standardised: bool = True, meet: bool = True
+) -> TeacherReader:
+    return teacher_reader(
+        teacher, LAYERS, batches, TRAIN, STUDENT, logits_pair=False, meet=meet, standardised=standardised, cache=cache
+    )
+
+
+def cached(teacher: nn.Module, batches: ImageBatches, cache: Path) -> CachedTargets:
+    return cached_targets(read(teacher, batches, cache), BOTH, cache)
 
 
 def test_blocks_hold_pooled_features_standardised_over_the_train_split(
-    tap: FeatureTap, batches: ImageBatches, tmp_path: Path
+    teacher: nn.Module, batches: ImageBatches, tmp_path: Path
 ) -> None:
-    targets = made(tap, batches, tmp_path)
+    targets = cached(teacher, batches, tmp_path)
     assert targets.plan.teacher[0].channels == 5  # channel 2 of conv1 never varies
     images = np.array([3, 320, 7])
-    with torch.no_grad():
-        logits, _ = tap(batches.inputs(images))
+    x = batches.inputs(images)
+    with torch.no_grad(), FeatureTap(teacher, LAYERS) as tap:
+        logits, _ = tap(x)
         conv1, some = (tap(batches.inputs(of))[1][0][:, [0, 1, 3, 4, 5]].mean((2, 3)) for of in (TRAIN, images))
         wanted = (some - conv1.mean(0)) / conv1.std(0, correction=0)
-    batch = targets.batch(images)
+    batch = targets.batch(images, x)
     torch.testing.assert_close(batch.logits, logits)
+    torch.testing.assert_close(targets.logits(images, x), logits)
     layers = targets.plan.blocks[1, 1]
     start = 0 if layers[0] == 0 else targets.plan.teacher[1].channels
     torch.testing.assert_close(batch.blocks[1, 1][:, 0, start : start + 5], wanted, rtol=1e-3, atol=1e-4)
-    whole = targets.batch(TRAIN).blocks
+    whole = targets.batch(TRAIN, batches.inputs(TRAIN)).blocks
     for block in whole.values():
         torch.testing.assert_close(block.mean((0, 1)), torch.zeros(block.shape[2]), rtol=0, atol=1e-4)
         torch.testing.assert_close(block.std((0, 1), correction=0), torch.ones(block.shape[2]), rtol=0, atol=1e-3)
 
 
+def test_on_line_says_of_plain_images_what_the_cache_says(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    reader, images = read(teacher, batches, tmp_path), np.array([5, 310, 9])
+    x = batches.inputs(images)
+    online, stored = reader.batch(images, x), cached_targets(reader, BOTH, tmp_path).batch(images, x)
+    torch.testing.assert_close(online.logits, stored.logits)
+    torch.testing.assert_close(reader.logits(images, x), stored.logits)
+    assert online.blocks.keys() == stored.blocks.keys()
+    for size, block in stored.blocks.items():
+        torch.testing.assert_close(online.blocks[size], block, rtol=1e-4, atol=1e-4)
+    mirrored = reader.batch(images, x.flip(3))  # another view, other targets
+    assert not torch.allclose(mirrored.blocks[4, 4], online.blocks[4, 4], atol=0.1)
+
+
+def test_reading_leaves_no_hook_and_no_mode_behind(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    teacher.train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    cached(teacher, batches, tmp_path)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
+    assert teacher.training
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_comparisons_read_the_features_as_they_are(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    reader, images = read(teacher, batches, tmp_path, standardised=False, meet=False), np.array([5, 310])
+    x = batches.inputs(images)
+    with torch.no_grad(), FeatureTap(teacher, LAYERS) as tap:
+        conv1, fc = tap(x)[1]
+    blocks = reader.batch(images, x).blocks
+    assert blocks.keys() == {(4, 4), (1, 1)}  # each layer at its own resolution
+    torch.testing.assert_close(blocks[4, 4], conv1.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(blocks[1, 1][:, 0], fc)
+
+
 def test_second_time_reads_the_cache(
-    tap: FeatureTap, batches: ImageBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: nn.Module, batches: ImageBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = made(tap, batches, tmp_path)
-    monkeypatch.setattr(module, "_compute", lambda *_: pytest.fail("computed again"))
-    second = made(tap, batches, tmp_path)
+    first = cached(teacher, batches, tmp_path)
+    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("written again"))
+    second = cached(teacher, batches, tmp_path)
     assert all(np.array_equal(first.blocks[size], second.blocks[size]) for size in first.blocks)
     assert isinstance(second.blocks[1, 1], np.memmap)
     assert not second.blocks[1, 1].flags.writeable
 
 
-def test_other_weights_are_another_cache(tap: FeatureTap, batches: ImageBatches, tmp_path: Path) -> None:
-    first = made(tap, batches, tmp_path)
+def test_other_weights_are_another_cache(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    first = cached(teacher, batches, tmp_path)
     with torch.no_grad():
-        tap.network.get_submodule("fc.0").weight.mul_(-2)  # type: ignore[union-attr, operator]
-    assert not np.array_equal(first.logits, made(tap, batches, tmp_path).logits)
+        teacher.get_submodule("fc.0").weight.mul_(-2)  # type: ignore[union-attr, operator]
+    assert not np.array_equal(first.all_logits, cached(teacher, batches, tmp_path).all_logits)
 
 
 def test_layer_that_never_varies_is_told(batches: ImageBatches, tmp_path: Path) -> None:
@@ -81,7 +128,17 @@ def test_layer_that_never_varies_is_told(batches: ImageBatches, tmp_path: Path) 
     with torch.no_grad():
         network.get_submodule("fc.0").weight.zero_()  # type: ignore[union-attr, operator]
     with pytest.raises(FeatureMismatch, match=r"teacher layer fc .* never varies .* leave it out"):
-        made(FeatureTap(network, ("conv1", "fc")), batches, tmp_path)
+        read(network, batches, tmp_path)
+
+
+def test_full_disk_is_told_before_anything_is_written(
+    teacher: nn.Module, batches: ImageBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = read(teacher, batches, tmp_path)
+    monkeypatch.setattr(module, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DataError, match=r"features of 250 images take 0.0 GB .* set teacher.features: online"):
+        cached_targets(reader, BOTH, tmp_path)
+    assert not list(tmp_path.glob("teacher-targets-*"))
 
 
 def test_inputs_are_normalised_by_the_train_split(batches: ImageBatches) -> None:

@@ -1,12 +1,16 @@
 """Features of named layers: read by hooks that go away, with errors that name what exists."""
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from kd_hpo.core.plan import LayerShape
 from kd_hpo.errors import FeatureMismatch
-from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
+from kd_hpo.nets.features import FeatureTap, dry_run, evaluating, layer_shapes
 
 
 class Net(nn.Module):
@@ -53,17 +57,235 @@ def test_gradients_reach_a_feature_from_the_logits() -> None:
 
 @pytest.mark.parametrize(
     ("layer", "words"),
-    [("bodi", "no layer 'bodi'; did you mean 'body'"), ("", "no layer ''"), ("body.9", "it has .*body.0.*logits")],
+    [("bodi", "no layer 'bodi'; did you mean 'body'"), ("", "'' does not name a layer"), ("body.9", "it has .*body.0.*logits")],
 )
 def test_unknown_layer(layer: str, words: str) -> None:
     with pytest.raises(FeatureMismatch, match=words):
         FeatureTap(Net(), (layer,))
 
 
-@pytest.mark.parametrize(("layer", "words"), [("unused", "never reached"), ("pair", "returns a tuple")])
-def test_layer_without_a_feature(layer: str, words: str) -> None:
-    with FeatureTap(Net(), (layer,)) as tap, pytest.raises(FeatureMismatch, match=words):
+def test_hundreds_of_layers_are_not_all_told() -> None:
+    net = nn.Sequential(*(nn.Identity() for _ in range(100)))
+    with pytest.raises(FeatureMismatch, match=r"no layer '100'; did you mean '10'\? it has 0, 1, .* and 71 more; kd-hpo layers"):
+        FeatureTap(net, ("100",))
+
+
+class Odd(nn.Module):
+    """Calls `relu` three times; `pair` returns a tuple, `both` a dict of a tensor and a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.pair, self.both = nn.Conv2d(3, 4, 1), nn.ReLU(), Pair(), Both()
+        self.head, self.unused, self.none = nn.Linear(4, 5), nn.Linear(4, 4), Nothing()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.relu(self.conv(x)).mean((2, 3))
+        b = self.relu(a + 1)
+        left, right = self.pair(x=self.relu(b + 2))
+        self.none()
+        told = self.both(left - 3)
+        return self.head(told["sum"] + told["list"][1] + right)
+
+
+class Both(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"sum": x + 1, "list": [x + 2, x + 3], "size": 4}
+
+
+class Nothing(nn.Module):
+    def forward(self) -> None:
+        return None
+
+
+def test_calls_items_and_inputs() -> None:
+    net, x = Odd(), torch.randn(2, 3, 6, 6)
+    a = net.conv(x).relu().mean((2, 3))
+    b = (a + 1).relu()
+    c = (b + 2).relu()
+    expected = {
+        "relu#1": net.conv(x).relu(),
+        "relu#2": b,
+        "relu#2:input": a + 1,
+        "conv:input": x,
+        "conv#1": net.conv(x),
+        "pair[1]": c,
+        "pair:input": c,
+        "both[sum]": c - 2,
+        "both[list][0]": c - 1,
+        "head:input": 3 * c - 2,
+    }
+    with FeatureTap(net, tuple(expected)) as tap:
+        logits, features = tap(x)
+    torch.testing.assert_close(logits, net(x))
+    for (name, value), feature in zip(expected.items(), features, strict=True):
+        torch.testing.assert_close(feature, value, msg=name)
+    reached = [f for name, f in zip(expected, features, strict=True) if name not in ("conv:input", "both[list][0]")]
+    assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(logits.square().sum(), reached))
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("unused", "layer 'unused' is never reached by this network's forward pass; name another"),
+        ("relu", "layer 'relu' is called 3 times in a forward pass; write relu#1 to relu#3"),
+        ("relu:input", "layer 'relu' is called 3 times in a forward pass; write relu#1:input to relu#3:input"),
+        ("relu#4", "layer 'relu' is called 3 times in a forward pass; write relu#1 to relu#3"),
+        ("head#2", "layer 'head' is called once in a forward pass, so there is no 'head#2'; write head"),
+        ("pair", "layer 'pair' returns a tuple; write pair[0] or pair[1]"),
+        ("pair[2]", "layer 'pair' returns a tuple without a tensor [2]; write pair[0] or pair[1]"),
+        ("both", "layer 'both' returns a dict; write both[sum] or both[list][0] or both[list][1]"),
+        ("both[list]", "layer 'both' returns a dict without a tensor [list]; write both[sum] or both[list][0] or both[list][1]"),
+        ("head[0]", "layer 'head' returns a tensor without a tensor [0]; write head"),
+        ("none", "layer 'none' returns a NoneType; name another layer"),
+        ("none:input", "layer 'none' takes no tensor as an argument; name another layer"),
+    ],
+)
+def test_name_that_does_not_say_which_tensor(layer: str, words: str) -> None:
+    with FeatureTap(Odd(), (layer,)) as tap, pytest.raises(FeatureMismatch) as raised:
         tap(torch.randn(2, 3, 6, 6))
+    assert str(raised.value) == words
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (
+            Both(),
+            r"Both returns a dict with \[sum\] \(2, 5\), \[list\]\[0\] .*a network here returns its logits alone, one tensor",
+        ),
+        (Pair(), r"Pair returns a tuple with \[0\] \(2, 5\), \[1\] \(2, 5\), but"),
+        (nn.Unflatten(1, (5, 1)), r"Unflatten returns a tensor with \(2, 5, 1\), but"),
+        (nn.Identity(), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_network_returns_its_logits(network: nn.Module, words: str | None) -> None:
+    tap, x = FeatureTap(network, ("logits",)), torch.randn(2, 5)
+    if words is None:
+        assert torch.equal(tap(x)[0], x)
+        return
+    with pytest.raises(FeatureMismatch, match=words):
+        tap(x)
+
+
+class InPlace(nn.Module):
+    """Overwrites the features of bn1 by a module, of bn2 by a sum, of bn3 by a function, each if inplace."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (nn.Conv2d(4, 4, 3, padding=1, dtype=torch.float64) for _ in range(3))
+        self.bn1, self.bn2, self.bn3 = (nn.BatchNorm2d(4, dtype=torch.float64) for _ in range(3))
+        self.relu, self.inplace, self.fc = nn.ReLU(inplace), inplace, nn.Linear(4, 5, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(x))
+        if self.inplace:
+            y += x
+        else:
+            y = y + x
+        return self.fc(F.silu(self.bn3(self.conv3(y)), self.inplace).mean((2, 3)))
+
+
+IN_PLACE = ("bn1", "relu", "bn2", "bn3", "relu:input", "fc:input")
+
+
+def pair_like_loss(features: list[Tensor]) -> Tensor:
+    return torch.stack([(feature - 0.3).square().mean() for feature in features])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_in_place_operations_change_no_feature_and_no_derivative(training: bool) -> None:
+    torch.manual_seed(0)
+    networks = [InPlace(False).train(training), InPlace(True).train(training)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    x = torch.randn(3, 4, 6, 6, dtype=torch.float64)
+    values: list[list[Tensor]] = []
+    for network in networks:
+        with FeatureTap(network, IN_PLACE) as tap:
+            logits, features = tap(x)
+            of_task = torch.autograd.grad(logits.square().sum(), features, retain_graph=True)
+            of_pairs = torch.autograd.grad(pair_like_loss(features).sum() + logits.sum(), list(network.parameters()))
+            along, pairs = jvp_of_pairs(tap, x)
+        values.append([logits, *features, *of_task, *of_pairs, along, pairs])
+    for plain, in_place in zip(*values, strict=True):
+        torch.testing.assert_close(in_place, plain, rtol=1e-12, atol=1e-12)
+    bn1, relu = values[1][1], values[1][2]
+    torch.testing.assert_close(relu, bn1.relu())
+    assert bn1.min() < 0  # it is what the layer gave, not what the next made of it
+
+
+def jvp_of_pairs(tap: FeatureTap, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Along ones, as the hypergradient reads them."""
+    weights = {name: p.detach() for name, p in tap.named_parameters()}
+
+    def pairs(w: dict[str, Tensor]) -> Tensor:
+        buffers = {name: buffer.clone() for name, buffer in tap.named_buffers()}
+        return pair_like_loss(functional_call(tap, {**w, **buffers}, (x,))[1])
+
+    ones = {name: torch.ones_like(p) for name, p in weights.items()}
+    return torch.func.jvp(pairs, (weights,), (ones,))
+
+
+def test_gradient_of_an_input_counts_every_way_on() -> None:
+    """A block's input goes on through the block and around it."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 2
+            return x + self.inner(x)
+
+    net = Residual()
+    with FeatureTap(net, ("inner:input",)) as tap:
+        logits, (feature,) = tap(torch.randn(2, 3, requires_grad=True))
+        (gradient,) = torch.autograd.grad(logits.sum(), feature)
+    torch.testing.assert_close(gradient, (1 + net.inner.weight.sum(0)).expand(2, 3))
+
+
+def test_tensor_that_is_overwritten_elsewhere_is_refused() -> None:
+    class Careless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + 0
+            y = self.same(x)
+            x.mul_(2)
+            return x + y
+
+    with FeatureTap(Careless(), ("same",)) as tap, pytest.raises(FeatureMismatch, match="overwrites the tensor of layer 'same'"):
+        tap(torch.randn(2, 3))
+
+
+def test_reads_only_in_its_own_forward_pass() -> None:
+    net, x = Odd(), torch.randn(2, 3, 6, 6)
+    with FeatureTap(net, ("conv", "relu#3")) as tap:
+        net(x)
+        first = tap(x)[1]
+        net(x)
+        for one, other in zip(first, tap(x)[1], strict=True):
+            torch.testing.assert_close(one, other)
+        assert all(reader.kept is None for reader in tap._readers.values())
+
+
+def test_works_without_a_version_counter() -> None:
+    with FeatureTap(Net(), ("body",)) as tap, torch.inference_mode():
+        assert tap(torch.randn(2, 3, 6, 6))[1][0].shape == (2, 4, 6, 6)
+
+
+def test_shared_module_has_both_its_names() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    net[2] = net[0]
+    x = torch.randn(2, 3)
+    with FeatureTap(net, ("0#1", "2#2")) as tap:
+        _, (first, second) = tap(x)
+    torch.testing.assert_close(first, net[0](x))
+    torch.testing.assert_close(second, net(x))
 
 
 def test_dry_run_finds_shapes_and_moves_nothing() -> None:
@@ -72,6 +294,41 @@ def test_dry_run_finds_shapes_and_moves_nothing() -> None:
     with FeatureTap(net, ("body", "head")) as tap:
         assert layer_shapes(tap, (3, 6, 8)) == (LayerShape("body", 4, 6, 8), LayerShape("head", 5, 1, 1))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_layer_whose_first_side_is_not_the_batch_has_no_shape() -> None:
+    net = nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Flatten(0, 1), nn.Flatten(), nn.Unflatten(0, (-1, 3)), nn.Flatten())
+    with FeatureTap(net, ("1",)) as tap, pytest.raises(FeatureMismatch, match=r"layer '1' gives .* \(6, 1, 4, 4\) for 2 images"):
+        layer_shapes(tap, (3, 4, 4))
+
+
+class Leaky(nn.Module):
+    """Counts its calls, throws dice in eval mode, and reads 4 x 4 images alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.fc = nn.Linear(48, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return F.dropout(self.fc(x.flatten(1)), 0.5, training=True)
+
+
+def test_dry_run_leaves_buffers_and_random_numbers_as_they_were() -> None:
+    net = Leaky()
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    dry_run(net, (3, 4, 4))
+    assert torch.equal(torch.rand(1), expected)
+    assert net.count == 0
+
+
+def test_images_that_do_not_fit_are_told_in_one_line() -> None:
+    words = r"^Leaky cannot read images of 3x5x5: mat1 and mat2 .*; build it for this size .*, or give images of another$"
+    with FeatureTap(Leaky(), ("fc",)) as tap, pytest.raises(FeatureMismatch, match=words):
+        layer_shapes(tap, (3, 5, 5))
 
 
 def test_evaluating_gives_every_module_its_own_mode_back() -> None:

@@ -1,5 +1,6 @@
-"""Networks by name and their weights as safe files."""
+"""Networks by name: where a name leads, a user's own callable, and what is told."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 from kd_hpo.errors import ConfigError
-from kd_hpo.nets.zoo import NETWORKS, build_network, load_weights, save_weights, weights_digest
+from kd_hpo.nets.weights import weights_digest
+from kd_hpo.nets.zoo import build_network, network_names
 
 
 def test_the_papers_networks() -> None:
@@ -19,62 +21,136 @@ def test_the_papers_networks() -> None:
     assert teacher(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_weights_depend_on_the_seed_alone() -> None:
+@pytest.mark.parametrize("name", ["plain_conv", "resnet20", "squeezenet1_1", "test_resnet"])
+def test_weights_depend_on_the_seed_alone(name: str) -> None:
     def digest(seed: int) -> str:
         torch.rand(3)
-        return weights_digest(build_network("plain_conv", {}, (3, 32, 32), 10, seed=seed))
+        return weights_digest(build_network(name, {}, (3, 32, 32), 10, seed=seed))
 
-    assert digest(1) == digest(1) != digest(2)
+    torch.manual_seed(5)
+    expected = torch.rand(6)
+    torch.manual_seed(5)
+    assert digest(1) == digest(1) != digest(2)  # three numbers are drawn each time, by `digest`
+    torch.manual_seed(5)
+    torch.rand(3)
+    build_network(name, {}, (3, 32, 32), 10, seed=1)
+    assert torch.equal(torch.rand(3), expected[3:])  # the caller's random state is as it was
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
-        ("resnext", {}, r"no network is called 'resnext'; there are .*plain_conv"),
+        ("resnet19", {}, r"no network is called 'resnet19'; did you mean resnet.* kd-hpo networks lists them"),
+        ("vgg_8", {}, "did you mean vgg8"),
+        ("torchvision/mobilenet_v3", {}, "did you mean torchvision/mobilenet_v2 or torchvision/mobilenet_v3_small"),
+        ("timm/resnet8x4", {}, "no network is called 'timm/resnet8x4'; did you mean timm/"),
+        ("kd_hpo/resnet20", {}, "no network is called 'kd_hpo/resnet20'"),
+        ("", {}, "no network is called ''"),
         ("plain_conv", {"width": 3}, "cannot be built with .*width"),
+        ("plain_conv", {3: 3}, "cannot be built with .*keywords must be strings"),
         ("plain_conv", {"channels": [4] * 5}, "too deep for 32x32 images: nothing is left after conv4.* padding: 1"),
+        ("plain_conv", {"channels": [-4]}, "cannot be built with .*negative"),
     ],
 )
 def test_what_cannot_be_built_is_told(name: str, arguments: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as caught:
         build_network(name, arguments, (3, 32, 32), 10, seed=0)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_weights_come_back(tmp_path: Path, suffix: str) -> None:
-    saved, loaded = (build_network("plain_conv", {}, (3, 32, 32), 10, seed=seed) for seed in (0, 1))
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".pt":
-        torch.save(saved.state_dict(), path)
-    else:
-        save_weights(saved.state_dict(), path)
-    load_weights(loaded, path)
-    assert weights_digest(loaded) == weights_digest(saved)
+def test_names_by_where_they_are_from() -> None:
+    names = network_names()
+    assert list(names) == ["own", "torchvision", "timm"]
+    assert {"plain_conv", "cifar_resnet", "resnet20", "wrn_40_2", "vgg8", "cifar_vgg13"} <= set(names["own"])
+    assert {"torchvision/resnet18", "torchvision/vit_b_16"} <= set(names["torchvision"])
+    assert not [
+        name for name in names["torchvision"] if "rcnn" in name or "deeplab" in name or "quantized" in name or "raft" in name
+    ]
+    assert "timm/vit_tiny_patch16_224" in names["timm"]
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    network = build_network("plain_conv", {}, (3, 32, 32), 10, seed=0)
-    with pytest.raises(ConfigError, match="no weights at"):
-        load_weights(network, tmp_path / "none.safetensors")
-    (tmp_path / "broken.safetensors").write_bytes(b"what is this")
-    with pytest.raises(ConfigError, match="does not hold weights of this PlainConv"):
-        load_weights(network, tmp_path / "broken.safetensors")
-    save_weights(nn.Linear(2, 2).state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(ConfigError, match="does not hold weights"):
-        load_weights(network, tmp_path / "other.safetensors")
+def test_networks_of_ours_have_no_weights_to_take() -> None:
+    with pytest.raises(ConfigError, match=r"'resnet20' comes without weights.* name a file of weights"):
+        build_network("resnet20", {}, (3, 32, 32), 10, seed=0, pretrained=True)
 
 
-def test_weights_files_run_no_code(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, ...]:
-            return (Path(tmp_path / "ran").touch, ())
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's module of networks."""
+    code = """
+    from torch import nn
 
-    torch.save({"conv1.0.weight": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ConfigError):
-        load_weights(build_network("plain_conv", {}, (3, 32, 32), 10, seed=0), tmp_path / "evil.pt")
-    assert not (tmp_path / "ran").exists()
+    def linear(input_shape, classes, bias=True):
+        c, h, w = input_shape
+        return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, classes, bias=bias))
+
+    def anything(**given):
+        assert set(given) == {"input_shape", "classes", "bias"}
+        return linear(**given)
+
+    class Usual(nn.Sequential):
+        def __init__(self, num_classes=1000, in_chans=3, img_size=224):
+            super().__init__(nn.Flatten(), nn.Linear(in_chans * img_size**2, num_classes))
+
+    def fixed():
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+
+    def broken(classes):
+        raise TypeError("a mistake of mine")
+
+    def number(classes):
+        return 3
+
+    def deaf(classes):
+        return nn.Linear(7, classes)
+
+    def pair(input_shape, classes):
+        class Pair(nn.Module):
+            def forward(self, x):
+                return x, x
+        return Pair()
+    """
+    (tmp_path / "users_networks.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    return "users_networks"
 
 
-def test_every_network_takes_the_shape_and_the_classes() -> None:
-    for build in NETWORKS.values():
-        assert build((1, 28, 28), 7)(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [("linear", {"bias": False}), ("linear", {}), ("anything", {"bias": False}), ("Usual", {}), ("fixed", {})],
+)
+def test_a_users_own_network(module: str, function: str, arguments: dict[str, object]) -> None:
+    network = build_network(f"{module}:{function}", arguments, (3, 8, 8), 4, seed=0)
+    assert isinstance(network, nn.Module) and network(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+    assert ("1.bias" in dict(network.named_parameters())) == arguments.get("bias", True)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "words"),
+    [
+        ("linear", {"width": 2}, "'users_networks:linear' cannot be called with .*unexpected keyword argument 'width'"),
+        ("number", {}, "returned int; it must return a torch.nn.Module"),
+        ("deaf", {}, "'users_networks:deaf': Linear cannot read images of 3x8x8"),
+        ("pair", {}, "'users_networks:pair': Pair returns a tuple"),
+        ("lineer", {}, "no callable 'lineer'"),
+    ],
+)
+def test_a_users_network_that_does_not_work_is_told(module: str, function: str, arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build_network(f"{module}:{function}", arguments, (3, 8, 8), 4, seed=0)
+
+
+def test_logits_must_be_one_a_class(module: str) -> None:
+    with pytest.raises(ConfigError, match=r"returns \(2, 4\) for 2 images, but its logits must be \(B, 10\)"):
+        build_network(f"{module}:fixed", {}, (3, 8, 8), 10, seed=0)
+
+
+def test_a_users_own_error_goes_on_with_a_note(module: str) -> None:
+    with pytest.raises(TypeError, match="a mistake of mine") as caught:
+        build_network(f"{module}:broken", {}, (3, 8, 8), 4, seed=0)
+    assert caught.value.__notes__ == ["network 'users_networks:broken' was called with {'classes': 4}"]
+
+
+def test_a_users_network_has_no_weights_to_take(module: str) -> None:
+    with pytest.raises(ConfigError, match="comes without weights"):
+        build_network(f"{module}:linear", {}, (3, 8, 8), 4, seed=0, pretrained="IMAGENET1K_V1")

@@ -1,9 +1,12 @@
 """Trials and results made by hand, for tests that need none that has learned."""
 
+from kd_hpo.config.study import Search
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.trial.result import EpochRecord, LayerRecord, TrialResult
 from tests.conftest import digits_trial
 
+LEARNED = Search().method
+"""The method that learns lambda."""
 T, S = 3, 2  # layers of digits_trial
 UNIFORM = tuple((1 / 6,) * S for _ in range(T))
 

@@ -10,73 +10,27 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.trial import CrossLayerAttention, FixedMatrix, LearnedWeights, NoPairs, Uniform
-from kd_hpo.errors import ConfigError
-from kd_hpo.study import execute as module
-from kd_hpo.study.execute import execute, trial_config
+from kd_hpo.study.design import trial_config
+from kd_hpo.study.execute import execute, prepared_for
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking import all_runs, open_experiment, tracking_uri
-from kd_hpo.trial.methods import METHODS
 from tests.conftest import digits_study
+from tests.study.helpers import LEARNED
 
 SEARCHED = {"training.optimizer.lr": 0.03, "kd.weight": 1.7, "weighting.step": 0.2}
 
 
-def spec_of(method: str = "learned", *, seed: int = 4, **settings: Any) -> TrialSpec:
+def spec_of(method: str = LEARNED, *, seed: int = 4, **settings: Any) -> TrialSpec:
     return TrialSpec(id="trial-000", kind="search", method=method, seed=seed, settings=settings)
 
 
-# the configuration of a trial
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_the_searched_settings_that_it_knows(tmp_path: Path, method: str) -> None:
-    config = trial_config(digits_study(tmp_path), spec_of(method, **SEARCHED))
-    assert config.training.optimizer.lr == 0.03
-    assert config.kd.weight == (0 if method == "ce" else 1.7)
-    assert config.seed == 4
-    if method in ("learned", "as_given"):
-        assert isinstance(config.weighting, LearnedWeights) and config.weighting.step == 0.2
-    else:
-        assert config.weighting.kind != "learned"
-
-
-def test_own_method_starts_from_its_base_and_sets_over_what_was_searched(tmp_path: Path) -> None:
-    methods = [
-        {"name": "strong", "base": "uniform", "set": {"kd.weight": 9.0}},
-        {"name": "one", "base": "kd", "set": {"weighting": {"kind": "fixed", "matrix": [[1, 0], [0, 0], [0, 0]]}}},
-        {"name": "slow", "base": "semckd", "set": {"weighting.lr": 1e-5}},
-    ]
-    study = digits_study(tmp_path, compare={"methods": methods, "seeds": 1})
-    strong, one, slow = (trial_config(study, spec_of(name, **SEARCHED)) for name in ("strong", "one", "slow"))
-    assert strong.weighting == Uniform() and strong.kd.weight == 9.0 and strong.training.optimizer.lr == 0.03
-    assert isinstance(one.weighting, FixedMatrix) and one.kd.weight == 1.7
-    assert slow.weighting == CrossLayerAttention(lr=1e-5)
-
-
-def test_search_of_another_method_searches_its_own_settings(tmp_path: Path) -> None:
-    methods = ["ce", {"name": "att", "base": "semckd", "set": {}}]
-    study = digits_study(
-        tmp_path,
-        weighting={"kind": "attention"},
-        search={"method": "att", "space": {"weighting.lr": {"kind": "uniform", "low": 0.001, "high": 0.1}}},
-        compare={"methods": methods, "seeds": 1},
-    )
-    assert trial_config(study, spec_of("ce", **{"weighting.lr": 0.05})).weighting == NoPairs()
-
-
-def test_unknown_method_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no method 'learnt'; there are .*ce, kd, .*learned"):
-        trial_config(digits_study(tmp_path), spec_of("learnt"))
-
-
-def test_trials_that_differ_in_searched_settings_share_what_is_prepared(tmp_path: Path) -> None:
+def test_trials_that_differ_in_searched_settings_share_what_is_prepared(tmp_path: Path, cache: Path) -> None:
     study = digits_study(tmp_path)
-    one, two = (module._shared_settings(trial_config(study, spec_of(**{**SEARCHED, "kd.weight": w}))) for w in (1.0, 2.0))
-    other_seed = module._shared_settings(trial_config(study, spec_of("ce", seed=9, **{"training.optimizer.lr": 0.1})))
-    assert one == two == other_seed
+    one, two = (prepared_for(trial_config(study, spec_of(**{**SEARCHED, "kd.weight": w})), cache) for w in (1.0, 2.0))
+    other_seed = prepared_for(trial_config(study, spec_of("ce", seed=9, **{"training.optimizer.lr": 0.1})), cache)
+    assert one is two is other_seed
     inside = digits_study(tmp_path, pairs={"logits": "inside"})
-    assert module._shared_settings(trial_config(inside, spec_of())) != one
+    assert prepared_for(trial_config(inside, spec_of()), cache).plan.shape == (4, 3)
 
 
 # a trial that runs
@@ -190,7 +144,7 @@ def test_divergence_fails_the_trial_with_its_message_and_does_not_raise(worker: 
 
 
 def test_settings_that_do_not_go_together_fail_the_trial(worker: Worker) -> None:
-    worker.execute(spec_of(**{"pairs.variance.start": 1e-4}))
+    worker.execute(spec_of(**{"pairs.loss.variance.start": 1e-4}))
     assert worker.status.state == "failed"
     assert "not above its floor" in worker.status.message
     assert worker.reports == []

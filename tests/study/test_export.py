@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kd_hpo.config.trial import NoPairs
+from kd_hpo.config.pairs import NoPairs
 from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.study.apply import applied_config, matrix_of_rank
 from kd_hpo.study.export import SCHEMA, Export, export_study, load_export
@@ -58,6 +58,8 @@ def test_best_by_last_epoch_comes_first_and_the_way_back_is_whole(exported: Path
     assert (best.mlflow_run_id, best.test, best.outer_settings) == ("run", TestScores(last=0.4, best=0.5), {"kd.weight": 1.5})
     assert (second.mlflow_run_id, second.test) == (None, None)
     assert second.metrics["val/accuracy"] == 0.6 and second.metrics["best/val/accuracy"] == 0.8
+    variance = {"kind": "learned", "start": 0.7, "floor": 1e-3}
+    assert best.pair_loss == {"name": "gaussian", "regressor": "linear", "variance": variance, "strength": 3.0}
     assert best.config == digits_trial()
     assert Export.model_validate_json(export.model_dump_json()) == export
 

@@ -1,4 +1,4 @@
-"""StudySearch, driven by hand as Ray drives it: what Optuna's journal holds afterwards, and what a second driver is given."""
+"""Searches, driven by hand as Ray drives them: what Optuna's journal holds afterwards, and what a second driver is given."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,15 +8,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from kd_hpo.config.study import Asha, Search
+from kd_hpo.config.study import Asha, IntRange, Range, Search
+from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.search import EPOCH, StudyAsha, StudySearch, journal, known_trials
+from kd_hpo.study.search import EPOCH, MethodSearch, StudyAsha, StudySearch, journal, known_trials
 from kd_hpo.trial.result import METRIC, EpochRecord
 
 EPOCHS = 4
-SEARCH = Search.model_validate(
+SPACE = Search.model_validate(
     {
-        "trials": 8,
         "space": {
             "training.optimizer.lr": {"kind": "loguniform", "low": 0.01, "high": 0.2},
             "kd.weight": {"kind": "uniform", "low": 0.5, "high": 2.0},
@@ -24,7 +24,7 @@ SEARCH = Search.model_validate(
             "pairs.logits": {"kind": "choice", "values": ["inside", "outside"]},
         },
     }
-)
+).space
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "study")
 
 
-def driver(folder: StudyFolder, search: Search = SEARCH) -> StudySearch:
-    return StudySearch(search, folder, seed=5, epochs=EPOCHS)
+def driver(folder: StudyFolder, space: dict[str, Range] = SPACE, *, method: str = "kd", trials: int = 8) -> MethodSearch:
+    return MethodSearch(Searched(method, trials, space), folder, trial_seed=5, sampler_seed=0, epochs=EPOCHS)
 
 
-def suggested(search: StudySearch, ray_id: str) -> TrialSpec:
+def suggested(search: MethodSearch | StudySearch, ray_id: str) -> TrialSpec:
     return TrialSpec.model_validate(search.suggest(ray_id)["spec"])
 
 
@@ -53,14 +53,14 @@ def on_disk(folder: StudyFolder, spec: TrialSpec, state: State, accuracies: list
 
 
 def only(folder: StudyFolder) -> optuna.trial.FrozenTrial:
-    (trial,) = known_trials(folder)
+    (trial,) = known_trials(folder, "kd")
     return trial
 
 
 def test_suggestion_is_a_trial_of_the_space(folder: StudyFolder) -> None:
     spec = suggested(driver(folder), "a")
-    assert (spec.id, spec.kind, spec.method, spec.seed) == ("trial-000", "search", "learned", 5)
-    assert set(spec.settings) == set(SEARCH.space)
+    assert (spec.id, spec.kind, spec.method, spec.seed) == ("kd-t000", "search", "kd", 5)
+    assert set(spec.settings) == set(SPACE)
     assert 0.01 <= spec.settings["training.optimizer.lr"] <= 0.2
     assert spec.settings["pairs.balance.every"] in range(1, 31)
     assert spec.settings["pairs.logits"] in ("inside", "outside")
@@ -68,7 +68,7 @@ def test_suggestion_is_a_trial_of_the_space(folder: StudyFolder) -> None:
 
 
 def test_both_ends_of_an_int_range_are_chosen(folder: StudyFolder) -> None:
-    search = driver(folder, SEARCH.replace(space={"pairs.balance.every": {"kind": "int", "low": 3, "high": 4}}))
+    search = driver(folder, {"pairs.balance.every": IntRange(low=3, high=4)})
     assert {suggested(search, str(i)).settings["pairs.balance.every"] for i in range(8)} == {3, 4}
 
 
@@ -150,18 +150,18 @@ def test_next_driver_continues_unfinished_trials_first_and_repeats_no_finished_o
     again = driver(folder)
     second = [suggested(again, ray_id) for ray_id in "xyz"]
     assert second[:2] == [first[0], first[2]]
-    assert second[2].id == "trial-003"
+    assert second[2].id == "kd-t003"
     for epoch in range(1, EPOCHS + 1):
         again.on_trial_result("x", result(epoch, 0.3))
     again.on_trial_complete("x", result(EPOCHS, 0.3))
-    states = [trial.state for trial in known_trials(folder)]
+    states = [trial.state for trial in known_trials(folder, "kd")]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
 
 
 def test_same_ray_trial_gets_the_same_suggestion(folder: StudyFolder) -> None:
     search = driver(folder)
     assert search.suggest("a") == search.suggest("a")
-    assert len(known_trials(folder)) == 1
+    assert len(known_trials(folder, "kd")) == 1
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_next_driver_learns_of_ends_that_are_on_disk(
 ) -> None:
     """The driver died between the trial's end and telling Optuna of it."""
     on_disk(folder, suggested(driver(folder), "a"), state, accuracies)
-    assert suggested(driver(folder), "x").id == "trial-001"
-    caught = known_trials(folder)[0]
+    assert suggested(driver(folder), "x").id == "kd-t001"
+    caught = known_trials(folder, "kd")[0]
     assert caught.state == expected
     assert caught.value == (0.4 if state == "completed" else 0.2 if state == "stopped" else None)
 
@@ -209,14 +209,60 @@ def test_trial_whose_suggestion_was_cut_short_gets_all_its_settings(folder: Stud
     assert 0 < len(kept) < len(spec.settings)
     again = suggested(driver(folder), "x")
     assert again.id == spec.id
-    assert set(again.settings) == set(SEARCH.space)
+    assert set(again.settings) == set(SPACE)
     assert kept.items() <= again.settings.items()
 
 
 def test_no_trials_are_known_before_the_first(folder: StudyFolder) -> None:
-    assert known_trials(folder) == []
+    assert known_trials(folder, "kd") == []
     journal(folder.optuna)
-    assert known_trials(folder) == []
+    assert known_trials(folder, "kd") == []
+
+
+# the searches of several methods
+
+
+def test_methods_are_searched_one_after_the_other_each_in_its_own_study(folder: StudyFolder) -> None:
+    both = StudySearch([driver(folder, trials=2), driver(folder, {"kd.weight": SPACE["kd.weight"]}, method="ce", trials=1)])
+    specs = [suggested(both, ray_id) for ray_id in "abc"]
+    assert [(spec.id, spec.method) for spec in specs] == [("kd-t000", "kd"), ("kd-t001", "kd"), ("ce-t000", "ce")]
+    assert suggested(both, "a") == specs[0]
+    assert both.suggest("d") == StudySearch.FINISHED
+    assert set(specs[2].settings) == {"kd.weight"}
+    for ray_id in "cab":
+        both.on_trial_result(ray_id, result(1, 0.2))
+        both.on_trial_complete(ray_id, result(EPOCHS, 0.4))
+    both.on_trial_complete("never suggested", None, error=True)
+    states = {method: [trial.state for trial in known_trials(folder, method)] for method in ("kd", "ce")}
+    assert states == {"kd": [TrialState.COMPLETE] * 2, "ce": [TrialState.COMPLETE]}
+
+
+def test_next_driver_asks_for_what_is_left_of_each_search(folder: StudyFolder) -> None:
+    first = driver(folder, trials=3)
+    going, ended = suggested(first, "a"), suggested(first, "b")
+    first.on_trial_complete("b", result(EPOCHS, 0.4))
+    on_disk(folder, going, "running", [0.1])
+    searches = [driver(folder, trials=3), driver(folder, method="ce", trials=1)]
+    assert [search.left for search in searches] == [2, 1]
+    both = StudySearch(searches)
+    ids = [suggested(both, ray_id).id for ray_id in "xyz"]
+    assert ids == ["kd-t000", "kd-t002", "ce-t000"] and ended.id == "kd-t001"
+
+
+def test_an_end_that_the_driver_has_not_told_of_counts_as_one_of_the_trials(folder: StudyFolder) -> None:
+    on_disk(folder, suggested(driver(folder, trials=2), "a"), "failed", [0.1])
+    assert StudySearch([driver(folder, trials=2)]).left == 1
+
+
+def test_a_search_has_no_more_than_its_trials(folder: StudyFolder) -> None:
+    for trials, left in ((1, 1), (1, 0), (0, 0)):
+        search = driver(folder, trials=trials)
+        assert search.left == left
+        if left == 1:
+            search.suggest("a")
+            search.on_trial_complete("a", result(EPOCHS, 0.4))
+        else:
+            assert StudySearch([search]).suggest("a") == StudySearch.FINISHED
 
 
 # the scheduler
@@ -233,7 +279,7 @@ def added(scheduler: StudyAsha, spec: TrialSpec, ray_id: str) -> SimpleNamespace
 
 
 def test_scheduler_judges_new_trials_by_those_that_ended_earlier(folder: StudyFolder) -> None:
-    first, second = (suggested(driver(folder), "a"), TrialSpec(id="trial-001", kind="search", method="learned", seed=5))
+    first, second = (suggested(driver(folder), "a"), TrialSpec(id="kd-t001", kind="search", method="kd", seed=5))
     on_disk(folder, first, "completed", [0.5, 0.6, 0.7, 0.8])
     scheduler = asha(folder)
     trial = added(scheduler, second, "x")
@@ -252,3 +298,16 @@ def test_trial_that_goes_on_is_not_judged_again_at_the_epochs_it_has_passed(fold
     retold = [scheduler.on_trial_result(None, trial, result(epoch, value)) for epoch, value in ((1, 0.1), (2, 0.6))]
     assert retold == ["CONTINUE", "CONTINUE"]
     assert [scheduler.on_trial_result(None, trial, result(epoch, 0.4)) for epoch in (3, 4)] == ["CONTINUE", "CONTINUE"]
+
+
+def test_trials_of_one_method_are_not_judged_by_those_of_another(folder: StudyFolder) -> None:
+    other = suggested(driver(folder, method="strong"), "a")
+    on_disk(folder, other, "completed", [0.9, 0.9, 0.9, 0.9])
+    scheduler = asha(folder)
+    weak, weaker, strong = (
+        added(scheduler, TrialSpec(id=name, kind="search", method=method, seed=5), name)
+        for name, method in (("a", "weak"), ("b", "weak"), ("c", "strong"))
+    )
+    assert scheduler.on_trial_result(None, weak, result(1, 0.2)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, weaker, result(1, 0.1)) == "STOP"
+    assert scheduler.on_trial_result(None, strong, result(1, 0.8)) == "STOP"

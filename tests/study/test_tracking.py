@@ -22,6 +22,7 @@ from kd_hpo.study.tracking import (
     PairLayers,
     all_runs,
     experiment_link,
+    layers_of,
     mirror,
     mlflow_answering,
     open_experiment,
@@ -34,7 +35,7 @@ from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import UNIFORM, S, T, record
 
 SPEC = TrialSpec(
-    id="trial-000", kind="search", method="learned", seed=3, settings={"kd.weight": 1.23456789, "pairs.logits": "outside"}
+    id="hetero-t000", kind="search", method="hetero", seed=3, settings={"kd.weight": 1.23456789, "pairs.logits": "outside"}
 )
 TILTED = ((0.5, 0.1), (0.1, 0.1), (0.1, 0.1))
 RECORDS = [record(1, 0.4, held=False), record(2, 0.6, TILTED), record(3, 0.5, TILTED)]
@@ -67,7 +68,14 @@ class Tracked:
         return tracker.finish(status)
 
     def mirror(self, config: TrialConfig | None = None) -> None:
-        mirror(self.study, self.experiment, self.prepared, lambda spec: config or digits_trial(), "c0ffee")
+        mirror(
+            self.study,
+            self.experiment,
+            self.prepared,
+            lambda spec: config or digits_trial(),
+            lambda _: self.prepared.plan,
+            "c0ffee",
+        )
 
     @property
     def run(self) -> Run:
@@ -95,15 +103,15 @@ def here(tracked: StudyConfig, prepared: Prepared) -> Tracked:
 def test_run_of_a_trial_holds_everything_once(here: Tracked) -> None:
     assert here.track() is None
     run = here.run
-    assert (run.info.run_name, run.info.status) == ("trial-000", "FINISHED")
-    assert run.data.params == {"method": "learned", "seed": "3", "kd.weight": "1.23457", "pairs.logits": "outside"}
+    assert (run.info.run_name, run.info.status) == ("hetero-t000", "FINISHED")
+    assert run.data.params == {"method": "hetero", "seed": "3", "kd.weight": "1.23457", "pairs.logits": "outside"}
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("kd.")}
     assert tags["kd.worker"].rpartition(":")[2].isdigit()
     assert {name: tags[name] for name in ("kd.study", "kd.kind", "kd.trial", "kd.method", "kd.state")} == {
         "kd.study": "small",
         "kd.kind": "search",
-        "kd.trial": "trial-000",
-        "kd.method": "learned",
+        "kd.trial": "hetero-t000",
+        "kd.method": "hetero",
         "kd.state": "completed",
     }
     assert {f"kd.split.{name}": digest for name, digest in here.prepared.splits.digests.items()}.items() <= tags.items()
@@ -112,7 +120,7 @@ def test_run_of_a_trial_holds_everything_once(here: Tracked) -> None:
     assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
     assert "completed why" in run.data.tags["mlflow.note.content"]
     assert "0.5000 after epoch 3, at best 0.6000 after epoch 2" in run.data.tags["mlflow.note.content"]
-    assert here.folder.run_id("trial-000") == run.info.run_id
+    assert here.folder.run_id("hetero-t000") == run.info.run_id
 
 
 def test_every_epoch_has_its_metrics_and_the_whole_matrix(here: Tracked) -> None:
@@ -254,7 +262,7 @@ def test_mirror_takes_a_trial_whose_settings_make_no_configuration(here: Tracked
     def refused(spec: TrialSpec) -> TrialConfig:
         raise ConfigError("start below floor")
 
-    mirror(here.study, here.experiment, here.prepared, refused, "")
+    mirror(here.study, here.experiment, here.prepared, refused, lambda _: here.prepared.plan, "")
     assert (here.run.info.status, here.run.data.tags["kd.state"]) == ("FAILED", "failed")
     assert here.run.data.params["kd.weight"] == "1.23457"
     assert "failed start below floor" in here.run.data.tags["mlflow.note.content"]
@@ -269,21 +277,25 @@ def test_experiment_is_opened_once_and_holds_its_artifacts_beside_the_database(h
 
 def test_summary_run_holds_the_comparison_and_the_files(here: Tracked) -> None:
     here.track()
+    tuned = TrialSpec(id="kd-t000", kind="search", method="kd", seed=3, settings={"kd.temperature": 2.0})
+    here.folder.write_status(TrialStatus(spec=tuned, state="failed"))
     here.folder.write_settings(here.study)
-    here.folder.export.write_text("{}")
-    table = [
-        {"method": "kd", "title": "KD", "failed": 0, "val_mean": 0.5, "val_sd": 0.01, "test_mean": 0.25},
-        {"method": "ce", "title": "student alone", "failed": 3},
-    ]
+    files = [here.folder.export, *(here.folder.comparison(suffix) for suffix in ("csv", "json", "png"))]
+    for file in files:
+        file.write_text("{}")
     for _ in range(2):  # a study that is run again writes it again
-        write_summary(here.study, here.experiment, here.folder, table)
+        write_summary(here.study, here.experiment, here.folder, "| KD | 0.5000 |")
     (summary,) = [run for run in all_runs(here.client, here.experiment) if run.data.tags["kd.kind"] == "summary"]
     assert summary.info.status == "FINISHED"
-    assert "| KD | 0.5000 ± 0.0100 | 0.2500 | - |" in summary.data.tags["mlflow.note.content"]
+    assert summary.data.tags["mlflow.note.content"] == "| KD | 0.5000 |"
     artifacts = {file.path for file in here.client.list_artifacts(summary.info.run_id)}
-    assert artifacts == {"comparison.json", "comparison.md", "lambda.json", "outer_settings.html", "study.yaml"}
-    page = Path(here.client.download_artifacts(summary.info.run_id, "outer_settings.html")).read_text()
-    assert "trial-000" in page and "kd.weight" in page
+    assert artifacts == {"study.yaml", "outer_settings", *(file.name for file in files)}
+    pages = {
+        method: Path(here.client.download_artifacts(summary.info.run_id, f"outer_settings/{method}.html")).read_text()
+        for method in ("hetero", "kd")
+    }
+    assert "hetero-t000" in pages["hetero"] and "kd.weight" in pages["hetero"] and "kd-t000" not in pages["hetero"]
+    assert "kd-t000" in pages["kd"] and "kd.temperature" in pages["kd"] and "kd.weight" not in pages["kd"]
 
 
 def test_what_mlflow_refuses_is_a_study_error(tmp_path: Path) -> None:
@@ -301,6 +313,11 @@ def test_link_opens_the_charts_of_model_training(tmp_path: Path) -> None:
     assert experiment_link(digits_study(tmp_path), "7") == f"http://127.0.0.1:5000{tail}"
     served = digits_study(tmp_path, tracking={"uri": "https://mlflow.example.org/"})
     assert experiment_link(served, "7") == f"https://mlflow.example.org{tail}"
+
+
+def test_names_are_those_of_the_layers_that_the_trial_has(prepared: Prepared) -> None:
+    config = digits_trial(student=digits_trial().student.replace(layers="auto"))
+    assert layers_of(config, prepared.plan).names == (("conv1", "conv2", "fc"), ("conv1", "fc"))
 
 
 def test_layers_that_mlflow_cannot_spell_are_told_apart() -> None:

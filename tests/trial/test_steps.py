@@ -15,7 +15,7 @@ from kd_hpo.core.pair_losses import categorical_kl
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.weightings import Learned
 from kd_hpo.data.batches import ImageBatches, drawn_batch, shuffled_batches
-from kd_hpo.data.teacher_targets import TeacherTargets
+from kd_hpo.data.teacher_targets import CachedTargets
 from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.randomness import OUTER
 from kd_hpo.trial.run import run_trial
@@ -81,7 +81,7 @@ def test_a_step_learns_from_the_exact_hypergradient(
         logits, features = functional_call(trial.student, buffers, (prepared.batches.inputs(outer),))
         loss = F.cross_entropy(logits, prepared.batches.labels(outer))
         if objective == "task_and_pairs":
-            matrix = functional_call(losses, phi, (features, prepared.targets.batch(outer)))
+            matrix = functional_call(losses, phi, (features, prepared.targets.batch(outer, prepared.batches.inputs(outer))))
             loss = loss + (weights * matrix).sum()
         return loss.item()
 
@@ -128,7 +128,7 @@ def test_kd_gradient_is_weighted_by_kappa(cache: Path, prepared: Prepared) -> No
     batch = next(iter(shuffled_batches(prepared.splits.train, 32, 0)))
     x, y = prepared.batches.inputs(batch), prepared.batches.labels(batch)
     logits, _ = functional_call(trial.student, trial.buffers(), (x,))
-    loss = F.cross_entropy(logits, y) + 2.5 * categorical_kl(logits, prepared.targets.logits_of(batch), 3.0).mean()
+    loss = F.cross_entropy(logits, y) + 2.5 * categorical_kl(logits, prepared.targets.logits(batch, x), 3.0).mean()
     expected = torch.autograd.grad(loss, list(trial.parameters.values()))
     train_step(trial, batch)
     for parameter, gradient in zip(trial.parameters.values(), expected, strict=True):
@@ -146,7 +146,7 @@ def planted(prepared: Prepared, seed: int) -> Prepared:
     block = np.stack([random.normal(size=(n, 8)), knows, random.normal(size=(n, 8))], 1).reshape(n, 1, 24).astype(np.float32)
     block = (block - block.mean((0, 1))) / block.std((0, 1))
     plan = pair_plan([LayerShape(name, 8, 1, 1) for name in ("noise1", "knows", "noise2")], prepared.plan.student)
-    targets = TeacherTargets(plan, np.zeros((n, 10), np.float32), {(1, 1): block}, np.arange(n), torch.device("cpu"))
+    targets = CachedTargets(plan, np.zeros((n, 10), np.float32), {(1, 1): block}, np.arange(n), torch.device("cpu"))
     wrong = random.permutation(train)[: int(0.6 * len(train))]
     labels[wrong] = random.integers(10, size=len(wrong))
     batches = ImageBatches(replace(prepared.batches.images, labels=labels), train, torch.device("cpu"))

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kd_hpo.errors import ConfigError, DataError
-from kd_hpo.nets.zoo import save_weights
-from kd_hpo.trial import prepare as module
+from kd_hpo.nets.weights import save_weights
+from kd_hpo.trial import teacher as module
 from kd_hpo.trial.prepare import Prepared, choose_device, prepare
 from tests.conftest import digits_trial
 

@@ -1,0 +1,68 @@
+"""What a trial reads: the images, how they are split, and the random views of them that training sees."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kd_hpo.config.settings import Settings
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Size = PositiveInt | Share
+Augmentation = Literal["flip", "crop", "cutout", "mixup"]
+"""One of kd_hpo.data.augment.AUGMENTATIONS: a random view of each training image."""
+Callable = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""`package.module:callable`, found from the current folder or where Python finds its modules."""
+
+
+class Digits(Settings):
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 that ship inside the package."""
+
+    kind: Literal["digits"] = "digits"
+
+
+class ImageFolder(Settings):
+    """A folder of images: `<class>/*.png`, or `train/<class>/*` and `test/<class>/*`."""
+
+    kind: Literal["image_folder"] = "image_folder"
+    path: Path
+    size: PositiveInt | None = None
+    """Side in pixels that images are brought to; needed where their sizes differ."""
+
+
+class TorchvisionData(Settings):
+    """A data set of torchvision by its class name, such as CIFAR10."""
+
+    kind: Literal["torchvision"] = "torchvision"
+    name: str
+    root: Path
+    download: bool = False
+    size: PositiveInt | None = None
+    """Side in pixels that images are brought to; needed where their sizes differ."""
+
+
+class CallableData(Settings):
+    """A callable of your own that returns a torch data set of (image, label), or two: train and test."""
+
+    kind: Literal["callable"] = "callable"
+    callable: Callable
+    arguments: dict[str, Any] = Field(default={})
+    size: PositiveInt | None = None
+    """Side in pixels that images are brought to; needed where their sizes differ."""
+
+
+Data = Annotated[Digits | ImageFolder | TorchvisionData | CallableData, Field(discriminator="kind")]
+
+
+class SplitSizes(Settings):
+    """Four disjoint, stratified splits; a whole number counts images, a fraction is of all images outside the test half."""
+
+    train: Size | None = None
+    """Inner loss; null takes all that the others leave."""
+    outer: Size = 0.1
+    """Hypergradient, nothing else."""
+    val: Size = 0.1
+    """Compares trials and picks the best epoch."""
+    test: Size | None = None
+    """Opened once, for winners and baselines; null takes the data set's own test half."""
+    seed: NonNegativeInt = 0

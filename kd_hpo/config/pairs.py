@@ -1,0 +1,280 @@
+"""The pairs of a trial: the losses that compare two layers, and how the T x S of them are weighted."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from kd_hpo.config.data import Callable
+from kd_hpo.config.settings import Settings
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Matrix = tuple[tuple[NonNegativeFloat, ...], ...]
+
+
+class Distillation(Settings):
+    """Hinton's term on the logits, outside the matrix."""
+
+    weight: NonNegativeFloat = 1.0
+    """kappa; 0 switches it off."""
+    temperature: PositiveFloat = 4.0
+
+
+class LearnedVariance(Settings):
+    kind: Literal["learned"] = "learned"
+    start: PositiveFloat = 0.7
+    """In units of the teacher channel's own variance."""
+    floor: PositiveFloat = 1e-3
+    """Bounds the pair losses from below."""
+
+    @model_validator(mode="after")
+    def _start_above_floor(self) -> "LearnedVariance":
+        if self.start <= self.floor:
+            raise ValueError(f"the variance starts at {self.start}, which is not above its floor {self.floor}")
+        return self
+
+
+class FixedVariance(Settings):
+    kind: Literal["fixed"] = "fixed"
+    value: PositiveFloat = 1.0
+
+
+class _PairLoss(Settings):
+    def arguments(self) -> dict[str, Any]:
+        """Of kd_hpo.core.pair_losses.PAIR_LOSSES[kind]."""
+        return self.model_dump(exclude={"kind"})
+
+
+class Gaussian(_PairLoss):
+    """Minus a variational lower bound of mutual information with a Gaussian q(h_t | h_s) (VID, Ahn et al. 2019)."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    regressor: Literal["linear", "mlp"] = "linear"
+    """From the student's channels to the teacher's; mlp: the paper's three layers with ReLU, a few times the cost."""
+    variance: Annotated[LearnedVariance | FixedVariance, Field(discriminator="kind")] = LearnedVariance()
+
+    def arguments(self) -> dict[str, Any]:
+        match self.variance:
+            case LearnedVariance(start=start, floor=floor):
+                return {"regressor": self.regressor, "variance": start, "floor": floor, "learn_variance": True}
+            case FixedVariance(value=value):
+                return {"regressor": self.regressor, "variance": value, "learn_variance": False}
+
+
+class Hint(_PairLoss):
+    """Mean squared error of a linear map and batch norm of the student, on the teacher as it is (FitNets, Romero et al. 2015)."""
+
+    kind: Literal["hint"] = "hint"
+    relu: bool = True
+    """Whether a ReLU follows, as in the teacher; false where the teacher's layers are negative too."""
+
+
+class InfoNCE(_PairLoss):
+    """Telling each example's teacher from the others of the batch: a bound of mutual information (van den Oord et al. 2018)."""
+
+    kind: Literal["infonce"] = "infonce"
+    temperature: PositiveFloat = 0.1
+    """Of the cosine between the regressed student and the teacher."""
+
+
+class Attention(_PairLoss):
+    """Squared difference of attention maps (Zagoruyko & Komodakis 2017); it needs layers that are maps."""
+
+    kind: Literal["attention"] = "attention"
+
+
+class Similarity(_PairLoss):
+    """Squared difference of the examples' similarities in a batch (Tung & Mori 2019)."""
+
+    kind: Literal["similarity"] = "similarity"
+
+
+class Pkt(_PairLoss):
+    """KL of the examples' similarities in a batch, as probabilities (Passalis & Tefas 2018)."""
+
+    kind: Literal["pkt"] = "pkt"
+
+
+class InformationFlowDivergence(_PairLoss):
+    """Jeffreys divergence of the examples' similarities in a batch, by two kernels (Passalis et al. 2020)."""
+
+    kind: Literal["ifm"] = "ifm"
+
+
+class OwnLoss(_PairLoss):
+    """A loss of your own: a callable that returns a kd_hpo.core.pair_losses.PairLoss."""
+
+    kind: Literal["callable"] = "callable"
+    callable: Callable
+    options: dict[str, Any] = Field(default={})
+    """What it is called with."""
+
+    def arguments(self) -> dict[str, Any]:
+        return {"reference": self.callable, "options": self.options}
+
+
+PairLoss = Annotated[
+    Gaussian | Hint | InfoNCE | Attention | Similarity | Pkt | InformationFlowDivergence | OwnLoss, Field(discriminator="kind")
+]
+
+
+class GradientBalanced(Settings):
+    """Each pair's gradient at its student layer is made as large as the task's gradient there."""
+
+    kind: Literal["gradient"] = "gradient"
+    every: PositiveInt = 10
+    """Steps between two measures of the gradients' norms."""
+    decay: Fraction = 0.6
+    """Factor of the running averages, per measure."""
+    measures: PositiveInt = 2
+    """Measures before the pairs are switched on."""
+
+
+class Unbalanced(Settings):
+    kind: Literal["none"] = "none"
+
+
+class Together(Settings):
+    kind: Literal["together"] = "together"
+
+
+class PairsFirst(Settings):
+    """The pairs alone, without labels or KD, then labels and KD without pairs (FitNets' stages, Romero et al. 2015)."""
+
+    kind: Literal["pairs_first"] = "pairs_first"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Of the trial's steps, for the pairs."""
+
+
+class Pairs(Settings):
+    """The T x S pair losses, all in one."""
+
+    loss: PairLoss = Gaussian()
+
+    strength: PositiveFloat = 3.0
+    """beta: what multiplies the weighted sum of pair losses in the inner loss."""
+    regressor_lr: PositiveFloat = 1e-2
+    """Learning rate of regressors and variances (Adam, at unit weight)."""
+    balance: Annotated[GradientBalanced | Unbalanced, Field(discriminator="kind")] = GradientBalanced()
+    stages: Annotated[Together | PairsFirst, Field(discriminator="kind")] = Together()
+    unserved: Literal["refuse", "leave_out"] = "refuse"
+    """What becomes of pairs that the loss cannot compare; leave_out gives them weight 0."""
+    logits: Literal["outside", "inside"] = "outside"
+    """inside: the logits are one more layer of both networks, and their own pair uses the categorical loss."""
+    targets: Literal["teacher", "shuffled"] = "teacher"
+    """shuffled: each example gets the features of another one, a control that carries no teacher signal."""
+
+
+class NoPairs(Settings):
+    kind: Literal["none"] = "none"
+
+
+class Uniform(Settings):
+    kind: Literal["uniform"] = "uniform"
+
+
+class SameDepth(Settings):
+    """One teacher layer for each student layer, at the same relative depth."""
+
+    kind: Literal["same_depth"] = "same_depth"
+
+
+class OnePair(Settings):
+    kind: Literal["one_pair"] = "one_pair"
+    teacher: str
+    student: str
+
+
+class SelectedPair(Settings):
+    """One pair by its place: the middle layers of both networks, their last ones, or the last that are maps."""
+
+    kind: Literal["selected"] = "selected"
+    pair: Literal["middle", "last", "last_map"]
+
+
+class RandomPoint(Settings):
+    """A uniformly random point of the simplex, drawn from the trial's seed."""
+
+    kind: Literal["random"] = "random"
+
+
+class FixedMatrix(Settings):
+    kind: Literal["fixed"] = "fixed"
+    matrix: Matrix
+    """T rows of S numbers, not negative; brought to sum 1."""
+
+
+class ReplayedMatrices(Settings):
+    """A recorded trajectory, one matrix an epoch."""
+
+    kind: Literal["replay"] = "replay"
+    matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)]
+
+
+class InformationFlow(Settings):
+    """Same-depth pairs of which all but the last fade as training goes on: the critical period (Passalis et al. 2020, eq. 9)."""
+
+    kind: Literal["information_flow"] = "information_flow"
+    start: PositiveFloat = 100.0
+    """Weight of each earlier pair in the first epoch; the last pair's is 1 throughout."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Factor of the earlier pairs' weight, per epoch."""
+
+
+class CrossLayerAttention(Settings):
+    """SemCKD's attention, learned from the training loss for each example."""
+
+    kind: Literal["attention"] = "attention"
+    lr: PositiveFloat = 1e-3
+    factor: PositiveInt = 4
+
+
+class OneStepDirection(Settings):
+    kind: Literal["one_step"] = "one_step"
+
+
+class DiagonalFisherDirection(Settings):
+    kind: Literal["diagonal_fisher"] = "diagonal_fisher"
+    decay: Fraction = 0.98
+    damping: PositiveFloat = 1e-4
+
+
+class LearnedWeights(Settings):
+    """lambda learned inside the trial by hypergradient on the outer split."""
+
+    kind: Literal["learned"] = "learned"
+    direction: Annotated[OneStepDirection | DiagonalFisherDirection, Field(discriminator="kind")] = OneStepDirection()
+    outer_objective: Literal["task", "task_and_pairs"] = "task"
+    outer_batch: PositiveInt = 256
+    every: PositiveInt = 10
+    """Inner steps between two updates of lambda."""
+    warmup: Fraction = 0.04
+    """Share of the trial's steps with uniform weights, while the regressors become valid."""
+    hold: Fraction = 0.5
+    """Share of the trial's steps, at its end, in which lambda is held still."""
+    update: Literal["mirror_descent", "softmax_logits", "projection"] = "mirror_descent"
+    step: PositiveFloat = 0.03
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    mix: Fraction = 0.01
+    """Share of the uniform point mixed in at each update."""
+
+    @model_validator(mode="after")
+    def _some_steps_left(self) -> "LearnedWeights":
+        if self.warmup + self.hold >= 1:
+            raise ValueError(f"warmup {self.warmup} and hold {self.hold} leave no step to learn in; their sum must be below 1")
+        return self
+
+
+Weighting = Annotated[
+    NoPairs
+    | Uniform
+    | SameDepth
+    | OnePair
+    | SelectedPair
+    | RandomPoint
+    | FixedMatrix
+    | ReplayedMatrices
+    | InformationFlow
+    | CrossLayerAttention
+    | LearnedWeights,
+    Field(discriminator="kind"),
+]

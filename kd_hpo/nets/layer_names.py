@@ -1,0 +1,42 @@
+"""Which layers of a network a list of names and globs, or `auto`, stands for."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from kd_hpo.nets.features import LOGITS, no_layer
+from kd_hpo.nets.layer_syntax import INPUT, LayerName, parse_layer
+from kd_hpo.nets.proposal import propose_layers
+from kd_hpo.nets.trace import Visit, trace
+
+
+def resolve_layers(
+    network: nn.Module, patterns: Sequence[str] | Literal["auto"], input_shape: tuple[int, int, int]
+) -> tuple[str, ...]:
+    """The layers to tap, each once: names as they are, in their order, and globs as the layers they match, as these run.
+
+    `*` and `?` match text without a dot, `**` any: `layer*`, `features.*.conv`, `blocks.*[0]`. A glob matches what a forward
+    pass reaches, unless it is the logits. `auto` is `propose_layers`. Raises FeatureMismatch for a glob that matches nothing.
+    """
+    if patterns == "auto":
+        return propose_layers(network, input_shape)
+    parsed = [(text, LayerName(LOGITS) if text == LOGITS else parse_layer(text)) for text in patterns]
+    visits = trace(network, input_shape) if any(pattern.is_glob for _, pattern in parsed) else []
+    names = (name for text, p in parsed for name in (_matches(network, p, visits) if p.is_glob else [text]))
+    return tuple(dict.fromkeys(names))
+
+
+def _matches(network: nn.Module, pattern: LayerName, visits: Sequence[Visit]) -> list[str]:
+    *inner, output = visits
+    found = [
+        str(LayerName(visit.layer.path, visit.layer.call, pattern.tensor))
+        for visit in inner
+        if pattern.matches(visit.layer.path)
+        and pattern.call in (None, visit.layer.call or 1)
+        and pattern.tensor in visit.tensors
+        and (pattern.tensor == INPUT or visit.identity != output.identity)
+    ]
+    if found:
+        return found
+    raise no_layer(network, str(pattern), [str(visit.layer) for visit in inner if visit.outputs])

@@ -1,0 +1,112 @@
+"""Weights of networks as files that run no code when they are read."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from kd_hpo.errors import ConfigError
+from kd_hpo.files import write_atomically
+
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
+"""Where training scripts keep the weights in a file that holds more."""
+PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
+"""What wrappers (DataParallel, Lightning, torch.compile, FeatureTap) put before the names of a network's weights."""
+_TOLD = 3
+
+State = dict[str, Tensor]
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a state dict as safetensors, atomically; tensors that share memory are written one by one."""
+    write_atomically(path, save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}))
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Reads a safetensors file, or a torch file of tensors, into the network: all of its weights, or none on an error.
+
+    The weights may lie under one of `STATE_KEYS`, beside anything that torch reads with weights_only, and their names may
+    begin with `PREFIXES`. Counts of batch norm's batches may be missing, as in old files.
+    Raises ConfigError if the file is missing or broken, or names or shapes do not fit.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no weights at {path}; give a safetensors file, or a torch file of tensors")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ConfigError(
+            f"{path} cannot be read as weights ({_one_line(error)}); give a safetensors file, or a torch file of tensors: "
+            "torch.save(network.state_dict(), FILE)"
+        ) from error
+    expected = _tensors(network.state_dict())
+    state = _named_as(expected, _tensors(_state_in(content)))
+    faults = _misfits(expected, state)
+    if faults:
+        raise ConfigError(
+            f"{path} does not hold weights of this {type(network).__name__}: {'; '.join(faults)}. "
+            "Build the network as it was when they were saved: name, arguments, image size, classes"
+        )
+    network.load_state_dict(state, strict=False)  # what may differ has been checked
+
+
+def weights_digest(network: nn.Module) -> str:
+    """sha256 of a network's weights and buffers, by name: what an export names a teacher by."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(network.state_dict()).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(state: object) -> State:
+    return {name: t for name, t in state.items() if isinstance(t, Tensor)} if isinstance(state, Mapping) else {}
+
+
+def _state_in(content: Any) -> Any:
+    """The innermost mapping under `STATE_KEYS`."""
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def _named_as(expected: State, state: State) -> State:
+    """The state with 0, 1, ... prefixes off its names: as few as make the most of them names of the network."""
+    best, stripped = state, state
+    while any(name.startswith(PREFIXES) for name in stripped):
+        stripped = {_without_prefix(name): tensor for name, tensor in stripped.items()}
+        if len(stripped) == len(state) and len(stripped.keys() & expected) > len(best.keys() & expected):
+            best = stripped
+    return best
+
+
+def _without_prefix(name: str) -> str:
+    return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
+
+
+def _misfits(expected: State, state: State) -> list[str]:
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in expected]
+    differ = [
+        f"{name} {tuple(state[name].shape)} -> {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    told = {"missing": missing, "unknown": unknown, "of another shape (given -> expected)": differ}
+    return [f"{what}: {_few(names)}" for what, names in told.items() if names]
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - _TOLD
+    return ", ".join(names[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:150] or type(error).__name__

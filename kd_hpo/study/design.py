@@ -1,0 +1,158 @@
+"""The design of a study: which methods are searched over which settings, and what each trial is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kd_hpo.config.load import method_names, probes, with_settings
+from kd_hpo.config.pairs import NoPairs
+from kd_hpo.config.study import Method, Range, StudyConfig, UniformRange
+from kd_hpo.config.trial import Assistant, TrialConfig
+from kd_hpo.core.pair_losses import pair_loss
+from kd_hpo.core.plan import LayerShape, pair_plan
+from kd_hpo.errors import ConfigError
+from kd_hpo.study.folder import TrialSpec
+from kd_hpo.trial.methods import METHODS
+
+TPE_LAMBDA = "tpe_lambda"
+"""The black-box control: the search chooses all T x S weights."""
+_CELL = "weighting.matrix."
+
+
+def method_of(study: StudyConfig, name: str) -> Method:
+    """A method as the study gives it, or as METHODS has it. Raises ConfigError for one that is nowhere."""
+    own = {method.name: method for method in study.compare.methods if isinstance(method, Method)}
+    method = own.get(name) or Method(name=name, base=name)
+    if method.base not in METHODS:
+        raise ConfigError(f"there is no method {method.base!r}; there are {', '.join(METHODS)}")
+    return method
+
+
+def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
+    """The whole configuration of one trial: the file's, the method's settings over it, then the seed.
+
+    A method puts its settings over those of `search.space`: plain training stays without KD, whatever weight was found.
+    What was searched in the method's own space comes last.
+    """
+    method = method_of(study, spec.method)
+    paths = study.search.space.keys() - own_space(study, spec.method).keys()
+    shared = {path: value for path, value in spec.settings.items() if path in paths}
+    own = {path: value for path, value in spec.settings.items() if path not in paths}
+    if method.base == TPE_LAMBDA:
+        own = as_matrix(own)
+    return with_settings(applied(method, with_settings(study.trial(), shared)), own).replace(seed=spec.seed)
+
+
+def applied(method: Method, trial: TrialConfig) -> TrialConfig:
+    return with_settings(METHODS[method.base].apply(trial), method.set)
+
+
+def as_matrix(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with all cells weighting.matrix.t.s as one fixed matrix: cell by cell, there would have to be one before."""
+    cells = {tuple(map(int, path.removeprefix(_CELL).split("."))): settings[path] for path in settings if path.startswith(_CELL)}
+    others = {path: value for path, value in settings.items() if not path.startswith(_CELL)}
+    if not cells:
+        return others
+    T, S = (1 + max(place) for place in zip(*cells, strict=True))
+    return {"weighting": {"kind": "fixed", "matrix": [[cells[t, s] for s in range(S)] for t in range(T)]}} | others
+
+
+# ---- searches
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The search of one method: so many trials over its space, by dotted paths."""
+
+    method: str
+    trials: int
+    space: dict[str, Range]
+
+
+def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
+    """Every search of the study by its method; a method whose space is empty has none.
+
+    shape  (T, S), the layers of the study's pairs
+    Raises ConfigError where nothing in the space acts on the method that `search` names.
+    """
+    budgets = {study.search.method: study.search.trials} if study.search.trials else {}
+    budgets |= {name: study.compare.tune for name in method_names(study) if name not in budgets}
+    found = {name: Searched(name, trials, space_of(study, name, shape)) for name, trials in budgets.items() if trials}
+    if study.search.trials and not found[study.search.method].space:
+        raise ConfigError(
+            f"search.space ({', '.join(study.search.space)}) has nothing that acts on search.method {study.search.method!r}; "
+            "give a range that does, or search.trials: 0"
+        )
+    return {name: search for name, search in found.items() if search.space}
+
+
+def space_of(study: StudyConfig, name: str, shape: tuple[int, int]) -> dict[str, Range]:
+    """The settings that a search of the method chooses: those of `search.space` that act on it, and its own."""
+    space = {path: study.search.space[path] for path in acting_paths(study, name)} | own_space(study, name)
+    if method_of(study, name).base == TPE_LAMBDA:
+        T, S = shape
+        space |= {f"{_CELL}{t}.{s}": UniformRange(low=0, high=1) for t in range(T) for s in range(S)}
+    return space
+
+
+def own_space(study: StudyConfig, name: str) -> dict[str, Range]:
+    """The ranges that the method brings with it, and over them those that the study gives it."""
+    method = method_of(study, name)
+    return {**METHODS[method.base].space, **method.space}
+
+
+def acting_paths(study: StudyConfig, name: str) -> list[str]:
+    """The paths of `search.space` that act on the method: of two of their values, its trials come out different.
+
+    A path for which the method has a range of its own is not among them.
+    """
+    method, own, trial = method_of(study, name), own_space(study, name), study.trial()
+    values = {path: [value for _, value in probes(chosen)] for path, chosen in study.search.space.items() if path not in own}
+    for path in values:  # where the file has kd.weight 0, kd.temperature acts once the weight is chosen
+        trial = _attempted(trial, path, values[path][-1])
+
+    def acts(path: str) -> bool:
+        effects = [effect(applied(method, _attempted(trial, path, value))) for value in values[path]]
+        return len(effects) == 1 or any(each != effects[0] for each in effects)  # one value is a setting to make, not to choose
+
+    return [path for path in values if acts(path)]
+
+
+def _attempted(trial: TrialConfig, path: str, value: Any) -> TrialConfig:
+    """The trial with the value, or as it is where the two do not go together."""
+    try:
+        return with_settings(trial, {path: value})
+    except ConfigError:
+        return trial
+
+
+def effect(trial: TrialConfig | Assistant) -> dict[str, Any]:
+    """The settings that its outcome depends on: without those of losses that are off or have nothing to train."""
+    settings = trial.model_dump(mode="json")
+    if isinstance(trial.weighting, NoPairs):
+        del settings["pairs"]
+    elif not has_regressors(trial):
+        del settings["pairs"]["regressor_lr"]
+    if trial.kd.weight == 0 and (isinstance(trial.weighting, NoPairs) or trial.pairs.logits == "outside"):
+        del settings["kd"]
+    if isinstance(trial, TrialConfig):
+        settings["assistants"] = [effect(assistant) for assistant in trial.assistants]
+    return settings
+
+
+def has_regressors(trial: TrialConfig | Assistant) -> bool:
+    """Whether the pair loss has parameters; those of one pair of single numbers tell."""
+    layer = LayerShape("", 1, 1, 1)
+    loss = pair_loss(trial.pairs.loss.kind, **trial.pairs.loss.arguments())
+    return any(True for _ in loss.module(pair_plan([layer], [layer]), torch.Generator()).parameters())
+
+
+# ---- the comparison
+
+
+def compared_ids(study: StudyConfig) -> dict[str, tuple[str, int]]:
+    """The method and the seed of each trial of the comparison."""
+    seeds = range(study.seed, study.seed + study.compare.seeds)
+    return {f"{name}-s{seed}": (name, seed) for seed in seeds for name in method_names(study)}

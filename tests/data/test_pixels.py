@@ -1,0 +1,77 @@
+"""What a data set may give as an image, and what it becomes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kd_hpo.data.pixels import Unreadable, as_image
+from kd_hpo.errors import DataError
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)  # H = 5, W = 7
+GREY = RGB[..., 0]
+PLANES = RGB.transpose(2, 0, 1)
+LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (RGB, RGB),
+        (PLANES, RGB),
+        (GREY, GREY),
+        (GREY[None], GREY),
+        (GREY[..., None], GREY),
+        (torch.from_numpy(RGB), RGB),
+        (torch.from_numpy(PLANES.copy()), RGB),
+        (RGB[:3], RGB[:3]),  # 3 x 7 x 3: in an array the channels come last,
+        (torch.from_numpy(RGB[:, :3].transpose(2, 0, 1).copy()), RGB[:, :3]),  # in a tensor first
+        (torch.from_numpy(GREY.copy()), GREY),
+        (torch.from_numpy(GREY.copy())[None], GREY),
+        (Image.fromarray(RGB), RGB),
+        (Image.fromarray(GREY), GREY),
+        (Image.fromarray(np.dstack([RGB, GREY])), RGB),  # RGBA: alpha is left out
+        (Image.fromarray(GREY > 127), np.where(GREY > 127, 255, 0)),
+        (torch.from_numpy(LEVELS).float() / 255, LEVELS),  # torchvision's ToTensor: every level comes back
+        (torch.from_numpy(LEVELS).double() / 255, LEVELS),
+        ((torch.from_numpy(LEVELS) / 255).half(), LEVELS),
+        (LEVELS.astype(np.float32) / 255, LEVELS),
+        (torch.tensor([[0.0, 1.0, 0.4999 / 255, 0.5001 / 255]]), [[0, 255, 0, 1]]),
+        (torch.tensor([[0.0, 0.25, 0.5, 1.0]]).bfloat16(), [[0, 64, 128, 255]]),
+        (torch.full((1, 2, 2), 0.2, requires_grad=True), np.full((2, 2), 51)),
+    ],
+)
+def test_accepted(value: Any, expected: Any) -> None:
+    image = as_image(value, "item 0")
+    np.testing.assert_array_equal(np.asarray(image), expected)
+    assert image.mode == ("RGB" if np.ndim(expected) == 3 else "L")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.zeros(2, 5, 7), r"shape \(2, 5, 7\); accepted are \(H, W\), \(C, H, W\) .* C is 1 \(grey\) or 3"),
+        (np.zeros((5, 7, 4), np.uint8), r"shape \(5, 7, 4\)"),
+        (np.zeros((1, 3, 5, 7), np.uint8), r"shape \(1, 3, 5, 7\)"),
+        (np.zeros(5, np.uint8), r"shape \(5,\)"),
+        (torch.tensor([[-1.0, 1.0]]), r"floats from -1 to 1; accepted are floats in \[0, 1\].*before normalisation"),
+        (np.array([[0.0, 255.0]]), r"floats from 0 to 255"),
+        (np.array([[0.5, np.nan]]), "floats from nan"),
+        (np.zeros((5, 7), np.int64), r"of int64; accepted are uint8, and floats in \[0, 1\]"),
+        (np.zeros((5, 7), bool), "of bool"),
+        (torch.zeros(5, 7, dtype=torch.int32), "of int32"),
+        ("a/path.png", "has a str for an image; accepted are PIL images, tensors and arrays"),
+        (None, "has a NoneType for an image"),
+    ],
+)
+def test_refused(value: Any, said: str) -> None:
+    with pytest.raises(DataError, match=rf"^train item 3 .*{said}") as caught:
+        as_image(value, "train item 3")
+    assert "\n" not in str(caught.value)
+
+
+def test_range_unknown() -> None:
+    with pytest.raises(Unreadable, match="image of mode F, whose range is unknown"):
+        as_image(Image.fromarray(np.zeros((5, 7), np.float32)), "item 0")

@@ -1,0 +1,73 @@
+"""Forward-mode derivatives through every kind of network, in train mode, against central differences in float64."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call, jvp
+from torchvision.models.convnext import CNBlockConfig
+
+from kd_hpo.nets.forward_mode import plain_attention
+from kd_hpo.nets.zoo import build_network
+
+VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "drop_rate": 0.1, "drop_path_rate": 0.3}
+SMALL: dict[str, Any] = {"stem": "small"}
+NETWORKS: list[tuple[str, dict[str, Any]]] = [
+    ("cifar_resnet", {"depth": 8}),
+    ("wrn", {"depth": 10}),
+    ("resnet18", {}),
+    ("torchvision.models:DenseNet", {"growth_rate": 8, "block_config": [2, 2], "num_init_features": 16}),
+    ("mobilenet_v3_small", SMALL),
+    ("shufflenet_v2_x0_5", SMALL),
+    ("efficientnet_b0", {}),
+    (
+        "torchvision.models:ConvNeXt",
+        {"block_setting": [CNBlockConfig(12, 24, 2), CNBlockConfig(24, None, 2)], "stochastic_depth_prob": 0.3},
+    ),
+    (
+        "torchvision.models:SwinTransformer",
+        {"patch_size": [4, 4], "embed_dim": 24, "depths": [2, 2], "num_heads": [3, 6], "window_size": [4, 4], "dropout": 0.1},
+    ),
+    (
+        "torchvision.models:VisionTransformer",
+        {"patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 24, "mlp_dim": 48},
+    ),
+    ("timm/vit_tiny_patch16_224", VIT),
+    ("timm/vit_tiny_patch16_224", VIT | {"attn_drop_rate": 0.2}),
+    ("timm.models:MlpMixer", {"patch_size": 8, "embed_dim": 24, "num_blocks": 2}),
+    ("timm/levit_128s", {}),
+    ("timm/mobilenetv3_small_050", SMALL),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), NETWORKS, ids=[name for name, _ in NETWORKS])
+def test_forward_mode_is_the_derivative(name: str, arguments: dict[str, Any]) -> None:
+    network = build_network(name, arguments, (3, 32, 32), 5, seed=0).double().train()
+    draw = torch.Generator().manual_seed(0)
+    # No weight is exactly 0, as the start's biases and some heads are: that is the kink of a ReLU whose channel is constant.
+    w = {n: p.detach() + 0.01 * torch.randn(p.shape, generator=draw, dtype=p.dtype) for n, p in network.named_parameters()}
+    q = {n: 0.01 * torch.randn(p.shape, generator=draw, dtype=p.dtype) for n, p in w.items()}
+    x = torch.rand(4, 3, 32, 32, generator=draw, dtype=torch.float64)
+
+    def logits(w: dict[str, Tensor]) -> Tensor:
+        torch.manual_seed(0)  # the same dropout each time
+        buffers = {n: b.clone() for n, b in network.named_buffers()}
+        return functional_call(network, {**w, **buffers}, (x,))
+
+    def moved(step: float) -> Tensor:
+        return logits({n: p + step * q[n] for n, p in w.items()})
+
+    with torch.no_grad(), plain_attention():
+        value, along_q = jvp(logits, (w,), (q,))
+        torch.testing.assert_close(value, logits(w))
+        difference = (moved(1e-7) - moved(-1e-7)) / 2e-7
+    assert along_q.norm() > 1e-3
+    torch.testing.assert_close(along_q, difference, rtol=0, atol=1e-5 * along_q.norm().item())
+
+
+def test_without_it_a_fused_attention_has_no_forward_mode() -> None:
+    """If this fails, torch has learned it: `plain_attention` may go."""
+    q = torch.randn(1, 1, 4, 8)
+    with pytest.raises(NotImplementedError, match="forward AD"), torch.no_grad():
+        jvp(lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x), (q,), (q,))

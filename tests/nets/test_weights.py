@@ -1,0 +1,136 @@
+"""Weights as safe files: what is understood, and what is told where they do not fit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd_hpo.errors import ConfigError
+from kd_hpo.nets.weights import load_weights, save_weights, weights_digest
+
+State = dict[str, Tensor]
+
+
+def network(seed: int = 0, classes: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, classes))
+
+
+def prefixed(prefix: str) -> Callable[[State], State]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_come_back(tmp_path: Path, suffix: str) -> None:
+    saved, loaded, path = network(0), network(1), tmp_path / f"weights{suffix}"
+    assert weights_digest(saved) != weights_digest(loaded)
+    if suffix == ".pt":
+        torch.save(saved.state_dict(), path)
+    else:
+        save_weights(saved.state_dict(), path)
+    load_weights(loaded, path)
+    assert weights_digest(loaded) == weights_digest(saved)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3, "best": 0.5},
+        lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+        lambda state: {"model_state_dict": state},
+        lambda state: {"net": state, "acc": 93.0},
+        lambda state: {"state_dict": {"model": state}},
+        lambda state: {**state, "epoch": 3, "name": "a"},
+        lambda state: {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")},
+        prefixed("module."),
+        prefixed("model."),
+        prefixed("network."),
+        prefixed("module._orig_mod."),
+        lambda state: {"state_dict": prefixed("model.")(state)},
+    ],
+)
+def test_files_of_training_scripts_are_understood(tmp_path: Path, wrap: Callable[[State], object]) -> None:
+    saved, loaded = network(0), network(1)
+    torch.save(wrap(saved.state_dict()), tmp_path / "checkpoint.pth")
+    load_weights(loaded, tmp_path / "checkpoint.pth")
+    assert weights_digest(loaded) == weights_digest(saved)
+
+
+def test_a_prefix_that_belongs_to_the_network_stays(tmp_path: Path) -> None:
+    saved, loaded = nn.ModuleDict({"model": network(0)}), nn.ModuleDict({"model": network(1)})
+    torch.save(prefixed("module.")(saved.state_dict()), tmp_path / "wrapped.pt")
+    load_weights(loaded, tmp_path / "wrapped.pt")
+    assert weights_digest(loaded) == weights_digest(saved)
+
+
+def test_what_does_not_fit_is_told_by_name_and_shape_and_nothing_is_loaded(tmp_path: Path) -> None:
+    target = network(1, classes=3)
+    before = weights_digest(target)
+    state = network(0, classes=5).state_dict()
+    del state["0.weight"], state["0.bias"]
+    state |= {f"extra{i}": torch.zeros(1) for i in range(5)}
+    save_weights(state, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError) as caught:
+        load_weights(target, tmp_path / "other.safetensors")
+    told = str(caught.value)
+    assert (
+        "does not hold weights of this Sequential: missing: 0.weight, 0.bias; unknown: extra0, extra1, extra2 and 2 more; "
+        in told
+    )
+    assert "of another shape (given -> expected): 3.weight (5, 4) -> (3, 4), 3.bias (5,) -> (3,)." in told
+    assert "\n" not in told
+    assert weights_digest(target) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no weights at"), (b"what is this", "cannot be read as weights .* give a safetensors file")],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_files_that_cannot_be_read_are_told(tmp_path: Path, content: bytes | None, words: str, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_weights(network(), path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_weights_misses_them_all(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ConfigError, match=r"missing: 0.weight, 0.bias, 1.weight and 5 more\. Build"):
+        load_weights(network(), tmp_path / "list.pt")
+
+
+def test_weights_files_run_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path(tmp_path / "ran").touch, ())
+
+    torch.save({"0.weight": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ConfigError):
+        load_weights(network(), tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_shared_weights_are_saved(tmp_path: Path) -> None:
+    saved, loaded = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    saved[1].weight = saved[0].weight
+    loaded[1].weight = loaded[0].weight
+    save_weights(saved.state_dict(), tmp_path / "tied.safetensors")
+    load_weights(loaded, tmp_path / "tied.safetensors")
+    assert torch.equal(loaded[1].weight, saved[0].weight)
+
+
+def test_the_digest_tells_names_types_and_values() -> None:
+    def digest(tensor: Tensor, name: str = "a") -> str:
+        module = nn.Module()
+        module.register_buffer(name, tensor)
+        return weights_digest(module)
+
+    tensor = torch.tensor([1.0, 0.0])
+    others = [tensor + 1, tensor.half(), tensor.bfloat16(), tensor[None], tensor.bool(), torch.tensor(1.0)]
+    digests = [digest(tensor), digest(tensor, "b"), *map(digest, others)]
+    assert len(set(digests)) == len(digests) and digests[0] == digest(tensor.clone())

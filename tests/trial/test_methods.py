@@ -1,0 +1,124 @@
+"""The methods: what each changes, that a planted difference is seen, and the schedules that are theirs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd_hpo.config.load import with_settings
+from kd_hpo.config.pairs import NoPairs
+from kd_hpo.config.trial import Network
+from kd_hpo.errors import ConfigError, FeatureMismatch
+from kd_hpo.trial.methods import METHODS, widened
+from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.run import run_trial
+from kd_hpo.trial.state import start_trial
+from kd_hpo.trial.steps import train_step
+from tests.conftest import digits_trial
+
+FEATURE_METHODS = ["fitnets", "at", "sp", "vid", "pkt", "ifm", "semckd", "uniform", "random", "hetero"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_of_its_own_space_exist(name: str) -> None:
+    trial = METHODS[name].apply(digits_trial())
+    for path, chosen in METHODS[name].space.items():
+        assert with_settings(trial, {path: chosen.low}) != trial
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_common_stays(name: str) -> None:
+    given, trial = digits_trial(), METHODS[name].apply(digits_trial())
+    for field in ("data", "splits", "teacher", "student", "training", "augment", "seed", "device"):
+        assert getattr(trial, field) == getattr(given, field)
+
+
+@pytest.mark.parametrize("name", FEATURE_METHODS)
+def test_pairs_move_the_student(cache: Path, name: str) -> None:
+    """At strength next to nothing the student ends elsewhere."""
+    strong = METHODS[name].apply(digits_trial(pairs={"balance": {"kind": "none"}}))
+    weak = with_settings(strong, {"pairs.strength": 1e-6})
+    losses = [run_trial(config, lambda _: None, cache=cache).last.metrics["train/loss"] for config in (strong, weak)]
+    assert abs(losses[0] - losses[1]) > 1e-4
+
+
+def test_pairs_of_a_method_are_its_own(cache: Path, prepared: Prepared) -> None:
+    """T = conv1, conv2, fc; S = conv1, fc."""
+    where = {
+        "fitnets": [[0, 0], [0, 1], [0, 0]],  # the middle of both: conv2 to fc
+        "at": [[1, 0], [0, 0], [0, 0]],  # of the same-depth pairs, fc to fc has no positions
+        "sp": [[0, 0], [1, 0], [0, 0]],  # the last maps
+        "vid": [[0.5, 0], [0, 0], [0, 0.5]],
+        "pkt": [[0, 0], [0, 0], [0, 1]],
+    }
+    for name, expected in where.items():
+        config = METHODS[name].apply(digits_trial())
+        pairs = start_trial(config, prepare(config, cache)).pairs
+        assert pairs is not None
+        assert pairs.weights(0).tolist() == expected, name
+
+
+def test_information_flow_fades_but_for_the_last_pair(cache: Path) -> None:
+    config = METHODS["ifm"].apply(digits_trial())
+    pairs = start_trial(config, prepare(config, cache)).pairs
+    assert pairs is not None
+    for epoch in (0, 1, 5):
+        weights = pairs.weights(epoch) * pairs.weighting.total(epoch)
+        torch.testing.assert_close(weights, torch.tensor([[100 * 0.7**epoch, 0], [0, 1.0]]))
+
+
+def test_fitnets_trains_its_hint_first_and_then_labels_alone(cache: Path) -> None:
+    config = with_settings(METHODS["fitnets"].apply(digits_trial()), {"pairs.stages.share": 0.5})
+    trial = start_trial(config, prepare(config, cache))
+    assert trial.pairs is not None
+    batch = trial.prepared.splits.train[:32]
+    head = dict(trial.student.named_parameters())["network.logits.weight"]
+    losses = train_step(trial, batch)
+    assert losses.pairs > 0
+    assert losses.kd == 0
+    assert head.grad is None  # the hint ends before it
+    trial.step = trial.total_steps // 2
+    regressors = [p.detach().clone() for p in trial.pairs.losses.parameters()]
+    losses = train_step(trial, batch)
+    assert losses.pairs == 0
+    assert losses.kd > 0
+    assert head.grad is not None
+    assert all(torch.equal(a, b) for a, b in zip(regressors, trial.pairs.losses.parameters(), strict=True))
+
+
+def test_assistants_of_the_study_come_before_the_default_ones() -> None:
+    default = METHODS["takd"].apply(digits_trial())
+    assert default.assistants[0].network.arguments["channels"] == [6, 6]  # the student's are [4, 4]
+    assert isinstance(default.assistants[0].weighting, NoPairs)
+    own = METHODS["ifm"].apply(digits_trial()).assistants
+    assert own[0].network.arguments["channels"] == [8, 8]
+    assert METHODS["takd"].apply(digits_trial(assistants=own)).assistants == own
+    assert METHODS["kd"].apply(digits_trial(assistants=own)).assistants == ()
+
+
+def test_network_that_cannot_be_widened() -> None:
+    with pytest.raises(ConfigError, match=r"no rule to widen the network 'torchvision/resnet18'; give `assistants`"):
+        widened(Network(name="torchvision/resnet18"), 2)
+
+
+def test_pair_that_a_loss_cannot_serve_is_refused_by_name(cache: Path) -> None:
+    config = digits_trial(pairs={"loss": {"kind": "attention"}}, weighting={"kind": "uniform"})
+    with pytest.raises(
+        FeatureMismatch, match=r"attention cannot compare teacher layer conv1 .* with student layer fc .*leave_out"
+    ):
+        start_trial(config, prepare(config, cache))
+    left_out = with_settings(config, {"pairs.unserved": "leave_out"})
+    pairs = start_trial(left_out, prepare(left_out, cache)).pairs
+    assert pairs is not None
+    assert pairs.weights(0).tolist() == [[0.5, 0], [0.5, 0], [0, 0]]
+
+
+def test_learned_weights_leave_unserved_pairs_at_zero(cache: Path) -> None:
+    config = digits_trial(
+        pairs={"loss": {"kind": "attention"}, "unserved": "leave_out"}, weighting={"kind": "learned", "every": 2}
+    )
+    result = run_trial(config, lambda _: None, cache=cache)
+    matrix = torch.tensor(result.held_mean)
+    assert matrix[:, 1].tolist() == [0, 0, 0]
+    assert matrix.sum() == pytest.approx(1)
+    assert matrix[0, 0] != matrix[1, 0]
