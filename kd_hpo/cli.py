@@ -93,13 +93,14 @@ def teacher(study_file: Path, /, *, set_: Overrides = ()) -> None:
     """
     from kd_hpo.study.folder import StudyFolder
     from kd_hpo.study.read import load_study
+    from kd_hpo.study.telling import telling
     from kd_hpo.trial.prepare import load_data, prepare_teacher
 
     study = load_study(study_file, set_)
     cache = StudyFolder.of(study).cache
-    with out.status("preparing") as status:
-        batches, splits = load_data(study.trial(), cache, status.update)
-        trained = prepare_teacher(study.trial(), batches, splits, cache, status.update)
+    with telling(out) as progress:
+        batches, splits = load_data(study.trial(), cache, progress)
+        trained = prepare_teacher(study.trial(), batches, splits, cache, progress)
     out.print(f"{study.teacher.network.name}: accuracy on val {trained.val.accuracy:.4f} ({len(splits.val)} images)")
     out.print(f"its weights: {trained.weights or 'as the network comes'}")
     out.print(f"every study with this teacher finds them there; next: kd-hpo run {study_file}")
@@ -169,18 +170,19 @@ def apply(
     prepare_environment()
     from kd_hpo.study.apply import apply_matrix
     from kd_hpo.study.export import load_export
+    from kd_hpo.study.telling import telling
 
     exported = load_export(export_file)
     folder = (output or runs / "applied" / f"{exported.study}-{rank}").absolute()
-    with out.status("preparing") as status:
+    with telling(out) as progress:
         applied = apply_matrix(
             exported,
             rank=rank,
             overrides=set_,
             folder=folder,
             cache=runs.absolute() / "cache",
-            progress=status.update,
-            report=lambda record: status.update(f"epoch {record.epoch}: accuracy on val {record.metrics['val/accuracy']:.4f}"),
+            progress=progress,
+            report=lambda r: progress(f"training the student: epoch {r.epoch}, accuracy on val {r.metrics['val/accuracy']:.4f}"),
         )
     if not applied.same_teacher:
         out.print(Text("note: the teacher's weights are not those that the matrix was learned with", style="yellow"))

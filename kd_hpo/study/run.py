@@ -31,6 +31,7 @@ from kd_hpo.study.plots import draw_comparison
 from kd_hpo.study.progress import Board
 from kd_hpo.study.search import MethodSearch, StudyAsha, StudySearch, known_trials
 from kd_hpo.study.summary import Summary, summarise
+from kd_hpo.study.telling import telling
 from kd_hpo.study.tracking import git_commit, mirror, mlflow_answering, open_experiment, write_summary
 from kd_hpo.trial.final_test import accuracy_on_test
 from kd_hpo.trial.prepare import Prepared, prepare
@@ -53,7 +54,8 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
     with folder.only_driver():
         settle_settings(study, folder)
         check_methods(study)
-        prepared = prepare_with_words(study, folder, console)
+        with telling(console) as progress:
+            prepared = prepare(study.trial(), folder.cache, progress)
         without = study.trial().replace(assistants=())
         shape = prepare(without, folder.cache).plan.shape if study.assistants else prepared.plan.shape
         searched = searches(study, shape)
@@ -112,20 +114,6 @@ def check_methods(study: StudyConfig) -> None:
                     with_settings(config, {path: value})
                 except ConfigError as error:
                     raise ConfigError(f"the space of method {method!r} cannot choose {value!r}: {error}") from error
-
-
-def prepare_with_words(study: StudyConfig, folder: StudyFolder, console: Console) -> Prepared:
-    if console.is_terminal:
-        with console.status("preparing") as status:
-            return prepare(study.trial(), folder.cache, status.update)
-    told: list[str] = []
-
-    def once_a_stage(words: str) -> None:
-        if words.split(":")[0] not in told:
-            told.append(words.split(":")[0])
-            console.print(words.split(":")[0])
-
-    return prepare(study.trial(), folder.cache, once_a_stage)
 
 
 def searches_left(folder: StudyFolder, searched: Mapping[str, Searched]) -> int:

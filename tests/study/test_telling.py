@@ -1,0 +1,24 @@
+"""Words about what is being made: in a log, each thing once, and again when some time has passed."""
+
+import io
+
+from rich.console import Console
+
+from kd_hpo.study.telling import INTERVAL_S, telling
+
+
+def test_a_log_has_a_line_for_each_thing_and_one_now_and_then() -> None:
+    written, now = io.StringIO(), [100.0]
+    with telling(Console(file=written), clock=lambda: now[0]) as tell:
+        for epoch in range(1, 6):
+            tell(f"training: epoch {epoch} of 5")
+            now[0] += 0.4 * INTERVAL_S
+        tell("reading")
+    assert written.getvalue().splitlines() == ["training: epoch 1 of 5", "training: epoch 4 of 5", "reading"]
+
+
+def test_a_terminal_has_one_line_that_changes() -> None:
+    written = io.StringIO()
+    with telling(Console(file=written, force_terminal=True)) as tell:
+        tell("training: epoch 1 of 5")
+    assert "\n\n" not in written.getvalue()
