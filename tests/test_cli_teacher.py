@@ -77,7 +77,10 @@ def test_a_file_runs_no_code_that_the_user_has_not_named(path: str, changes: dic
 
 
 def test_assistants_of_a_file_are_looked_at_too() -> None:
-    assistant = {"network": {"name": "os:system"}, "training": {"epochs": 1}}
-    data = digits_trial(assistants=[assistant]).model_dump(mode="json")
-    with pytest.raises(ExportError, match=r"assistants\.0\.network\.name"):
-        refuse_code(data, [])
+    loss = {"kind": "callable", "callable": "os:system"}
+    by_name = {"network": {"name": "os:system"}, "training": {"epochs": 1}}
+    by_loss = {"network": {"name": "plain_conv"}, "training": {"epochs": 1}, "pairs": {"loss": loss}}
+    for assistant, path in ((by_name, r"assistants\.0\.network\.name"), (by_loss, r"assistants\.0\.pairs\.loss\.callable")):
+        data = digits_trial(assistants=[assistant]).model_dump(mode="json")
+        with pytest.raises(ExportError, match=path):
+            refuse_code(data, [])

@@ -14,18 +14,25 @@ class CrossLayerAttention(nn.Module):
     so the batch size is part of the model.
     """
 
-    def __init__(self, shape: tuple[int, int], batch_size: int, *, factor: int = 4, generator: torch.Generator) -> None:
+    served: Tensor
+
+    def __init__(self, served: Tensor, batch_size: int, *, factor: int = 4, generator: torch.Generator) -> None:
+        """served (T, S): 0 for the pairs that stay at weight 0."""
         super().__init__()
-        T, S = shape
+        T, S = served.shape
+        self.register_buffer("served", served > 0, persistent=False)
         width = max(batch_size // factor, 1)
         self.keys = nn.ModuleList(_Embedding(batch_size, width, generator) for _ in range(T))
         self.queries = nn.ModuleList(_Embedding(batch_size, width, generator) for _ in range(S))
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """S and T features (B, ...) -> (B, T, S), a softmax over T divided by S: each example's weights sum to 1."""
+        """S and T features (B, ...) -> (B, T, S), a softmax over the served T, over their S: each example's weights sum to 1."""
         keys = torch.stack([net(_similarity(f)) for net, f in zip(self.keys, teacher, strict=True)], 1)  # (B, T, d)
         queries = torch.stack([net(_similarity(f)) for net, f in zip(self.queries, student, strict=True)], 1)  # (B, S, d)
-        return torch.softmax(keys @ queries.transpose(1, 2), dim=1) / queries.shape[1]
+        scores = (keys @ queries.transpose(1, 2)).masked_fill(~self.served, -torch.inf)
+        columns = self.served.any(0)  # a student layer without any pair has no weights to share out
+        attended = torch.softmax(scores.masked_fill(~columns, 0.0), dim=1)
+        return attended * columns / columns.sum()
 
 
 class _Embedding(nn.Module):

@@ -1,4 +1,4 @@
-"""Steps on the simplex of pair weights: pure functions (weights, direction, step) -> weights, all (T, S)."""
+"""Steps on the simplex of pair weights: pure functions (weights, direction, step) -> weights, all of one shape."""
 
 from collections.abc import Callable
 

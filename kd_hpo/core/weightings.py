@@ -55,10 +55,13 @@ class Replay(Constant):
 
 
 class InformationFlow(Constant):
-    """Same-depth pairs (Passalis et al. 2020): the last student layer's with weight 1, others with `start * decay ** epoch`."""
+    """The critical period (Passalis et al. 2020): the last student layer's pairs have weight 1, others `start * decay ** epoch`.
 
-    def __init__(self, shape: tuple[int, int], *, start: float, decay: float) -> None:
-        self._pairs, self._start, self._decay = same_depth(shape) * shape[1], start, decay
+    pairs  (T, S), not 0 for the pairs that have a weight
+    """
+
+    def __init__(self, pairs: Tensor, *, start: float, decay: float) -> None:
+        self._pairs, self._start, self._decay = (pairs > 0).to(pairs), start, decay
 
     def weights(self, epoch: int) -> Tensor:
         return self._unnormalised(epoch) / self.total(epoch)
@@ -75,26 +78,29 @@ class InformationFlow(Constant):
 class Learned:
     """Weights that start uniform and move on the simplex along a running average of their hypergradient.
 
+    served   (T, S), not 0 for the pairs that have a weight; they alone are the simplex
     update   a step on the simplex (SIMPLEX_UPDATES)
     step     its length: mirror descent multiplies a pair that stands one RMS out by exp(step)
     average  factor of the running average of hypergradients, in [0, 1)
     mix      share of the uniform point mixed in after each step, so that a pair can come back
     """
 
-    def __init__(self, shape: tuple[int, int], update: SimplexUpdate, *, step: float, average: float, mix: float) -> None:
-        self._weights = uniform(shape)
+    def __init__(self, served: Tensor, update: SimplexUpdate, *, step: float, average: float, mix: float) -> None:
+        self._served = served > 0
+        count = int(self._served.sum())
+        self._weights, self._average = torch.full((count,), 1 / count), torch.zeros(count)
         self._update, self._step, self._factor, self._mix = update, step, average, mix
-        self._average = torch.zeros(shape)
 
     def weights(self, epoch: int) -> Tensor:
-        return self._weights
+        return self._weights.new_zeros(self._served.shape).masked_scatter(self._served, self._weights)
 
     def total(self, epoch: int) -> float:
         return 1.0
 
     def learn(self, hypergradient: Tensor) -> None:
         """Moves the weights against d L_out / d lambda (T, S)."""
-        self._average = self._factor * self._average + (1 - self._factor) * hypergradient.to(self._weights)
+        of_served = hypergradient.to(self._weights)[self._served]
+        self._average = self._factor * self._average + (1 - self._factor) * of_served
         direction = normalised_direction(self._average, self._weights)
         self._weights = mix_with_uniform(self._update(self._weights, direction, self._step), self._mix)
 

@@ -20,7 +20,7 @@ from kd_hpo.data.batches import ImageBatches, Indices, chunks
 from kd_hpo.errors import DataError, FeatureMismatch
 from kd_hpo.files import folder_published_atomically
 from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
-from kd_hpo.nets.weights import weights_digest
+from kd_hpo.nets.weights import network_digest
 
 _VERSION = 2
 _CHUNK = 512
@@ -119,7 +119,7 @@ def teacher_reader(
         }
         return TeacherReader(network, shapes, everything, every, plain, batches)
     sizes = {str(size): wanted for size, wanted in everything.blocks.items()}
-    key = _digest([weights_digest(network), batches.images.digest, list(layers), sizes, batches.precision], train)
+    key = _digest([network_digest(network), batches.images.digest, list(layers), sizes, batches.precision], train)
     folder = cache / f"teacher-statistics-{key}"
     if not folder.is_dir():
         with folder_published_atomically(folder) as temporary:
@@ -137,7 +137,7 @@ def cached_targets(reader: TeacherReader, images: Indices, cache: Path) -> Cache
     Raises DataError where the disk has no room for it.
     """
     plan, batches = reader.plan, reader.batches
-    told = [weights_digest(reader.network), batches.images.digest, [asdict(s) for s in reader.shapes], batches.precision]
+    told = [network_digest(reader.network), batches.images.digest, [asdict(s) for s in reader.shapes], batches.precision]
     statistics = {str(size): values.tolist() for size, values in reader.statistics.items()}
     folder = cache / f"teacher-targets-{_digest([*told, statistics], images)}"
     if not folder.is_dir():

@@ -83,6 +83,10 @@ def build_timm(name: str, arguments: Mapping[str, Any], input_shape: Shape, clas
     timm raises what it likes for the rest.
     """
     timm = _timm()
+    if refused := {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"} & arguments.keys():
+        raise ConfigError(
+            f"{', '.join(sorted(refused))} cannot be given: some versions of timm run code from such a file; give it as `weights`"
+        )
     arguments, small = _without_stem(arguments)
     channels, height, width = input_shape
     if isinstance(pretrained, str):

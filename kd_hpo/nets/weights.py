@@ -1,6 +1,7 @@
 """Weights of networks as files that run no code when they are read."""
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 """What wrappers (DataParallel, Lightning, torch.compile, FeatureTap) put before the names of a network's weights."""
 _TOLD = 3
+_LIBRARIES = ("torch", "torchvision", "timm", "kd_hpo")
+"""Their modules are told by how they print."""
 
 State = dict[str, Tensor]
 
@@ -60,6 +63,14 @@ def weights_digest(network: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def network_digest(network: nn.Module) -> str:
+    """sha256 of what a network computes: its weights, its modules as they print, and the source of those of a user's own."""
+    modules = {sys.modules.get(type(module).__module__) for module in network.modules()}
+    own = {m for m in modules if m is not None and m.__name__.partition(".")[0] not in _LIBRARIES}
+    sources = sorted(Path(file).read_text() for m in own if (file := getattr(m, "__file__", None)))
+    return hashlib.sha256("\0".join([weights_digest(network), repr(network), *sources]).encode()).hexdigest()
 
 
 def _tensors(state: object) -> State:

@@ -1,6 +1,6 @@
 """Trains a student with an exported matrix, held fixed, on the train and outer splits together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,24 +67,34 @@ def applied_config(entry: ExportedMatrix, overrides: Sequence[str]) -> TrialConf
     data = entry.config.model_dump(mode="json")
     refuse_code(data, overrides)
     data["weighting"] = FixedMatrix(matrix=entry.held_mean).model_dump(mode="json")
-    data["teacher"]["layers"] = [layer.name for layer in entry.teacher_layers if layer.name != LOGITS]
+    teaches = data["assistants"][-1] if data["assistants"] else data["teacher"]
+    teaches["layers"] = [layer.name for layer in entry.teacher_layers if layer.name != LOGITS]
     data["student"]["layers"] = [layer.name for layer in entry.student_layers if layer.name != LOGITS]
     return validated(TrialConfig, data, overrides, name="the export's configuration")
 
 
 def refuse_code(data: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Raises ExportError where the file names code to import that the user has not named too: no file runs code by itself."""
-    networks = {f"{whose}.network.name": data[whose]["network"]["name"] for whose in ("teacher", "student")}
-    networks |= {f"assistants.{i}.network.name": each["network"]["name"] for i, each in enumerate(data["assistants"])}
-    named = {path: name for path, name in networks.items() if ":" in name}
-    named |= {"data.callable": data["data"].get("callable"), "pairs.loss.callable": data["pairs"]["loss"].get("callable")}
     given = [override.partition("=")[0].strip() for override in overrides]
-    for path, reference in named.items():
-        if reference and not any(path == start or path.startswith(f"{start}.") for start in given):
+    for path, reference in _named_code(data):
+        if not any(path == start or path.startswith(f"{start}.") for start in given):
             raise ExportError(
                 f"the export names code to run, {path} = {reference!r}, and a file may not run code by itself. "
                 f"If you trust it, name it yourself: --set {path}={reference}"
             )
+
+
+def _named_code(data: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every `package.module:callable` in the settings, wherever one may stand, with its dotted path."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            here = f"{path}.{key}".lstrip(".")
+            if isinstance(value, str) and (key == "callable" or (key == "name" and ":" in value)):
+                yield here, value
+            yield from _named_code(value, here)
+    elif isinstance(data, Sequence) and not isinstance(data, str):
+        for index, value in enumerate(data):
+            yield from _named_code(value, f"{path}.{index}")
 
 
 def with_outer_in_train(prepared: Prepared) -> Prepared:

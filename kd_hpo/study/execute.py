@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from kd_hpo.config.pairs import PairsFirst
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import KdHpoError
@@ -52,6 +53,9 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
         tracker.log(record)
         if record.epoch == config.training.epochs:
             return  # Ray may end the trial inside its last report: that one comes when all else is done
+        stages = config.pairs.stages
+        if isinstance(stages, PairsFirst) and record.epoch <= stages.share * config.training.epochs:
+            return  # no label has been seen yet: the scheduler has nothing to judge
         report({"epoch": record.epoch, **record.metrics})
 
     folder.write_status(TrialStatus(spec=spec, state="running"))

@@ -17,12 +17,19 @@ def taught_by_assistants(config: TrialConfig, data_digest: str, cache: Path, pro
     """The trial with its last assistant as its teacher, which was taught by the one before it, and so on."""
     for number, assistant in enumerate(config.assistants, 1):
         trial = assistant_trial(config, assistant)
-        identity = json.dumps([trial.model_dump(mode="json"), data_digest], sort_keys=True)
+        taught_by = trial.teacher.weights and hashlib.sha256(trial.teacher.weights.read_bytes()).hexdigest()
+        identity = json.dumps([trial.model_dump(mode="json"), data_digest, taught_by], sort_keys=True)
         weights = cache / f"assistant-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
         with only_one_process(weights.with_suffix(".lock")):
             if not weights.is_file():
                 train_assistant(trial, weights, cache, f"training assistant {number} of {len(config.assistants)}", progress)
-        teacher = Teacher(network=assistant.network, layers=assistant.layers, weights=weights, features=config.teacher.features)
+        teacher = Teacher(
+            network=assistant.network,
+            layers=assistant.layers,
+            weights=weights,
+            features=config.teacher.features,
+            seed=config.teacher.seed,
+        )
         config = config.replace(teacher=teacher.model_dump())
     return config.replace(assistants=())
 

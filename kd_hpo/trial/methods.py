@@ -34,7 +34,14 @@ def _set(weighting: Settings, **changes: Any) -> Callable[[TrialConfig], TrialCo
 
 def _published(loss: Settings, weighting: Settings, strength: float, **changes: Any) -> Callable[[TrialConfig], TrialConfig]:
     """A published method beside KD: its loss on its pairs, at its own strength, with gradients as they are."""
-    return _set(weighting, loss=loss, strength=strength, balance=settings.Unbalanced(), **changes)
+    return _with_kd(_set(weighting, loss=loss, strength=strength, balance=settings.Unbalanced(), logits="outside", **changes))
+
+
+def _with_kd(apply: Callable[[TrialConfig], TrialConfig]) -> Callable[[TrialConfig], TrialConfig]:
+    """With Hinton's term outside the matrix, at its usual weight where the study has switched it off."""
+    return lambda config: apply(
+        config if config.kd.weight else config.replace(kd=config.kd.replace(weight=settings.Distillation().weight).model_dump())
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -84,10 +91,11 @@ def widened(network: Network, factor: float) -> Network:
             f"or a student of {', '.join(defaults)}"
         )
     given = {name: network.arguments.get(name, value) for name, value in defaults[network.name].items()}
-    wide = {
-        n: [round(factor * v) for v in value] if isinstance(value, list) else round(factor * value) for n, value in given.items()
-    }
-    return network.replace(arguments={**network.arguments, **wide})
+
+    def wide(value: Any) -> Any:
+        return round(factor * value) if isinstance(value, int) else [wide(each) for each in value]
+
+    return network.replace(arguments={**network.arguments, **{name: wide(value) for name, value in given.items()}})
 
 
 def _takd(config: TrialConfig) -> TrialConfig:
@@ -110,12 +118,13 @@ def _strength(default: float) -> dict[str, Range]:
 METHODS: dict[str, MethodSpec] = {
     "as_given": MethodSpec("as the study file says", "", lambda config: config),
     "ce": MethodSpec("student alone", "", _cross_entropy),
-    "kd": MethodSpec("KD", "Hinton et al. 2015", _set(settings.NoPairs())),
+    "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(settings.NoPairs()))),
     "fitnets": MethodSpec(
         "FitNets: hint stage, then KD",
         "Romero et al. 2015, eq. 3",
-        _published(settings.Hint(), settings.SelectedPair(pair="middle"), 100, stages=settings.PairsFirst()),
-        _strength(100),
+        # The published weight of 100 is that of hint and labels in one stage; in a stage of its own it only scales the step.
+        _published(settings.Hint(), settings.SelectedPair(pair="middle"), 1, stages=settings.PairsFirst()),
+        _strength(1),
     ),
     "at": MethodSpec(
         "KD + attention transfer",
@@ -142,7 +151,7 @@ METHODS: dict[str, MethodSpec] = {
         _strength(30_000),
     ),
     "ifm": MethodSpec("KD + information flow, auxiliary teacher", "Passalis et al. 2020, eq. 8-9", _ifm, _strength(1_000)),
-    "takd": MethodSpec("KD through an assistant", "Mirzadeh et al. 2020", _takd),
+    "takd": MethodSpec("KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_takd)),
     "semckd": MethodSpec(
         "KD + SemCKD's attention",
         "Chen et al. 2021, eq. 4-8",

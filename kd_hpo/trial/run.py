@@ -114,7 +114,7 @@ def epoch_weights(trial: Trial) -> Tensor:
     assert trial.pairs is not None
     if trial.pairs.attention is not None:
         return trial.pairs.take_attention_mean()
-    return trial.pairs.weights(trial.epoch - 1)
+    return trial.pairs.weighting.weights(trial.epoch - 1)
 
 
 def write_weights(trial: Trial, folder: Path) -> None:

@@ -14,29 +14,20 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.attention import CrossLayerAttention
 from kd_hpo.core.balance import GradientBalance, NoBalance
 from kd_hpo.core.directions import DIRECTIONS, Direction, Params
-from kd_hpo.core.pair_losses import PairLoss, pair_loss
+from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.pairs import PairMatrix, Targets
-from kd_hpo.core.plan import PairPlan
-from kd_hpo.core.simplex import SIMPLEX_UPDATES
 from kd_hpo.core.weightings import (
-    CONSTANT_WEIGHTINGS,
-    Constant,
-    InformationFlow,
-    Learned,
-    Replay,
     Weighting,
-    one_pair,
-    random_point,
-    selected_pair,
 )
 from kd_hpo.data.augment import View, view
 from kd_hpo.data.batches import Indices
-from kd_hpo.errors import ConfigError, DataError, FeatureMismatch
+from kd_hpo.errors import DataError
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
 from kd_hpo.trial.prepare import Prepared, student_tap
 from kd_hpo.trial.randomness import REGRESSORS, SHUFFLE, VIEW, WEIGHTING, generator, random_state, set_random_state
 from kd_hpo.trial.result import EpochRecord
+from kd_hpo.trial.weighting import build_weighting, served_pairs
 
 
 @dataclass
@@ -44,26 +35,22 @@ class PairState:
     """The pairs of a trial: their losses, how they are weighted, and how weights are learned, where they are."""
 
     losses: PairMatrix
-    served: Tensor
-    """(T, S): 1 for the pairs that the loss can compare, 0 for those that are left out."""
     weighting: Weighting
     balance: GradientBalance | NoBalance
     optimizer: Optimizer
     attention: CrossLayerAttention | None = None
     direction: Direction | None = None
-    held_sum: Tensor = field(default_factory=lambda: torch.zeros(0))
     held_epochs: int = 0
-    attention_sum: Tensor = field(default_factory=lambda: torch.zeros(0))
+    held_sum: Tensor = field(init=False)
+    attention_sum: Tensor = field(init=False)
     """Of attention's weights, over the batches of the epoch."""
 
-    def weights(self, epoch: int) -> Tensor:
-        """(T, S), sum 1 over the pairs that the loss serves; 0 elsewhere."""
-        weights = self.weighting.weights(epoch) * self.served
-        return weights / weights.sum()
+    def __post_init__(self) -> None:
+        self.held_sum, self.attention_sum = (torch.zeros(self.losses.plan.shape) for _ in range(2))
 
     def take_attention_mean(self) -> Tensor:
-        """(T, S), the mean of attention's weights since the last call."""
-        mean = self.attention_sum / self.attention_sum.sum()
+        """(T, S), the mean of attention's weights since the last call; zeros where no step had pairs."""
+        mean = self.attention_sum / self.attention_sum.sum().clamp_min(torch.finfo(torch.float32).tiny)
         self.attention_sum = torch.zeros_like(mean)
         return mean
 
@@ -183,7 +170,7 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     attention = None
     if isinstance(config.weighting, settings.CrossLayerAttention):
         attention = CrossLayerAttention(
-            plan.shape, config.training.batch_size, factor=config.weighting.factor, generator=generator(config.seed, WEIGHTING)
+            served, config.training.batch_size, factor=config.weighting.factor, generator=generator(config.seed, WEIGHTING)
         ).to(device)
         groups.append({"params": list(attention.parameters()), "lr": config.weighting.lr})
     balance: GradientBalance | NoBalance = NoBalance(plan.shape)
@@ -192,80 +179,5 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     direction = None
     if isinstance(config.weighting, settings.LearnedWeights):
         direction = DIRECTIONS[config.weighting.direction.kind](**config.weighting.direction.model_dump(exclude={"kind"}))
-    weighting = build_weighting(config, plan)
-    return PairState(
-        losses,
-        served,
-        weighting,
-        balance,
-        Adam(groups),
-        attention,
-        direction,
-        torch.zeros(plan.shape),
-        0,
-        torch.zeros(plan.shape),
-    )
-
-
-def served_pairs(loss: PairLoss, plan: PairPlan, pairs: settings.Pairs) -> Tensor:
-    """(T, S), 1 where the loss serves the pair. Raises FeatureMismatch where it does not and none may be left out."""
-    T, S = plan.shape
-    found = {(t, s): loss.serves(plan.teacher[t], plan.student[s], plan.target_size(t, s)) for t in range(T) for s in range(S)}
-    reasons = {pair: reason for pair, reason in found.items() if reason and not (plan.logits_pair and pair == (T - 1, S - 1))}
-    if reasons and pairs.unserved == "refuse":
-        (t, s), reason = next(iter(reasons.items()))
-        more = f" (and {len(reasons) - 1} more pairs)" if len(reasons) > 1 else ""
-        raise FeatureMismatch(
-            f"the loss {pairs.loss.kind} cannot compare teacher layer {plan.teacher[t]} with student layer {plan.student[s]}"
-            f"{more}: {reason}. Leave these layers out, choose another pairs.loss, or set pairs.unserved: leave_out"
-        )
-    served = torch.ones(plan.shape)
-    for pair in reasons:
-        served[pair] = 0
-    if not served.any():
-        raise FeatureMismatch(f"the loss {pairs.loss.kind} can compare no pair of these layers; choose others or another loss")
-    return served
-
-
-def build_weighting(config: TrialConfig, plan: PairPlan) -> Weighting:
-    """Raises ConfigError or FeatureMismatch where the settings do not fit the plan's T x S layers."""
-    weighting, shape = config.weighting, plan.shape
-    match weighting:
-        case settings.LearnedWeights():
-            update = SIMPLEX_UPDATES[weighting.update]
-            return Learned(shape, update, step=weighting.step, average=weighting.average, mix=weighting.mix)
-        case settings.OnePair(teacher=teacher, student=student):
-            t = _position(teacher, [layer.name for layer in plan.teacher], "teacher")
-            return Constant(one_pair(shape, t, _position(student, [layer.name for layer in plan.student], "student")))
-        case settings.SelectedPair(pair=pair):
-            return Constant(one_pair(shape, *selected_pair(plan, pair)))
-        case settings.RandomPoint():
-            return Constant(random_point(shape, generator(config.seed, WEIGHTING)))
-        case settings.FixedMatrix(matrix=matrix):
-            return Constant(_matrix(matrix, shape))
-        case settings.ReplayedMatrices(matrices=matrices):
-            return Replay([_matrix(matrix, shape) for matrix in matrices])
-        case settings.InformationFlow(start=start, decay=decay):
-            return InformationFlow(shape, start=start, decay=decay)
-        case settings.CrossLayerAttention():  # its own weights stand in for these, batch by batch
-            return Constant(CONSTANT_WEIGHTINGS["uniform"](shape))
-        case _:
-            return Constant(CONSTANT_WEIGHTINGS[weighting.kind](shape))
-
-
-def _position(name: str, layers: list[str], whose: str) -> int:
-    if name not in layers:
-        raise FeatureMismatch(
-            f"weighting.{whose} is {name!r}, which is not among the {whose} layers of the study: {', '.join(layers)}"
-        )
-    return layers.index(name)
-
-
-def _matrix(matrix: settings.Matrix, shape: tuple[int, int]) -> Tensor:
-    given = (len(matrix), *sorted({len(row) for row in matrix}))
-    if given != shape or sum(map(sum, matrix)) <= 0:
-        raise ConfigError(
-            f"weighting has a matrix of {' x '.join(map(str, given))} with sum {sum(map(sum, matrix))}; "
-            f"accepted is {shape[0]} rows (teacher layers) of {shape[1]} (student layers), not negative, with a sum above 0"
-        )
-    return torch.tensor(matrix)
+    weighting = build_weighting(config, plan, served)
+    return PairState(losses, weighting, balance, Adam(groups), attention, direction)

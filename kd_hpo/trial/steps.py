@@ -1,6 +1,7 @@
 """One step of the bilevel problem: the inner update of the student, the hypergradient, the update of the pair weights."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,7 @@ def train_step(trial: Trial, batch: Indices) -> InnerLosses:
 
 def learns_now(trial: Trial) -> bool:
     settings = trial.config.weighting
-    if not isinstance(settings, LearnedWeights) or trial.step % settings.every:
+    if not isinstance(settings, LearnedWeights) or trial.step % settings.every or trial.stage == "task":
         return False
     return settings.warmup * trial.total_steps <= trial.step and not held_from_now(trial)
 
@@ -116,7 +117,8 @@ def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerL
 
 def run_student(trial: Trial, x: Tensor, state: Params) -> tuple[Tensor, list[Tensor]]:
     """The student's logits, in the precision of losses, and its features as they are; `state` stands in for its tensors."""
-    with trial.prepared.batches.autocast(), plain_attention():
+    learning = isinstance(trial.config.weighting, LearnedWeights)  # its step and the Jacobian of the step run alike
+    with trial.prepared.batches.autocast(), plain_attention() if learning else nullcontext():
         logits, features = functional_call(trial.student, state, (x,)) if state else trial.student(x)
     return logits.to(trial.prepared.batches.dtype), features
 
@@ -129,9 +131,8 @@ def as_targets(features: list[Tensor]) -> list[Tensor]:
 def pair_weights(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets) -> Tensor:
     """(T, S), or (B, T, S) from attention; sum 1 over the pairs."""
     if pairs.attention is None:
-        return pairs.weights(trial.epoch).to(targets.logits)
-    weights = pairs.attention(as_targets(features), teacher_features(pairs, targets)) * pairs.served.to(targets.logits)
-    return weights / weights.sum((1, 2), keepdim=True)  # type: ignore[no-any-return]
+        return pairs.weighting.weights(trial.epoch).to(targets.logits)
+    return pairs.attention(as_targets(features), teacher_features(pairs, targets))  # type: ignore[no-any-return]
 
 
 def teacher_features(pairs: PairState, targets: Targets) -> list[Tensor]:
@@ -194,7 +195,7 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
     loss = F.cross_entropy(logits, trial.prepared.batches.labels(batch))
     if settings.outer_objective == "task_and_pairs":
         matrix = pairs.losses(as_targets(features), trial.pair_targets(trial.prepared.targets.batch(batch, x)))
-        loss = loss + (pairs.weights(trial.epoch).to(matrix) * matrix).sum()
+        loss = loss + (pairs.weighting.weights(trial.epoch).to(matrix) * matrix).sum()
         direct = matrix.detach()
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(trained, gradients, strict=True)), direct

@@ -15,9 +15,11 @@ from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import DataError, Diverged
-from kd_hpo.nets.weights import load_weights, save_weights, weights_digest
+from kd_hpo.files import only_one_process
+from kd_hpo.nets.weights import load_weights, network_digest, save_weights
 from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
+from kd_hpo.trial.randomness import random_state_kept
 
 Progress = Callable[[str], None]
 
@@ -45,18 +47,19 @@ def trained_teacher(
     if config.training is None:
         return TrainedTeacher.measured(network, batches, splits.val, None)
     told = config.model_dump(mode="json", exclude={"layers", "weights", "features"})
-    # The fresh weights stand for the code of the network, which may be a user's own.
-    about = [told, weights_digest(network), batches.images.digest, batches.precision]
+    about = [told, network_digest(network), batches.images.digest, batches.precision]
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
     path = cache / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
-    if path.is_file():
-        load_weights(network, path)
-    else:
-        images = splits.train
-        if config.images == "train_and_extra":
-            images = np.concatenate([splits.train, splits.extra])
-        train_teacher(network, config, config.training, batches, images, progress)
-        save_weights(network.state_dict(), path)
+    with only_one_process(path.with_suffix(".lock")):
+        if not path.is_file():
+            images = splits.train
+            if config.images == "train_and_extra":
+                images = np.concatenate([splits.train, splits.extra])
+            with random_state_kept():
+                torch.manual_seed(config.seed)  # for its dropout
+                train_teacher(network, config, config.training, batches, images, progress)
+            save_weights(network.state_dict(), path)
+    load_weights(network, path)
     return TrainedTeacher.measured(network, batches, splits.val, path)
 
 

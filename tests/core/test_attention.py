@@ -11,7 +11,7 @@ T, S, B = 4, 3, 8
 
 
 def attention(seed: int = 0, shape: tuple[int, int] = (T, S)) -> CrossLayerAttention:
-    return CrossLayerAttention(shape, B, factor=2, generator=torch.Generator().manual_seed(seed)).double()
+    return CrossLayerAttention(torch.ones(shape), B, factor=2, generator=torch.Generator().manual_seed(seed)).double()
 
 
 def features(count: int, seed: int) -> list[Tensor]:
@@ -76,3 +76,16 @@ def test_resumes_from_its_state() -> None:
 def test_layers_that_do_not_fit_the_plan_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
         attention()(features(S - 1, 1), features(T, 2))
+
+
+def test_unserved_pairs_get_nothing_and_the_others_all() -> None:
+    """A softmax over the served teacher layers of each student layer; a student layer without any has no share."""
+    served = torch.tensor([[1.0, 0, 0], [1, 1, 0]])
+    attention = CrossLayerAttention(served, 4, generator=torch.Generator().manual_seed(0))
+    features = [torch.randn(4, 5, generator=torch.Generator().manual_seed(i)) for i in range(5)]
+    weights = attention(features[:3], features[3:])
+    assert weights.shape == (4, 2, 3)
+    assert (weights[:, served == 0] == 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.tensor([0.5, 0.5, 0.0]).expand(4, 3))
+    weights.square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in attention.parameters())

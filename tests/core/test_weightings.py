@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.simplex import SIMPLEX_UPDATES, mirror_descent
-from kd_hpo.core.weightings import CONSTANT_WEIGHTINGS, Constant, Learned, Replay, one_pair, random_point, same_depth
+from kd_hpo.core.weightings import (
+    CONSTANT_WEIGHTINGS,
+    Constant,
+    InformationFlow,
+    Learned,
+    Replay,
+    one_pair,
+    random_point,
+    same_depth,
+)
 
 T, S = 3, 2
 
@@ -18,10 +27,10 @@ def hypergradients(count: int) -> list[Tensor]:
 
 
 def learned(update: str = "mirror_descent", step: float = 0.3, average: float = 0.8, mix: float = 0.05) -> Learned:
-    weighting = Learned((T, S), SIMPLEX_UPDATES[update], step=step, average=average, mix=mix)
+    weighting = Learned(torch.ones(T, S), SIMPLEX_UPDATES[update], step=step, average=average, mix=mix)
     weighting.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in weighting.state_dict().items()})
-    # uniform(shape) is in single precision: 1/6 anew
-    weighting.load_state_dict(weighting.state_dict() | {"weights": torch.full((T, S), 1 / 6, dtype=torch.float64)})
+    # it starts in single precision: 1/6 anew
+    weighting.load_state_dict(weighting.state_dict() | {"weights": torch.full((T * S,), 1 / 6, dtype=torch.float64)})
     return weighting
 
 
@@ -99,7 +108,7 @@ def test_random_point_is_uniform_on_the_simplex() -> None:
 
 
 def test_learned_starts_uniform() -> None:
-    weighting = Learned((T, S), mirror_descent, step=0.1, average=0.9, mix=0.01)
+    weighting = Learned(torch.ones(T, S), mirror_descent, step=0.1, average=0.9, mix=0.01)
     torch.testing.assert_close(weighting.weights(0), torch.full((T, S), 1 / 6))
 
 
@@ -158,3 +167,24 @@ def test_weights_handed_out_do_not_change_later() -> None:
     weighting.learn(hypergradients(1)[0])
     assert torch.equal(handed, kept)
     assert not torch.equal(weighting.weights(0), kept)
+
+
+@pytest.mark.parametrize("update", SIMPLEX_UPDATES)
+def test_learning_over_served_pairs_is_learning_without_the_others(update: str) -> None:
+    served = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
+    some = Learned(served, SIMPLEX_UPDATES[update], step=0.1, average=0.5, mix=0.01)
+    alone = Learned(torch.ones(3, 1), SIMPLEX_UPDATES[update], step=0.1, average=0.5, mix=0.01)
+    h = torch.tensor([[0.5, 0], [1.0, 0], [0, 1.5]])
+    for _ in range(20):
+        some.learn(h)
+        alone.learn(h[served > 0].unsqueeze(1))
+    torch.testing.assert_close(some.weights(0)[served > 0], alone.weights(0).flatten())
+    assert (some.weights(0)[served == 0] == 0).all()
+
+
+def test_information_flow_over_served_pairs_still_fades() -> None:
+    flow = InformationFlow(same_depth((3, 3)) * torch.tensor([[1.0], [1], [0]]), start=100, decay=0.7)
+    for epoch in (0, 10, 30):
+        torch.testing.assert_close(flow.weights(epoch).sum(), torch.tensor(1.0))
+        unnormalised = flow.weights(epoch) * flow.total(epoch)
+        torch.testing.assert_close(unnormalised.diagonal(), torch.tensor([100 * 0.7**epoch, 100 * 0.7**epoch, 0]))

@@ -55,7 +55,7 @@ def test_pairs_of_a_method_are_its_own(cache: Path, prepared: Prepared) -> None:
         config = METHODS[name].apply(digits_trial())
         pairs = start_trial(config, prepare(config, cache)).pairs
         assert pairs is not None
-        assert pairs.weights(0).tolist() == expected, name
+        assert pairs.weighting.weights(0).tolist() == expected, name
 
 
 def test_information_flow_fades_but_for_the_last_pair(cache: Path) -> None:
@@ -63,7 +63,7 @@ def test_information_flow_fades_but_for_the_last_pair(cache: Path) -> None:
     pairs = start_trial(config, prepare(config, cache)).pairs
     assert pairs is not None
     for epoch in (0, 1, 5):
-        weights = pairs.weights(epoch) * pairs.weighting.total(epoch)
+        weights = pairs.weighting.weights(epoch) * pairs.weighting.total(epoch)
         torch.testing.assert_close(weights, torch.tensor([[100 * 0.7**epoch, 0], [0, 1.0]]))
 
 
@@ -110,7 +110,30 @@ def test_pair_that_a_loss_cannot_serve_is_refused_by_name(cache: Path) -> None:
     left_out = with_settings(config, {"pairs.unserved": "leave_out"})
     pairs = start_trial(left_out, prepare(left_out, cache)).pairs
     assert pairs is not None
-    assert pairs.weights(0).tolist() == [[0.5, 0], [0.5, 0], [0, 0]]
+    assert pairs.weighting.weights(0).tolist() == [[0.5, 0], [0.5, 0], [0, 0]]
+
+
+def test_method_whose_pairs_are_all_unserved_is_refused(cache: Path) -> None:
+    """The one same-depth pair of these layers ends in a vector."""
+    given = digits_trial()
+    config = METHODS["at"].apply(
+        given.replace(
+            teacher=given.teacher.replace(layers=("conv1", "fc")).model_dump(),
+            student=given.student.replace(layers=("conv1",)).model_dump(),
+        )
+    )
+    with pytest.raises(FeatureMismatch, match=r"only pairs that the loss cannot compare: fc -> conv1; choose"):
+        start_trial(config, prepare(config, cache))
+
+
+@pytest.mark.parametrize("name", ["kd", "takd", *[m for m in FEATURE_METHODS if m not in ("uniform", "random", "hetero")]])
+def test_published_methods_have_kd_outside_the_matrix(name: str) -> None:
+    inside = digits_trial(pairs={"logits": "inside"}, kd={"weight": 0, "temperature": 3})
+    config = METHODS[name].apply(inside)
+    assert config.kd.weight == 1
+    assert config.kd.temperature == 3
+    if name not in ("kd", "takd"):
+        assert config.pairs.logits == "outside"
 
 
 def test_learned_weights_leave_unserved_pairs_at_zero(cache: Path) -> None:

@@ -83,7 +83,7 @@ def test_two_steps_of_learning(cache: Path, name: str) -> None:
     assert losses.pairs != 0
     assert all(p.isfinite().all() for p in trial.parameters.values())
     assert any(not torch.equal(before[name], p) for name, p in trial.parameters.items())
-    weights = trial.pairs.weights(0)
+    weights = trial.pairs.weighting.weights(0)
     assert weights.sum() == pytest.approx(1, abs=1e-5)
     assert (weights - weights.mean()).abs().max() > 1e-4  # every pair of layers was told from the others
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from kd_hpo.errors import ConfigError, DataError
 from kd_hpo.nets.weights import save_weights
@@ -52,3 +53,31 @@ def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto").type == "cpu"
     with pytest.raises(ConfigError, match="no CUDA device here; use device: cpu or auto"):
         choose_device("cuda")
+
+
+DROPPING = """
+from torch import nn
+
+def network(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.{act}(), nn.Dropout(0.5), nn.Linear(16, classes))
+"""
+
+
+def test_teacher_with_dropout_comes_out_the_same_and_its_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = digits_trial().teacher
+
+    def told(module: str, act: str, training: dict[str, object] | None, seed: int) -> tuple[str, float]:
+        (tmp_path / f"{module}.py").write_text(DROPPING.format(act=act))
+        teacher = {**given.model_dump(), "network": {"name": f"{module}:network"}, "layers": "auto", "training": training}
+        torch.manual_seed(seed)
+        prepared = prepare(digits_trial(teacher=teacher), tmp_path / f"cache-{seed}")
+        images = prepared.splits.train[:8]
+        return prepared.teacher_digest, float(prepared.targets.logits(images, prepared.batches.inputs(images)).sum())
+
+    training = {"epochs": 1, "batch_size": 32}
+    assert told("dropping_one", "ReLU", training, 0) == told("dropping_one", "ReLU", training, 1)
+    # Without training the weights are the same, and what they compute is not: nothing comes from the other's cache.
+    relu, gelu = told("dropping_two", "ReLU", None, 2), told("dropping_three", "GELU", None, 2)
+    assert relu[0] == gelu[0]
+    assert relu[1] != gelu[1]

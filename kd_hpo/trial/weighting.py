@@ -1,0 +1,105 @@
+"""Which pairs of a trial are weighted, and how, from its settings."""
+
+import torch
+from torch import Tensor
+
+from kd_hpo.config import pairs as settings
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.core.pair_losses import PairLoss
+from kd_hpo.core.plan import PairPlan
+from kd_hpo.core.simplex import SIMPLEX_UPDATES
+from kd_hpo.core.weightings import (
+    CONSTANT_WEIGHTINGS,
+    Constant,
+    InformationFlow,
+    Learned,
+    Replay,
+    Weighting,
+    one_pair,
+    random_point,
+    same_depth,
+    selected_pair,
+)
+from kd_hpo.errors import ConfigError, FeatureMismatch
+from kd_hpo.trial.randomness import WEIGHTING, generator
+
+
+def served_pairs(loss: PairLoss, plan: PairPlan, pairs: settings.Pairs) -> Tensor:
+    """(T, S), 1 where the loss serves the pair. Raises FeatureMismatch where it does not and none may be left out."""
+    T, S = plan.shape
+    found = {(t, s): loss.serves(plan.teacher[t], plan.student[s], plan.target_size(t, s)) for t in range(T) for s in range(S)}
+    reasons = {pair: reason for pair, reason in found.items() if reason and not (plan.logits_pair and pair == (T - 1, S - 1))}
+    if reasons and pairs.unserved == "refuse":
+        (t, s), reason = next(iter(reasons.items()))
+        more = f" (and {len(reasons) - 1} more pairs)" if len(reasons) > 1 else ""
+        raise FeatureMismatch(
+            f"the loss {pairs.loss.kind} cannot compare teacher layer {plan.teacher[t]} with student layer {plan.student[s]}"
+            f"{more}: {reason}. Leave these layers out, choose another pairs.loss, or set pairs.unserved: leave_out"
+        )
+    served = torch.ones(plan.shape)
+    for pair in reasons:
+        served[pair] = 0
+    if not served.any():
+        raise FeatureMismatch(f"the loss {pairs.loss.kind} can compare no pair of these layers; choose others or another loss")
+    return served
+
+
+def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weighting:
+    """Weights over the served pairs (T, S).
+
+    Raises ConfigError or FeatureMismatch where the settings do not fit the plan's T x S layers, or weigh no served pair.
+    """
+    weighting, shape = config.weighting, plan.shape
+
+    def constant(weights: Tensor) -> Constant:
+        return Constant(_of_served(weights, served, plan))
+
+    match weighting:
+        case settings.LearnedWeights():
+            update = SIMPLEX_UPDATES[weighting.update]
+            return Learned(served, update, step=weighting.step, average=weighting.average, mix=weighting.mix)
+        case settings.OnePair(teacher=teacher, student=student):
+            t = _position(teacher, [layer.name for layer in plan.teacher], "teacher")
+            return constant(one_pair(shape, t, _position(student, [layer.name for layer in plan.student], "student")))
+        case settings.SelectedPair(pair=pair):
+            return constant(one_pair(shape, *selected_pair(plan, pair)))
+        case settings.RandomPoint():
+            return constant(random_point(shape, generator(config.seed, WEIGHTING)))
+        case settings.FixedMatrix(matrix=matrix):
+            return constant(_matrix(matrix, shape))
+        case settings.ReplayedMatrices(matrices=matrices):
+            return Replay([_of_served(_matrix(matrix, shape), served, plan) for matrix in matrices])
+        case settings.InformationFlow(start=start, decay=decay):
+            return InformationFlow(_of_served(same_depth(shape), served, plan), start=start, decay=decay)
+        case settings.CrossLayerAttention():  # its own weights stand in for these, batch by batch
+            return constant(CONSTANT_WEIGHTINGS["uniform"](shape))
+        case _:
+            return constant(CONSTANT_WEIGHTINGS[weighting.kind](shape))
+
+
+def _of_served(weights: Tensor, served: Tensor, plan: PairPlan) -> Tensor:
+    if (weights * served).sum() > 0:
+        return weights * served
+    pairs = [f"{plan.teacher[t].name} -> {plan.student[s].name}" for t, s in weights.nonzero().tolist()]
+    raise FeatureMismatch(
+        f"the weighting has only pairs that the loss cannot compare: {', '.join(pairs)}; choose other layers, another weighting "
+        "or another pairs.loss"
+    )
+
+
+def _position(name: str, layers: list[str], whose: str) -> int:
+    if name not in layers:
+        raise FeatureMismatch(
+            f"weighting.{whose} is {name!r}, which is not among the {whose} layers of the study: {', '.join(layers)}"
+        )
+    return layers.index(name)
+
+
+def _matrix(matrix: settings.Matrix, shape: tuple[int, int]) -> Tensor:
+    given = (len(matrix), *sorted({len(row) for row in matrix}))
+    if given != shape or sum(map(sum, matrix)) <= 0:
+        raise ConfigError(
+            f"weighting has a matrix of {' x '.join(map(str, given))} with sum {sum(map(sum, matrix))}; "
+            f"accepted is {shape[0]} rows (teacher layers) of {shape[1]} (student layers), not negative, with a sum above 0"
+        )
+    return torch.tensor(matrix)
