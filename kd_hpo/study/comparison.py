@@ -221,7 +221,8 @@ def tuning_of(study: StudyConfig, searched: Mapping[str, Searched], name: str) -
         return f"{trials} trial{'s' * (trials > 1)} of its own over {settings} setting{'s' * (settings > 1)}"
     if study.compare.tune:
         return "none, it has nothing to search"
-    return f"the settings that {study.search.trials} trials of {study.search.method} found" if study.search.trials else "none"
+    found = f"{study.search.trials} trial{'s' * (study.search.trials > 1)}"
+    return f"the settings that {found} of {study.search.method} found" if study.search.trials else "none"
 
 
 # ---- statistics

@@ -165,7 +165,9 @@ def compare_methods(
         return
     with Board(console, "compare", folder, trials=len(left), epochs=study.training.epochs) as board:
         space = {"spec": tune.grid_search(left)}
-        run_trials(study, folder, worker, board, 1, BasicVariantGenerator(), FIFOScheduler(), space)
+        # Not TuneConfig's max_concurrent_trials, which this generator does not heed.
+        searcher = BasicVariantGenerator(max_concurrent=study.resources.concurrent_trials or 0)
+        run_trials(study, folder, worker, board, 1, searcher, FIFOScheduler(), space)
     if lost := set(compared_ids(study)) - ended_ids(folder):
         raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(compared_ids(study))} trials to go")
 
@@ -212,9 +214,9 @@ def run_trials(
     scheduler: TrialScheduler,
     space: dict[str, Any],
 ) -> None:
-    resources, limit = study.resources, study.resources.concurrent_trials
+    resources = study.resources
     if isinstance(searcher, StudySearch):
-        searcher = ConcurrencyLimiter(searcher, max_concurrent=limit or slots(study))
+        searcher = ConcurrencyLimiter(searcher, max_concurrent=resources.concurrent_trials or slots(study))
     tune.Tuner(
         tune.with_resources(
             partial(worker, report=tune.report), {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
@@ -224,7 +226,6 @@ def run_trials(
             num_samples=samples,
             search_alg=searcher,
             scheduler=scheduler,
-            max_concurrent_trials=None if isinstance(searcher, ConcurrencyLimiter) else limit,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
