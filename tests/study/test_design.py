@@ -98,9 +98,9 @@ def test_settings_that_act_on_a_method(tmp_path: Path, method: str, expected: se
 def test_temperature_acts_where_the_search_may_switch_kd_on(tmp_path: Path) -> None:
     off = {"kd": {"weight": 0.0}}
     both = {name: DEFAULT_SPACE[name] for name in ("kd.weight", "kd.temperature")}
-    assert acting_paths(digits_study(tmp_path, search={"space": both}, **off), "kd") == ["kd.weight", "kd.temperature"]
+    assert acting_paths(digits_study(tmp_path, search={"space": both}, **off), "uniform") == ["kd.weight", "kd.temperature"]
     alone = {"kd.temperature": DEFAULT_SPACE["kd.temperature"]}
-    assert acting_paths(digits_study(tmp_path, search={"space": alone}, **off), "kd") == []
+    assert acting_paths(digits_study(tmp_path, search={"space": alone}, **off), "uniform") == []
 
 
 def test_settings_that_a_method_sets_itself_do_not_act(tmp_path: Path) -> None:
