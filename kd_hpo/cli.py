@@ -1,6 +1,7 @@
 """The kd-hpo command: parse, call, print, exit code. Heavy imports wait until a command needs them."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,7 +104,8 @@ def teacher(study_file: Path, /, *, set_: Overrides = ()) -> None:
         trained = prepare_teacher(study.trial(), batches, splits, cache, progress)
     out.print(f"{study.teacher.network.name}: accuracy on val {trained.val.accuracy:.4f} ({len(splits.val)} images)")
     out.print(f"its weights: {trained.weights or 'as the network comes'}")
-    out.print(f"every study with this teacher finds them there; next: kd-hpo run {study_file}")
+    given = "".join(f" --set {shlex.quote(override)}" for override in set_)
+    out.print(f"every study with this teacher finds them there; next: kd-hpo run {study_file}{given}")
 
 
 @app.command
@@ -137,7 +139,9 @@ def export(
     folder = StudyFolder(runs.absolute() / _name(study))
     path = output or Path(f"{study}-lambda.json")
     written = export_study(folder.read_settings(), folder, path, top=top)
-    out.print(f"{len(written.matrices)} matrices of study {study} in {path}\napply the best one: kd-hpo apply {path}")
+    settings = folder.read_settings()
+    out.print(f"{len(written.matrices)} matrices of study {study} in {path}")
+    out.print(f"apply the best one: kd-hpo apply {path}{_runs_option(settings)}")
 
 
 @app.command

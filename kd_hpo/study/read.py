@@ -8,6 +8,6 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.trial.methods import METHODS
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """The study of a YAML file after `a.b.c=value` overrides. Raises ConfigError, one line for each mistake."""
-    return read_study(path, overrides, methods=METHODS)
+    return read_study(Path(path), overrides, methods=METHODS)

@@ -21,7 +21,7 @@ from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import ConfigError, StudyError
-from kd_hpo.study.comparison import compared
+from kd_hpo.study.comparison import Comparison, compared
 from kd_hpo.study.design import Searched, acting_paths, compared_ids, own_space, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute, prepared_for
@@ -69,6 +69,7 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
         try:
             if searches_left(folder, searched) or not set(compared_ids(study)) <= ended_ids(folder):
                 with ray_running(study), stopped_by_sigterm():
+                    slots(study)  # a trial that fits nowhere is told, not waited for
                     search(study, folder, searched, worker, console)
                     compare_methods(study, folder, searched, worker, console)
         finally:
@@ -77,6 +78,7 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
         open_test_split(study, folder, prepared, console)
         comparison = compared(study, folder, prepared, searched)
         comparison.write(folder)
+        require_some_result(comparison)
         draw_comparison(comparison, folder.comparison("png"))
         if learned_trials(folder):
             export_study(study, folder, folder.export, top=1)
@@ -99,7 +101,8 @@ def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
         if changed - {"resources", "tracking"}:
             raise StudyError(
                 f"study {study.name!r} is in {folder.root} already, with another {', '.join(sorted(changed))}. "
-                f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name}"
+                f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name} "
+                f"--runs {study.runs}. To start it anew, remove its folder"
             )
     folder.write_settings(study)
 
@@ -251,6 +254,13 @@ def slots(study: StudyConfig) -> int:
             "resources.gpus_per_trial, or join a larger cluster (resources.address)"
         )
     return int(min(counts))
+
+
+def require_some_result(comparison: Comparison) -> None:
+    """Raises StudyError where every trial of the comparison has failed."""
+    failures = [message for method in comparison.methods for message in method.failures]
+    if failures and not any(method.by_seed for method in comparison.methods):
+        raise StudyError(f"all {len(failures)} trials of the comparison failed; the first: {failures[0]}")
 
 
 def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared, console: Console) -> None:

@@ -39,6 +39,6 @@ def load_checkpoint(path: Path, config: TrialConfig) -> dict[str, Any] | None:
         raise CheckpointMismatch(f"{path} is not a whole checkpoint of kd_hpo ({type(error).__name__}). {remedy}") from error
     if version != VERSION or digest != config_digest(config):
         raise CheckpointMismatch(
-            f"{path} was written by another configuration or version of kd_hpo. {remedy}, or give the one it came from"
+            f"{path} was written by another configuration or version of kd_hpo. {remedy}, or write to another folder (--output)"
         )
     return state  # type: ignore[no-any-return]
