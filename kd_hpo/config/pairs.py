@@ -118,15 +118,15 @@ PairLoss = Annotated[
 
 
 class GradientBalanced(Settings):
-    """Each pair's gradient at its student layer is made as large as the task's gradient there."""
+    """Each pair's gradient in the student's parameters is made as large as the task's gradient there."""
 
     kind: Literal["gradient"] = "gradient"
     every: PositiveInt = 10
-    """Steps between two measures of the gradients' norms."""
-    decay: Fraction = 0.6
-    """Factor of the running averages, per measure."""
-    measures: PositiveInt = 2
-    """Measures before the pairs are switched on."""
+    """Steps between two measures of the gradients' norms, once enough stand."""
+    decay: Fraction = 0.95
+    """Factor of the running averages, per measure; one measure alone is off by a factor of about two."""
+    measures: PositiveInt = 10
+    """Measures before the pairs are switched on, one a step from the start."""
 
 
 class Unbalanced(Settings):
@@ -243,7 +243,9 @@ class LearnedWeights(Settings):
 
     kind: Literal["learned"] = "learned"
     direction: Annotated[OneStepDirection | DiagonalFisherDirection, Field(discriminator="kind")] = OneStepDirection()
-    outer_objective: Literal["task", "task_and_pairs"] = "task"
+    outer_objective: Literal["task", "task_and_teacher", "task_and_pairs"] = "task"
+    """L_out on the outer split: cross-entropy; with it, agreement with the teacher's logits at kd.temperature; or the weighted
+    pair losses."""
     outer_batch: PositiveInt = 256
     every: PositiveInt = 10
     """Inner steps between two updates of lambda."""

@@ -1,32 +1,54 @@
-"""Makes pairs comparable: each pair's gradient at its student layer becomes as large as the task's gradient there."""
+"""Makes pairs comparable: each pair's gradient in the student's parameters becomes as large as the task's there."""
 
 import torch
 from torch import Tensor
 
+from kd_hpo.core.directions import Params
+from kd_hpo.core.hypergradient import Losses, slope
+
+
+def squared_slopes(losses: Losses, w: Params, generator: torch.Generator) -> Tensor:
+    """Unbiased estimates of |dL/dw|^2 for every loss, by one forward-mode pass (Hutchinson 1989).
+
+    The slope along a random direction z of independent normal numbers has the mean square |dL/dw|^2, and a relative
+    standard deviation of the square of root 2: average some.
+    losses  w -> (N,), for instance the task's loss and those of all pairs; returns (N,)
+    """
+    z = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device) for name, value in w.items()}
+    return slope(losses, w, z).square()
+
 
 class GradientBalance:
-    """scale_ts = |dL_task / dh_s| / |dD_ts / dh_s|, from running averages of both norms.
+    """scale_ts = |dL_task / dw| / |dD_ts / dw|, from running averages of both squared norms.
 
+    At a pair's own layer, a gradient says little of what it does to the student: most of one that enters early is lost on
+    the few parameters below it. In the parameters, pairs of all depths pull equally hard.
     decay     factor of the running averages; they are unbiased, so the first measure counts in full
     measures  how many measures must stand before the pairs are switched on: until then every scale is 0
     """
 
     def __init__(self, shape: tuple[int, int], *, decay: float, measures: int) -> None:
         self._decay, self._needed = decay, measures
-        self._task, self._pairs = torch.zeros(shape[1]), torch.zeros(shape)
+        self._task, self._pairs = torch.zeros(()), torch.zeros(shape)
         self._count = 0
 
-    def observe(self, task_norms: Tensor, pair_norms: Tensor) -> None:
-        """task_norms (S,), pair_norms (T, S): Frobenius norms over the batch, of both for the same batch."""
+    def observe(self, task: Tensor, pairs: Tensor) -> None:
+        """task (), pairs (T, S): squared norms, or unbiased estimates of them from the same random direction."""
         self._count += 1
-        self._task = torch.lerp(task_norms.to(self._task), self._task, self._decay)
-        self._pairs = torch.lerp(pair_norms.to(self._pairs), self._pairs, self._decay)
+        self._task = torch.lerp(task.to(self._task), self._task, self._decay)
+        self._pairs = torch.lerp(pairs.to(self._pairs), self._pairs, self._decay)
+
+    @property
+    def started(self) -> bool:
+        """Whether enough measures stand."""
+        return self._count >= self._needed
 
     def scales(self) -> Tensor:
         """(T, S); a pair without any gradient has scale 0, since nothing can balance it."""
-        if self._count < self._needed:
+        if not self.started:
             return torch.zeros_like(self._pairs)
-        return torch.where(self._pairs > 0, self._task / self._pairs.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+        ratio = self._task / self._pairs.clamp_min(torch.finfo(torch.float32).tiny)
+        return torch.where(self._pairs > 0, ratio, 0.0).sqrt()
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"task": self._task, "pairs": self._pairs, "count": torch.tensor(self._count)}
@@ -37,6 +59,8 @@ class GradientBalance:
 
 class NoBalance:
     """Every pair keeps the size of its own gradient: scale 1."""
+
+    started = True
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self._scales = torch.ones(shape)

@@ -151,7 +151,8 @@ class Comparisons(nn.Module):
 
     def _teacher(self, blocks: Mapping[Size, Tensor]) -> dict[tuple[int, Size], Tensor]:
         found = {}
-        for size, layers in self.plan.blocks.items():
+        for size in self.plan.sizes:
+            layers = self.plan.blocks[size]
             parts = blocks[size].detach().split([self.plan.teacher[t].channels for t in layers], dim=2)
             found.update({(t, size): self.summary(part) for t, part in zip(layers, parts, strict=True)})
         return found

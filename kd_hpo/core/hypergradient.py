@@ -8,10 +8,10 @@ from torch.autograd import forward_ad
 
 from kd_hpo.core.directions import Params
 
-PairLosses = Callable[[Params], Tensor]
+Losses = Callable[[Params], Tensor]
 
 
-def hypergradient(pair_losses: PairLosses, w: Params, q: Params, scale: Tensor | float, direct: Tensor | None = None) -> Tensor:
+def hypergradient(pair_losses: Losses, w: Params, q: Params, scale: Tensor | float, direct: Tensor | None = None) -> Tensor:
     """- scale * J q + direct, for an inner loss L_task(w) + sum_ts lambda_ts scale_ts D_ts(w), linear in lambda.
 
     pair_losses  w -> D (T, S), on the batch of the inner step and with the regressors that it used
@@ -21,14 +21,19 @@ def hypergradient(pair_losses: PairLosses, w: Params, q: Params, scale: Tensor |
     direct       (T, S): d L_out / d lambda at a fixed w, where the outer loss contains lambda
     returns      (T, S)
     """
-    with forward_ad.dual_level():  # not torch.func.jvp, under which dropout may draw another mask than in the step
-        losses = pair_losses({name: forward_ad.make_dual(value, q[name]) for name, value in w.items()})
-        along_q = forward_ad.unpack_dual(losses).tangent
-    total = -scale * (torch.zeros_like(losses) if along_q is None else along_q)
+    total = -scale * slope(pair_losses, w, q)
     return total if direct is None else total + direct
 
 
-def central_difference(pair_losses: PairLosses, w: Params, q: Params, scale: Tensor | float, epsilon: float = 1e-6) -> Tensor:
+def slope(losses: Losses, w: Params, direction: Params) -> Tensor:
+    """How all losses of w change along a direction, J @ direction: one forward-mode pass, however many losses there are."""
+    with forward_ad.dual_level():  # not torch.func.jvp, under which dropout may draw another mask than in the step
+        values = losses({name: forward_ad.make_dual(value, direction[name]) for name, value in w.items()})
+        along: Tensor | None = forward_ad.unpack_dual(values).tangent
+    return torch.zeros_like(values) if along is None else along
+
+
+def central_difference(pair_losses: Losses, w: Params, q: Params, scale: Tensor | float, epsilon: float = 1e-6) -> Tensor:
     """The same product by central differences: the independent check of `hypergradient`; use it in float64."""
 
     def moved(sign: int) -> Tensor:

@@ -24,7 +24,7 @@ class Targets:
 
 
 class PairMatrix(nn.Module):
-    """D (T, S): every pair's loss, 0 where the loss does not serve the pair.
+    """D (T, S): every pair's loss, 0 where the loss does not serve the pair or the plan does not compare it.
 
     Its parameters are the regressors phi, a small set a pair, where the loss has any. `temperature` is for the logits pair,
     where the plan has one: it is categorical whatever the loss.
@@ -43,7 +43,9 @@ class PairMatrix(nn.Module):
         self.feature_pairs = loss.module(plan, generator or torch.Generator().manual_seed(0))
         T, S = plan.shape
         cells = [t * S + g.student for g in plan.groups for t in g.teachers] + ([T * S - 1] if plan.logits_pair else [])
-        self.register_buffer("order", torch.tensor(cells).argsort(), persistent=False)
+        absent = sorted(set(range(T * S)).difference(cells))
+        self.absent = len(absent)
+        self.register_buffer("order", torch.tensor(cells + absent).argsort(), persistent=False)
         served = torch.ones(T, S)
         for group in plan.groups:
             for t in group.teachers:
@@ -66,22 +68,11 @@ class PairMatrix(nn.Module):
             if weights is not None:
                 logits = scaled_identity(logits, weights[..., -1, -1].unsqueeze(-1))
             parts.append(categorical_kl(logits, targets.logits, self.temperature).unsqueeze(1))
+        if self.absent:
+            parts.append(parts[0].new_zeros(len(parts[0]), self.absent))
         losses = torch.cat(parts, 1)[:, self.order].view(-1, *self.plan.shape)
         return losses if self.served is None else losses * self.served
 
     def forward(self, features: Sequence[Tensor], targets: Targets) -> Tensor:
         """The (T, S) matrix of pair losses, the batch's mean."""
         return self.sample_losses(features, targets).mean(0)
-
-
-def pair_gradient_norms(pairs: PairMatrix, features: Sequence[Tensor], targets: Targets) -> Tensor:
-    """|dD_ts / dh_s|_F for every pair -> (T, S); one batched backward pass a student layer, none through the student."""
-    leaves = [f.detach().requires_grad_() for f in features]
-    losses = pairs(leaves, targets)
-    T, S = losses.shape
-    picks = torch.eye(T, device=losses.device, dtype=losses.dtype)
-    norms = []
-    for s in range(S):
-        (g,) = torch.autograd.grad(losses[:, s], leaves[s], picks, retain_graph=s < S - 1, is_grads_batched=True)
-        norms.append(g.flatten(1).norm(dim=1))
-    return torch.stack(norms, 1)

@@ -41,6 +41,8 @@ class PairPlan:
     """Whether the last teacher and the last student layer are logits, compared by the categorical loss."""
     meet: bool = True
     """Whether both features of a pair are averaged to the smaller height and width of the two; else each stays as it is."""
+    compared: frozenset[tuple[int, int]] | None = None
+    """The pairs (t, s) that are compared at all; None compares every one."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,7 +54,21 @@ class PairPlan:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """All pairs but that of the logits, by student layer and resolution."""
+        """The pairs that are compared, but that of the logits, by student layer and resolution."""
+        if self.compared is None:
+            return self._all_groups
+        chosen = [
+            Group(g.student, g.size, tuple(t for t in g.teachers if (t, g.student) in self.compared)) for g in self._all_groups
+        ]
+        return tuple(group for group in chosen if group.teachers)
+
+    @cached_property
+    def sizes(self) -> frozenset[Size]:
+        """The resolutions at which a pair is compared."""
+        return frozenset(group.size for group in self.groups)
+
+    @cached_property
+    def _all_groups(self) -> tuple[Group, ...]:
         found: dict[tuple[int, Size], list[int]] = {}
         last = (len(self.teacher) - 1, len(self.student) - 1)
         for s in range(len(self.student)):
@@ -63,9 +79,9 @@ class PairPlan:
 
     @cached_property
     def blocks(self) -> dict[Size, tuple[int, ...]]:
-        """The teacher layers wanted at each resolution; a batch of targets is one tensor a resolution."""
+        """The teacher layers of all pairs at each resolution; a batch of targets is one tensor a resolution."""
         wanted: dict[Size, set[int]] = {}
-        for group in self.groups:
+        for group in self._all_groups:
             wanted.setdefault(group.size, set()).update(group.teachers)
         # Layers native to the resolution first: a larger student layer then reads a prefix of the block, without a copy.
         return {

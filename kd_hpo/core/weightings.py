@@ -21,6 +21,10 @@ class Weighting(Protocol):
         """What the epoch's weights are multiplied by, beside the trial's strength: 1 but for schedules."""
         ...
 
+    def support(self) -> Tensor:
+        """(T, S), True for the pairs that may have a weight in some epoch: the others need not be compared."""
+        ...
+
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
@@ -38,6 +42,9 @@ class Constant:
     def total(self, epoch: int) -> float:
         return 1.0
 
+    def support(self) -> Tensor:
+        return self._weights > 0
+
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
@@ -52,6 +59,9 @@ class Replay(Constant):
 
     def weights(self, epoch: int) -> Tensor:
         return self._trajectory[min(epoch, len(self._trajectory) - 1)]
+
+    def support(self) -> Tensor:
+        return torch.stack(self._trajectory).amax(0) > 0
 
 
 class InformationFlow(Constant):
@@ -68,6 +78,9 @@ class InformationFlow(Constant):
 
     def total(self, epoch: int) -> float:
         return float(self._unnormalised(epoch).sum())
+
+    def support(self) -> Tensor:
+        return self._pairs > 0
 
     def _unnormalised(self, epoch: int) -> Tensor:
         weights = self._pairs * self._start * self._decay**epoch
@@ -96,6 +109,9 @@ class Learned:
 
     def total(self, epoch: int) -> float:
         return 1.0
+
+    def support(self) -> Tensor:
+        return self._served
 
     def learn(self, hypergradient: Tensor) -> None:
         """Moves the weights against d L_out / d lambda (T, S)."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
@@ -32,8 +32,8 @@ class TeacherTargets(Protocol):
     @property
     def plan(self) -> PairPlan: ...
 
-    def batch(self, images: Indices, x: Tensor) -> Targets:
-        """Of the views x (B, C, H, W) of these images."""
+    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size]) -> Targets:
+        """Of the views x (B, C, H, W) of these images, with the features at these of the plan's resolutions."""
         ...
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
@@ -60,8 +60,9 @@ class TeacherReader:
     """(2, C) for each resolution: mean and deviation of its channels."""
     batches: ImageBatches
 
-    def batch(self, images: Indices, x: Tensor) -> Targets:
-        logits, rows = _read(self.network, self.shapes, self.channels, self.plan.blocks, x, self.batches)
+    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size]) -> Targets:
+        wanted = {size: layers for size, layers in self.plan.blocks.items() if size in sizes}
+        logits, rows = _read(self.network, self.shapes, self.channels, wanted, x, self.batches)
         blocks = {size: (block - self.statistics[size][0]) / self.statistics[size][1] for size, block in rows.items()}
         return Targets(logits, blocks)
 
@@ -80,8 +81,8 @@ class CachedTargets:
     """Where each image of the data set stands in the arrays; -1 where it does not."""
     device: torch.device
 
-    def batch(self, images: Indices, x: Tensor) -> Targets:
-        blocks = {size: self._rows(block, images) for size, block in self.blocks.items()}
+    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size]) -> Targets:
+        blocks = {size: self._rows(self.blocks[size], images) for size in sizes}
         return Targets(self.logits(images, x), blocks)
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
@@ -211,7 +212,7 @@ def _write(reader: TeacherReader, images: Indices, folder: Path) -> None:
     }
     logits, at = [], 0
     for x in _plain(reader.batches, images):
-        targets = reader.batch(images, x)
+        targets = reader.batch(images, x, reader.plan.blocks)
         logits.append(targets.logits.cpu().numpy())
         for size, block in blocks.items():
             block[at : at + len(x)] = targets.blocks[size].cpu().numpy()

@@ -1,7 +1,7 @@
 """What changes while a trial runs, and its state for a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -165,6 +165,8 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     plan, device = prepared.plan, prepared.batches.device
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
     served = served_pairs(loss, plan, config.pairs)
+    weighting = build_weighting(config, plan, served)
+    plan = replace(plan, compared=frozenset((int(t), int(s)) for t, s in weighting.support().nonzero()))
     losses = PairMatrix(plan, loss, temperature=config.kd.temperature, generator=generator(config.seed, REGRESSORS)).to(device)
     groups: list[dict[str, Any]] = [{"params": list(losses.parameters()), "lr": config.pairs.regressor_lr}]
     attention = None
@@ -179,5 +181,4 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     direction = None
     if isinstance(config.weighting, settings.LearnedWeights):
         direction = DIRECTIONS[config.weighting.direction.kind](**config.weighting.direction.model_dump(exclude={"kind"}))
-    weighting = build_weighting(config, plan, served)
     return PairState(losses, weighting, balance, Adam(groups), attention, direction)

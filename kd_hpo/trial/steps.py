@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kd_hpo.config.pairs import GradientBalanced, LearnedWeights
-from kd_hpo.core.balance import GradientBalance
+from kd_hpo.core.balance import GradientBalance, squared_slopes
 from kd_hpo.core.directions import Params, update_jacobian
 from kd_hpo.core.hypergradient import hypergradient
 from kd_hpo.core.pair_losses import categorical_kl
-from kd_hpo.core.pairs import Targets, pair_gradient_norms
+from kd_hpo.core.pairs import Targets
 from kd_hpo.core.weightings import Learned
 from kd_hpo.data.augment import View
 from kd_hpo.data.batches import Indices, drawn_batch
-from kd_hpo.errors import FeatureMismatch
 from kd_hpo.nets.forward_mode import plain_attention
-from kd_hpo.trial.randomness import OUTER, random_state, random_state_kept, set_random_state
+from kd_hpo.trial.randomness import BALANCE, OUTER, generator, random_state, random_state_kept, set_random_state
 from kd_hpo.trial.state import PairState, Trial
 
 
@@ -48,15 +47,17 @@ class InnerLosses:
 
 def train_step(trial: Trial, batch: Indices) -> InnerLosses:
     """w <- w - lr * dL_in/dw on the batch; on an update step, lambda along its hypergradient too."""
-    before = remember(trial) if learns_now(trial) else None
+    before = remember(trial) if learns_now(trial) or measures_balance_now(trial) else None
     seen = trial.view(batch)
     targets = what_teacher_says(trial, batch, seen.x)
+    if before is not None and trial.pairs and targets and measures_balance_now(trial):
+        measure_balance(trial, trial.pairs, seen, trial.pair_targets(targets), before)
     losses = inner_gradients(trial, seen, targets)
     trial.optimizer.step()
     if trial.pairs and targets and trial.stage != "task":
         if trial.pairs.direction is not None:
             trial.pairs.direction.observe({n: p.grad for n, p in trial.parameters.items() if p.grad is not None})
-        if before is not None:
+        if before is not None and learns_now(trial):
             learn_weights(trial, trial.pairs, seen.x, trial.pair_targets(targets), before)
         trial.pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
     trial.schedule.step()
@@ -79,8 +80,8 @@ def held_from_now(trial: Trial) -> bool:
 
 def what_teacher_says(trial: Trial, batch: Indices, x: Tensor) -> Targets | None:
     """As much as this step's losses want of it."""
-    if trial.stage != "task":
-        return trial.prepared.targets.batch(batch, x)
+    if trial.pairs and trial.stage != "task":
+        return trial.prepared.targets.batch(batch, x, trial.pairs.losses.plan.sizes)
     return Targets(trial.prepared.targets.logits(batch, x), {}) if trial.config.kd.weight else None
 
 
@@ -99,7 +100,6 @@ def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerL
         total = total + kd.weight * kd_loss
     if trial.pairs and targets and stage != "task":
         compared = trial.pair_targets(targets)
-        measure_balance(trial, trial.pairs, task, features, compared)
         weights = pair_weights(trial, trial.pairs, features, compared)
         scales = trial.config.pairs.strength * trial.pairs.weighting.total(trial.epoch) * trial.pairs.balance.scales().to(task)
         sample_losses = trial.pairs.losses.sample_losses(as_targets(features), compared, (weights * scales).detach())
@@ -138,30 +138,42 @@ def pair_weights(trial: Trial, pairs: PairState, features: list[Tensor], targets
 def teacher_features(pairs: PairState, targets: Targets) -> list[Tensor]:
     """Each teacher layer at the finest resolution that any pair reads it at: T tensors (B, hw, C)."""
     plan, found = pairs.losses.plan, dict[int, Tensor]()
-    for size, layers in sorted(plan.blocks.items(), reverse=True):
+    for size in sorted(plan.sizes, reverse=True):
+        layers = plan.blocks[size]
         widths = [plan.teacher[t].channels for t in layers]
         for t, part in zip(layers, targets.blocks[size].split(widths, dim=2), strict=True):
             found.setdefault(t, part)
     return [found.get(t, targets.logits) for t in range(plan.shape[0])]
 
 
-def measure_balance(trial: Trial, pairs: PairState, task: Tensor, features: list[Tensor], targets: Targets) -> None:
+def measures_balance_now(trial: Trial) -> bool:
     settings = trial.config.pairs.balance
-    if (
-        not isinstance(settings, GradientBalanced)
-        or not isinstance(pairs.balance, GradientBalance)
-        or trial.step % settings.every
-    ):
-        return
-    gradients = torch.autograd.grad(task, features, retain_graph=True, allow_unused=True)
-    norms = [g.norm(dtype=task.dtype) for g in gradients if g is not None]
-    if len(norms) < len(gradients):
-        names = [layer for layer, g in zip(trial.student.layers, gradients, strict=True) if g is None]
-        raise FeatureMismatch(
-            f"the student's logits do not depend on its layers {', '.join(names)}, so their pairs cannot be balanced; "
-            "leave them out of student.layers or set pairs.balance: {kind: none}"
-        )
-    pairs.balance.observe(torch.stack(norms), pair_gradient_norms(pairs.losses, as_targets(features), targets))
+    if trial.pairs is None or trial.stage == "task" or not isinstance(settings, GradientBalanced):
+        return False
+    return not trial.pairs.balance.started or trial.step % settings.every == 0
+
+
+def measure_balance(trial: Trial, pairs: PairState, seen: View, targets: Targets, before: Moment) -> None:
+    """The gradients' norms of the task and of all pairs on the batch, in the student's parameters."""
+    assert isinstance(pairs.balance, GradientBalance)
+
+    def losses(w: Params) -> Tensor:
+        logits, features = forward_mode_student(trial, seen.x, w, before)
+        matrix = pairs.losses(as_targets(features), targets)
+        return torch.cat([seen.cross_entropy(logits.to(matrix)).view(1), matrix.flatten()])
+
+    with torch.no_grad(), random_state_kept():
+        squares = squared_slopes(losses, before.parameters, generator(trial.config.seed, BALANCE, trial.step))
+    pairs.balance.observe(squares[0], squares[1:].view(pairs.losses.plan.shape))
+
+
+def forward_mode_student(trial: Trial, x: Tensor, w: Params, before: Moment) -> tuple[Tensor, list[Tensor]]:
+    """Logits and features of parameters w that carry a tangent, with buffers and random state as just before the step."""
+    set_random_state(before.random)  # the same dropout as in the step
+    buffers = {name: buffer.clone() for name, buffer in before.buffers.items()}
+    with plain_attention():  # and in float32: autocast has no forward mode
+        logits, features = functional_call(trial.student, {**w, **buffers}, (x,))
+    return logits, features
 
 
 def learn_weights(trial: Trial, pairs: PairState, x: Tensor, targets: Targets, before: Moment) -> None:
@@ -173,13 +185,10 @@ def learn_weights(trial: Trial, pairs: PairState, x: Tensor, targets: Targets, b
     q = {name: q.get(name, torch.zeros_like(w)) for name, w in before.parameters.items()}
 
     def pair_losses(w: Params) -> Tensor:
-        buffers = {name: buffer.clone() for name, buffer in before.buffers.items()}
-        with plain_attention():  # and in float32: autocast has no forward mode
-            _, features = functional_call(trial.student, {**w, **buffers}, (x,))
+        _, features = forward_mode_student(trial, x, w, before)
         return pairs.losses(as_targets(features), targets)  # type: ignore[no-any-return]
 
     with torch.no_grad(), random_state_kept():
-        set_random_state(before.random)  # the same dropout as in the step
         scale = trial.config.pairs.strength * pairs.balance.scales().to(x)
         pairs.weighting.learn(hypergradient(pair_losses, before.parameters, q, scale, direct))
 
@@ -193,8 +202,12 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
     with random_state_kept():
         logits, features = run_student(trial, x, trial.buffers())
     loss = F.cross_entropy(logits, trial.prepared.batches.labels(batch))
+    if settings.outer_objective == "task_and_teacher":
+        teacher = trial.prepared.targets.logits(batch, x).to(logits)
+        loss = loss + categorical_kl(logits, teacher, trial.config.kd.temperature).mean()
     if settings.outer_objective == "task_and_pairs":
-        matrix = pairs.losses(as_targets(features), trial.pair_targets(trial.prepared.targets.batch(batch, x)))
+        targets = trial.prepared.targets.batch(batch, x, pairs.losses.plan.sizes)
+        matrix = pairs.losses(as_targets(features), trial.pair_targets(targets))
         loss = loss + (pairs.weighting.weights(trial.epoch).to(matrix) * matrix).sum()
         direct = matrix.detach()
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)

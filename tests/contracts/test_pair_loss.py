@@ -1,9 +1,8 @@
 """What every pair loss must keep, over every pair of kinds of features; a new one is a line in PAIR_LOSSES and a pass of it."""
 
 import math
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_hpo.core.balance import squared_slopes
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.pair_losses import PAIR_LOSSES, PairLoss
-from kd_hpo.core.pairs import PairMatrix, Targets, pair_gradient_norms
+from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, pair_plan
 
 B = 3
@@ -126,7 +126,6 @@ def test_compares_any_two_layers_or_says_why_not(name: str, teacher: Kind, stude
         assert len(reason) > 20
         assert not losses.any()
         assert not gradient.any()
-        assert not pair_gradient_norms(world.pairs, world.features, world.targets).any()
 
 
 def test_a_pair_depends_on_its_own_layers_alone(world: World) -> None:
@@ -243,16 +242,34 @@ def test_forward_mode_is_a_central_difference(world: World) -> None:
     torch.testing.assert_close(slope, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-8)
 
 
-def test_norms_of_gradients_are_those_of_a_loop(world: World) -> None:
-    losses = world.losses().mean(0)
-    expected = torch.tensor(
-        [[float(gradients(losses[t, s], [world.features[s]])[0].norm()) for s in range(6)] for t in range(6)],
-        dtype=torch.float64,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*batching rule.*")  # a loop in disguise
-        actual = pair_gradient_norms(world.pairs, world.features, world.targets)
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-12)
+def test_a_squared_slope_is_that_of_the_gradient_along_the_same_random_direction(world: World) -> None:
+    names = [str(i) for i in range(6)]
+
+    def losses(w: dict[str, Tensor]) -> Tensor:
+        return world.pairs([w[n] for n in names], world.targets).flatten()  # type: ignore[no-any-return]
+
+    features = {n: f.detach() for n, f in zip(names, world.features, strict=True)}
+    actual = squared_slopes(losses, features, torch.Generator().manual_seed(3)).view(6, 6)
+    generator = torch.Generator().manual_seed(3)
+    z = [torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in features.values()]
+    matrix = world.losses().mean(0)
+    for t in range(6):
+        for s in range(6):  # only its own student layer has a gradient
+            expected = (gradients(matrix[t, s], [world.features[s]])[0] * z[s]).sum().square()
+            torch.testing.assert_close(actual[t, s], expected, rtol=1e-8, atol=1e-12)
+
+
+def test_a_plan_of_some_pairs_compares_them_alone(world: World) -> None:
+    chosen = frozenset({(0, 1), (3, 1), (2, 4), (5, 5)})
+    some = PairMatrix(replace(world.plan, compared=chosen), world.loss, generator=torch.Generator()).double()
+    losses = some.sample_losses(world.features, world.targets)
+    assert losses.shape == (B, 6, 6)
+    for t in range(6):
+        for s in range(6):
+            assert bool(losses[:, t, s].any()) == ((t, s) in chosen and world.serves(t, s) is None)
+    assert sum(p.numel() for p in some.parameters()) <= sum(p.numel() for p in world.pairs.parameters())
+    wanted = {size: block for size, block in world.targets.blocks.items() if size in some.plan.sizes}
+    assert torch.equal(some.sample_losses(world.features, Targets(world.targets.logits, wanted)), losses)
 
 
 def test_gradients_are_finite_for_dead_and_equal_features(world: World) -> None:

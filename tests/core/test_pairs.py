@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Normal, kl_divergence
 from torch.overrides import TorchFunctionMode
 
 from kd_hpo.core.comparisons import similarity
-from kd_hpo.core.pairs import PairMatrix, Targets, pair_gradient_norms
+from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.core.regressions import Gaussian, GaussianRegressor
 
@@ -414,28 +414,3 @@ def test_one_regressor_call_a_student_layer_and_resolution(setting: Setting) -> 
     assert len(calls) == linear.count == len(meeting)
     if plan is EXAMPLES["several_sizes"].plan:
         assert len(meeting) == 5 < T * S  # by hand: x at 8, 4 and 2; y at 4 and 2
-
-
-# Norms of the pairs' gradients ---------------------------------------------------------------------------------------------
-
-
-def test_pair_gradient_norms_equal_a_slow_loop(setting: Setting) -> None:
-    T, S = setting.pairs.plan.shape
-    losses = setting.slow().mean(0)
-    expected = torch.empty(T, S, dtype=torch.float64)
-    for t in range(T):
-        for s in range(S):
-            (gradient,) = torch.autograd.grad(losses[t, s], setting.features[s], retain_graph=True)
-            expected[t, s] = gradient.square().sum().sqrt()
-    actual = pair_gradient_norms(setting.pairs, setting.features, setting.targets)
-    assert (expected > 0).all()
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-12)
-
-
-def test_pair_gradient_norms_end_at_the_features(setting: Setting) -> None:
-    # No pass through the student: features that stand in no graph will do, and nothing gathers a gradient.
-    detached = [f.detach() for f in setting.features]
-    actual = pair_gradient_norms(setting.pairs, detached, setting.targets)
-    assert torch.equal(actual, pair_gradient_norms(setting.pairs, setting.features, setting.targets))
-    assert not any(f.requires_grad for f in detached)
-    assert all(v.grad is None for v in setting.features + setting.phi)

@@ -59,13 +59,13 @@ def test_blocks_hold_pooled_features_standardised_over_the_train_split(
         logits, _ = tap(x)
         conv1, some = (tap(batches.inputs(of))[1][0][:, [0, 1, 3, 4, 5]].mean((2, 3)) for of in (TRAIN, images))
         wanted = (some - conv1.mean(0)) / conv1.std(0, correction=0)
-    batch = targets.batch(images, x)
+    batch = targets.batch(images, x, targets.plan.sizes)
     torch.testing.assert_close(batch.logits, logits)
     torch.testing.assert_close(targets.logits(images, x), logits)
     layers = targets.plan.blocks[1, 1]
     start = 0 if layers[0] == 0 else targets.plan.teacher[1].channels
     torch.testing.assert_close(batch.blocks[1, 1][:, 0, start : start + 5], wanted, rtol=1e-3, atol=1e-4)
-    whole = targets.batch(TRAIN, batches.inputs(TRAIN)).blocks
+    whole = targets.batch(TRAIN, batches.inputs(TRAIN), targets.plan.sizes).blocks
     for block in whole.values():
         torch.testing.assert_close(block.mean((0, 1)), torch.zeros(block.shape[2]), rtol=0, atol=1e-4)
         torch.testing.assert_close(block.std((0, 1), correction=0), torch.ones(block.shape[2]), rtol=0, atol=1e-3)
@@ -74,13 +74,14 @@ def test_blocks_hold_pooled_features_standardised_over_the_train_split(
 def test_on_line_says_of_plain_images_what_the_cache_says(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
     reader, images = read(teacher, batches, tmp_path), np.array([5, 310, 9])
     x = batches.inputs(images)
-    online, stored = reader.batch(images, x), cached_targets(reader, BOTH, tmp_path).batch(images, x)
+    sizes = reader.plan.sizes
+    online, stored = reader.batch(images, x, sizes), cached_targets(reader, BOTH, tmp_path).batch(images, x, sizes)
     torch.testing.assert_close(online.logits, stored.logits)
     torch.testing.assert_close(reader.logits(images, x), stored.logits)
     assert online.blocks.keys() == stored.blocks.keys()
     for size, block in stored.blocks.items():
         torch.testing.assert_close(online.blocks[size], block, rtol=1e-4, atol=1e-4)
-    mirrored = reader.batch(images, x.flip(3))  # another view, other targets
+    mirrored = reader.batch(images, x.flip(3), sizes)  # another view, other targets
     assert not torch.allclose(mirrored.blocks[4, 4], online.blocks[4, 4], atol=0.1)
 
 
@@ -98,7 +99,7 @@ def test_comparisons_read_the_features_as_they_are(teacher: nn.Module, batches: 
     x = batches.inputs(images)
     with torch.no_grad(), FeatureTap(teacher, LAYERS) as tap:
         conv1, fc = tap(x)[1]
-    blocks = reader.batch(images, x).blocks
+    blocks = reader.batch(images, x, reader.plan.sizes).blocks
     assert blocks.keys() == {(4, 4), (1, 1)}  # each layer at its own resolution
     torch.testing.assert_close(blocks[4, 4], conv1.flatten(2).transpose(1, 2))
     torch.testing.assert_close(blocks[1, 1][:, 0], fc)

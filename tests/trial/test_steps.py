@@ -81,7 +81,9 @@ def test_a_step_learns_from_the_exact_hypergradient(
         logits, features = functional_call(trial.student, buffers, (prepared.batches.inputs(outer),))
         loss = F.cross_entropy(logits, prepared.batches.labels(outer))
         if objective == "task_and_pairs":
-            matrix = functional_call(losses, phi, (features, prepared.targets.batch(outer, prepared.batches.inputs(outer))))
+            matrix = functional_call(
+                losses, phi, (features, prepared.targets.batch(outer, prepared.batches.inputs(outer), prepared.plan.sizes))
+            )
             loss = loss + (weights * matrix).sum()
         return loss.item()
 
