@@ -232,6 +232,10 @@ class OneStepDirection(Settings):
     kind: Literal["one_step"] = "one_step"
 
 
+class GradientFlowDirection(Settings):
+    kind: Literal["gradient_flow"] = "gradient_flow"
+
+
 class DiagonalFisherDirection(Settings):
     kind: Literal["diagonal_fisher"] = "diagonal_fisher"
     decay: Fraction = 0.98
@@ -242,7 +246,9 @@ class LearnedWeights(Settings):
     """lambda learned inside the trial by hypergradient on the outer split."""
 
     kind: Literal["learned"] = "learned"
-    direction: Annotated[OneStepDirection | DiagonalFisherDirection, Field(discriminator="kind")] = OneStepDirection()
+    direction: Annotated[OneStepDirection | GradientFlowDirection | DiagonalFisherDirection, Field(discriminator="kind")] = (
+        OneStepDirection()
+    )
     outer_objective: Literal["task", "task_and_teacher", "task_and_pairs"] = "task"
     """L_out on the outer split: cross-entropy; with it, agreement with the teacher's logits at kd.temperature; or the weighted
     pair losses."""

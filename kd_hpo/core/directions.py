@@ -53,6 +53,9 @@ UPDATE_JACOBIANS: dict[type[Optimizer], Callable[..., Tensor]] = {SGD: _sgd, Ada
 class Direction(Protocol):
     """Makes q from the outer loss's gradient; `observe` sees every inner step's gradient."""
 
+    after_step: bool
+    """Whether it takes the outer gradient at the parameters after the inner step, or at those before it."""
+
     def observe(self, gradient: Params) -> None: ...
 
     def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params: ...
@@ -63,7 +66,13 @@ class Direction(Protocol):
 
 
 class OneStep:
-    """q = (- dw' / d gradient) * grad L_out(w'): exact for one step of the optimiser (as DARTS, Liu et al. 2019)."""
+    """q = (- dw' / d gradient) * grad L_out(w'): exact for one step of the optimiser (as DARTS, Liu et al. 2019).
+
+    Exact, and short-sighted: where the curvature is high a step overshoots, grad L_out(w') points back, and the pairs that
+    pull with the task look harmful.
+    """
+
+    after_step = True
 
     def observe(self, gradient: Params) -> None: ...
 
@@ -77,12 +86,33 @@ class OneStep:
     def load_state_dict(self, state: Params) -> None: ...
 
 
+class GradientFlow:
+    """q = grad L_out(w) at the parameters w of the Jacobian itself: the limit of small steps, without their overshoot.
+
+    A pair counts by how well its gradient agrees with that of the outer loss; with balanced pairs, by the cosine of the two.
+    """
+
+    after_step = False
+
+    def observe(self, gradient: Params) -> None: ...
+
+    def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params:
+        return {name: g.clone() for name, g in outer_gradient.items()}
+
+    def state_dict(self) -> Params:
+        return {}
+
+    def load_state_dict(self, state: Params) -> None: ...
+
+
 class DiagonalFisher:
     """q = g / (v + damping), v the running mean of the squared training gradient: an approximation of H^-1 g.
 
     v is the diagonal of the empirical Fisher matrix. Where the training loss is flat a push lasts, so q looks further
     ahead than one step, and costs nothing more. Its length is not that of a step: use it with a normalised update.
     """
+
+    after_step = True
 
     def __init__(self, decay: float = 0.98, damping: float = 1e-4) -> None:
         self.decay, self.damping = decay, damping
@@ -110,4 +140,8 @@ class DiagonalFisher:
         self.mean_square = {name: v.clone() for name, v in state.items() if name != "#steps"}
 
 
-DIRECTIONS: dict[str, Callable[..., Direction]] = {"one_step": OneStep, "diagonal_fisher": DiagonalFisher}
+DIRECTIONS: dict[str, Callable[..., Direction]] = {
+    "one_step": OneStep,
+    "gradient_flow": GradientFlow,
+    "diagonal_fisher": DiagonalFisher,
+}

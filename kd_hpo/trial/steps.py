@@ -47,27 +47,34 @@ class InnerLosses:
 
 def train_step(trial: Trial, batch: Indices) -> InnerLosses:
     """w <- w - lr * dL_in/dw on the batch; on an update step, lambda along its hypergradient too."""
-    before = remember(trial) if learns_now(trial) or measures_balance_now(trial) else None
+    learns = learns_now(trial, after_step=False) or learns_now(trial, after_step=True)
+    before = remember(trial) if learns or measures_balance_now(trial) else None
     seen = trial.view(batch)
     targets = what_teacher_says(trial, batch, seen.x)
     if before is not None and trial.pairs and targets and measures_balance_now(trial):
         measure_balance(trial, trial.pairs, seen, trial.pair_targets(targets), before)
+    if before is not None and trial.pairs and targets and learns_now(trial, after_step=False):
+        learn_weights(trial, trial.pairs, seen.x, trial.pair_targets(targets), before, trial.parameters)
     losses = inner_gradients(trial, seen, targets)
     trial.optimizer.step()
     if trial.pairs and targets and trial.stage != "task":
+        trained = {name: p for name, p in trial.parameters.items() if p.grad is not None}
         if trial.pairs.direction is not None:
-            trial.pairs.direction.observe({n: p.grad for n, p in trial.parameters.items() if p.grad is not None})
-        if before is not None and learns_now(trial):
-            learn_weights(trial, trial.pairs, seen.x, trial.pair_targets(targets), before)
+            trial.pairs.direction.observe({name: p.grad for name, p in trained.items() if p.grad is not None})
+        if before is not None and learns_now(trial, after_step=True):
+            learn_weights(trial, trial.pairs, seen.x, trial.pair_targets(targets), before, trained)
         trial.pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
     trial.schedule.step()
     trial.step += 1
     return losses
 
 
-def learns_now(trial: Trial) -> bool:
+def learns_now(trial: Trial, *, after_step: bool) -> bool:
+    """Whether lambda is updated at this step, by a direction that looks at the student after the step, or before it."""
     settings = trial.config.weighting
     if not isinstance(settings, LearnedWeights) or trial.step % settings.every or trial.stage == "task":
+        return False
+    if trial.pairs is None or trial.pairs.direction is None or trial.pairs.direction.after_step != after_step:
         return False
     return settings.warmup * trial.total_steps <= trial.step and not held_from_now(trial)
 
@@ -176,10 +183,11 @@ def forward_mode_student(trial: Trial, x: Tensor, w: Params, before: Moment) -> 
     return logits, features
 
 
-def learn_weights(trial: Trial, pairs: PairState, x: Tensor, targets: Targets, before: Moment) -> None:
-    """lambda <- a step on the simplex against d L_out / d lambda, for the inner step just taken from `before`."""
+def learn_weights(
+    trial: Trial, pairs: PairState, x: Tensor, targets: Targets, before: Moment, trained: Mapping[str, nn.Parameter]
+) -> None:
+    """lambda <- a step on the simplex against d L_out / d lambda, for the inner step on x that is taken from `before`."""
     assert isinstance(pairs.weighting, Learned) and pairs.direction is not None
-    trained = {name: p for name, p in trial.parameters.items() if p.grad is not None}
     g, direct = outer_gradient(trial, pairs, trained)
     q = pairs.direction(g, lambda: update_jacobian(trial.optimizer, before.parameters, trained))
     q = {name: q.get(name, torch.zeros_like(w)) for name, w in before.parameters.items()}
@@ -194,7 +202,7 @@ def learn_weights(trial: Trial, pairs: PairState, x: Tensor, targets: Targets, b
 
 
 def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Parameter]) -> tuple[Params, Tensor | None]:
-    """On a fresh batch of the outer split, after the step: dL_out/dw of the trained parameters; dL_out/dlambda at fixed w."""
+    """On a fresh batch of the outer split, at w as it is now: dL_out/dw of the trained parameters; dL_out/dlambda at fixed w."""
     settings = trial.config.weighting
     assert isinstance(settings, LearnedWeights)
     batch = drawn_batch(trial.prepared.splits.outer, settings.outer_batch, trial.config.seed, OUTER, trial.step)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from kd_hpo.config.trial import Network, Student
+from kd_hpo.config.pairs import LearnedWeights
+from kd_hpo.config.trial import Network, Student, TrialConfig
 from kd_hpo.core.pair_losses import categorical_kl
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.weightings import Learned
@@ -40,51 +41,42 @@ def captured_hypergradient(trial: Trial, batch: np.ndarray, monkeypatch: pytest.
     return told[0]
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("objective", ["task", "task_and_pairs"])
-@pytest.mark.parametrize("optimizer", [
-    {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-3},
-    {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
-    {"kind": "adam", "lr": 1e-2, "weight_decay": 1e-3},
-    {"kind": "adamw", "lr": 1e-2, "weight_decay": 1e-2},
-])  # fmt: skip
-def test_a_step_learns_from_the_exact_hypergradient(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, optimizer: dict[str, object], objective: str
-) -> None:
-    """d L_out(w'(lambda)) / d lambda by central differences of the real step: every lambda_ts moved, the step taken again."""
-    weighting = {"kind": "learned", "every": 4, "warmup": 0.0, "hold": 0.0, "outer_objective": objective}
-    training = {"epochs": 1, "batch_size": 32, "optimizer": optimizer, "lr_schedule": "constant"}
-    config = digits_trial(weighting=weighting, training=training, pairs={"strength": 2.0, "logits": "inside"})
+def hypergradients(
+    config: TrialConfig, cache: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hypergradient that a step learns from, and d L_out(w'(lambda)) / d lambda by central differences of the real step:
+    every lambda_ts moved, the step taken again."""
     prepared = prepare(config, cache)
     batches = list(shuffled_batches(prepared.splits.train, 32, 0))
     trial = start_trial(config, prepared)
     for batch in batches[:4]:
         train_step(trial, batch)  # the optimiser's state and the balance are not trivial any more
-    state = trial.state_dict()
-    torch.save(state, tmp_path / "state")
+    torch.save(trial.state_dict(), state)
 
     def again() -> Trial:
         fresh = start_trial(config, prepared)
-        fresh.load_state_dict(torch.load(tmp_path / "state"))
+        fresh.load_state_dict(torch.load(state))
         return fresh
 
     def outer_loss(weights: torch.Tensor) -> float:
         trial = again()
         assert trial.pairs is not None
+        assert isinstance(config.weighting, LearnedWeights)
         monkeypatch.setattr(Learned, "learn", lambda self, h: None)
         monkeypatch.setattr(Learned, "weights", lambda self, epoch: weights)
         losses = trial.pairs.losses
         phi = {name: p.detach().clone() for name, p in losses.named_parameters()}
         train_step(trial, batches[4])
         outer = drawn_batch(prepared.splits.outer, 256, config.seed, OUTER, trial.step - 1)
-        buffers = {name: b.clone() for name, b in before_buffers.items()}
-        logits, features = functional_call(trial.student, buffers, (prepared.batches.inputs(outer),))
+        x, buffers = prepared.batches.inputs(outer), {name: b.clone() for name, b in before_buffers.items()}
+        logits, features = functional_call(trial.student, buffers, (x,))
         loss = F.cross_entropy(logits, prepared.batches.labels(outer))
-        if objective == "task_and_pairs":
-            matrix = functional_call(
-                losses, phi, (features, prepared.targets.batch(outer, prepared.batches.inputs(outer), prepared.plan.sizes))
-            )
+        if config.weighting.outer_objective == "task_and_pairs":
+            matrix = functional_call(losses, phi, (features, prepared.targets.batch(outer, x, prepared.plan.sizes)))
             loss = loss + (weights * matrix).sum()
+        if config.weighting.outer_objective == "task_and_teacher":
+            p, q = (F.softmax(z / config.kd.temperature, 1) for z in (prepared.targets.logits(outer, x), logits))
+            loss = loss + config.kd.temperature**2 * (p * (p / q).log()).sum(1).mean()
         return loss.item()
 
     trial = again()
@@ -98,7 +90,44 @@ def test_a_step_learns_from_the_exact_hypergradient(
             moved = torch.zeros_like(uniform)
             moved[t, s] = epsilon
             measured[t, s] = (outer_loss(uniform + moved) - outer_loss(uniform - moved)) / (2 * epsilon)
+    return exact, measured
+
+
+def learned(**settings: object) -> dict[str, object]:
+    return {"kind": "learned", "every": 4, "warmup": 0.0, "hold": 0.0} | settings
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("objective", ["task", "task_and_teacher", "task_and_pairs"])
+@pytest.mark.parametrize("optimizer", [
+    {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-3},
+    {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
+    {"kind": "adam", "lr": 1e-2, "weight_decay": 1e-3},
+    {"kind": "adamw", "lr": 1e-2, "weight_decay": 1e-2},
+])  # fmt: skip
+def test_one_step_learns_from_the_exact_hypergradient(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, optimizer: dict[str, object], objective: str
+) -> None:
+    training = {"epochs": 1, "batch_size": 32, "optimizer": optimizer, "lr_schedule": "constant"}
+    weighting = learned(direction={"kind": "one_step"}, outer_objective=objective)
+    config = digits_trial(weighting=weighting, training=training, pairs={"strength": 2.0, "logits": "inside"})
+    exact, measured = hypergradients(config, cache, tmp_path / "state", monkeypatch)
     torch.testing.assert_close(exact, measured, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("objective", ["task", "task_and_teacher"])
+def test_gradient_flow_learns_from_the_limit_of_small_steps(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    """Of plain SGD, per unit of lr: the difference to a step of lr 1e-4 is of the order of lr times the curvature."""
+    lr = 1e-4
+    optimizer = {"kind": "sgd", "lr": lr, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    training = {"epochs": 1, "batch_size": 32, "optimizer": optimizer, "lr_schedule": "constant"}
+    weighting = learned(direction={"kind": "gradient_flow"}, outer_objective=objective)
+    config = digits_trial(weighting=weighting, training=training, pairs={"strength": 2.0})
+    exact, measured = hypergradients(config, cache, tmp_path / "state", monkeypatch)
+    torch.testing.assert_close(exact, measured / lr, rtol=0.02, atol=0.02 * float(exact.abs().max()))
 
 
 def test_learning_moves_no_buffer_and_no_random_number(cache: Path, prepared: Prepared) -> None:
