@@ -264,6 +264,9 @@ class LearnedWeights(Settings):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.9
     mix: Fraction = 0.01
     """Share of the uniform point mixed in at each update."""
+    pairing: Literal["all", "one_to_one"] = "all"
+    """one_to_one: a teacher layer teaches at most one student layer, which has at most one teacher layer. Pairs that share a
+    layer compete: two that are good alone may be bad together."""
 
     @model_validator(mode="after")
     def _some_steps_left(self) -> "LearnedWeights":

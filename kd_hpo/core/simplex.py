@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 SimplexUpdate = Callable[[Tensor, Tensor, float], Tensor]
@@ -43,6 +44,17 @@ def uniform(shape: tuple[int, int]) -> Tensor:
 def mix_with_uniform(weights: Tensor, share: float) -> Tensor:
     """(1 - share) of the weights and a share of the uniform point, so that no weight is stuck at 0."""
     return (1 - share) * weights + share / weights.numel()
+
+
+def one_to_one(weights: Tensor) -> Tensor:
+    """(T, S) -> (T, S), of sum 1: each teacher layer with at most one student layer, each student layer with at most one.
+
+    It is the assignment with the largest product of weights (Kuhn 1955); its pairs keep their proportions.
+    """
+    rows, columns = linear_sum_assignment(weights.clamp_min(torch.finfo(weights.dtype).tiny).log().cpu().numpy(), maximize=True)
+    kept = torch.zeros_like(weights)
+    kept[rows, columns] = weights[rows, columns]
+    return kept / kept.sum()
 
 
 def normalised_direction(average: Tensor, weights: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.plan import LayerShape, PairPlan
-from kd_hpo.core.simplex import SimplexUpdate, mix_with_uniform, normalised_direction, uniform
+from kd_hpo.core.simplex import SimplexUpdate, mix_with_uniform, normalised_direction, one_to_one, uniform
 
 
 class Weighting(Protocol):
@@ -96,16 +96,21 @@ class Learned:
     step     its length: mirror descent multiplies a pair that stands one RMS out by exp(step)
     average  factor of the running average of hypergradients, in [0, 1)
     mix      share of the uniform point mixed in after each step, so that a pair can come back
+    matched  whether, from the first step on, only a one-to-one assignment of layers has weight; the weights that are learned
+             are those of all pairs, so that another assignment can take over
     """
 
-    def __init__(self, served: Tensor, update: SimplexUpdate, *, step: float, average: float, mix: float) -> None:
+    def __init__(
+        self, served: Tensor, update: SimplexUpdate, *, step: float, average: float, mix: float, matched: bool = False
+    ) -> None:
         self._served = served > 0
         count = int(self._served.sum())
         self._weights, self._average = torch.full((count,), 1 / count), torch.zeros(count)
-        self._update, self._step, self._factor, self._mix = update, step, average, mix
+        self._update, self._step, self._factor, self._mix, self._matched = update, step, average, mix, matched
 
     def weights(self, epoch: int) -> Tensor:
-        return self._weights.new_zeros(self._served.shape).masked_scatter(self._served, self._weights)
+        weights = self._weights.new_zeros(self._served.shape).masked_scatter(self._served, self._weights)
+        return one_to_one(weights) if self._matched and self._average.any() else weights
 
     def total(self, epoch: int) -> float:
         return 1.0

@@ -57,7 +57,14 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weig
     match weighting:
         case settings.LearnedWeights():
             update = SIMPLEX_UPDATES[weighting.update]
-            return Learned(served, update, step=weighting.step, average=weighting.average, mix=weighting.mix)
+            return Learned(
+                served,
+                update,
+                step=weighting.step,
+                average=weighting.average,
+                mix=weighting.mix,
+                matched=weighting.pairing == "one_to_one",
+            )
         case settings.OnePair(teacher=teacher, student=student):
             t = _position(teacher, [layer.name for layer in plan.teacher], "teacher")
             return constant(one_pair(shape, t, _position(student, [layer.name for layer in plan.student], "student")))

@@ -1,6 +1,7 @@
 """The steps on the simplex against their formulas; what they share is in tests/contracts/test_simplex_update.py."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd_hpo.core.simplex import mirror_descent, mix_with_uniform, normalised_direction, projection, softmax_logits, uniform
+from kd_hpo.core.simplex import (
+    mirror_descent,
+    mix_with_uniform,
+    normalised_direction,
+    one_to_one,
+    projection,
+    softmax_logits,
+    uniform,
+)
 
 T, S = 3, 2
 SEEDS = st.integers(0, 2**31)
@@ -153,3 +162,24 @@ def test_a_hypergradient_that_is_not_a_number_is_not_hidden() -> None:
 def test_a_step_far_too_long_still_ends_in_the_nearest_corner() -> None:
     weights = projection(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 2.0]]), 1e10)  # 1 is lost beside 1e10
     assert weights.tolist() == [[1.0, 0.0]]
+
+
+# One to one ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (4, 2), (2, 4), (1, 3)])
+def test_one_to_one_keeps_the_assignment_of_largest_product(shape: tuple[int, int]) -> None:
+    for seed in range(10):
+        weights = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        wide = weights if shape[0] <= shape[1] else weights.t()
+        assignments = [list(enumerate(columns)) for columns in permutations(range(wide.shape[1]), wide.shape[0])]
+        best = max(assignments, key=lambda pairs: math.prod(float(wide[pair]) for pair in pairs))
+        expected = torch.zeros_like(wide)
+        for pair in best:
+            expected[pair] = wide[pair] / sum(wide[p] for p in best)
+        torch.testing.assert_close(one_to_one(weights), expected if wide is weights else expected.t(), rtol=1e-12, atol=0)
+
+
+def test_one_to_one_gives_nothing_to_a_pair_of_weight_zero() -> None:
+    weights = torch.tensor([[0.5, 0.5], [0.0, 0.0]])  # the second teacher layer may teach no one
+    assert one_to_one(weights).sort(descending=True).values.tolist() == [[1.0, 0.0], [0.0, 0.0]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.simplex import SIMPLEX_UPDATES, mirror_descent
+from kd_hpo.core.simplex import SIMPLEX_UPDATES, mirror_descent, one_to_one
 from kd_hpo.core.weightings import (
     CONSTANT_WEIGHTINGS,
     Constant,
@@ -180,6 +180,20 @@ def test_learning_over_served_pairs_is_learning_without_the_others(update: str) 
         alone.learn(h[served > 0].unsqueeze(1))
     torch.testing.assert_close(some.weights(0)[served > 0], alone.weights(0).flatten())
     assert (some.weights(0)[served == 0] == 0).all()
+
+
+def test_a_matched_weighting_starts_with_all_pairs_and_then_keeps_an_assignment_which_may_change() -> None:
+    def make(matched: bool) -> Learned:
+        return Learned(torch.ones(2, 2), mirror_descent, step=1.0, average=0.0, mix=0.01, matched=matched)
+
+    weighting, free = make(True), make(False)
+    assert weighting.weights(0).tolist() == [[0.25, 0.25], [0.25, 0.25]]
+    crossed = torch.tensor([[1.0, -1.0], [-1.5, 1.0]])
+    for h, kept in ((crossed, [[0, 1], [1, 0]]), (-crossed, None), (-crossed, [[1, 0], [0, 1]])):
+        weighting.learn(h)
+        free.learn(h)
+        torch.testing.assert_close(weighting.weights(0), one_to_one(free.weights(0)))
+        assert kept is None or (weighting.weights(0) > 0).int().tolist() == kept
 
 
 def test_information_flow_over_served_pairs_still_fades() -> None:
