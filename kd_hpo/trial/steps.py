@@ -47,6 +47,8 @@ class InnerLosses:
 
 def train_step(trial: Trial, batch: Indices) -> InnerLosses:
     """w <- w - lr * dL_in/dw on the batch; on an update step, lambda along its hypergradient too."""
+    if trial.step and trial.step == trial.steps_of_pairs:
+        trial.start_stage()
     before = remember(trial) if learns_now(trial) or measures_balance_now(trial) else None
     seen = trial.view(batch)
     targets = what_teacher_says(trial, batch, seen.x)

@@ -86,6 +86,29 @@ def test_fitnets_trains_its_hint_first_and_then_labels_alone(cache: Path) -> Non
     assert all(torch.equal(a, b) for a, b in zip(regressors, trial.pairs.losses.parameters(), strict=True))
 
 
+def test_each_of_fitnets_stages_has_the_whole_schedule_and_an_optimiser_of_its_own(cache: Path) -> None:
+    config = with_settings(METHODS["fitnets"].apply(digits_trial()), {"pairs.stages.share": 0.3})
+    trial = start_trial(config, prepare(config, cache))
+    batch, rates, fresh = trial.prepared.splits.train[:32], [], []
+    first, total = 9, 28  # 9 is 0.3 * 28, up to a whole step
+    for step in range(total):
+        optimizer = trial.optimizer
+        train_step(trial, batch)
+        fresh += [step] if trial.optimizer is not optimizer else []
+        rates += [trial.schedule._last_lr[0]]  # that of the step after
+    lr = config.training.optimizer.lr
+    for steps, found in ((first, rates[:first]), (total - first, rates[first:])):
+        weights = torch.nn.Linear(1, 1).parameters()
+        alone = torch.optim.lr_scheduler.OneCycleLR(torch.optim.SGD(weights, lr=lr), lr, steps, cycle_momentum=False)
+        expected = []
+        for _ in range(steps):
+            alone.optimizer.step()
+            alone.step()
+            expected.append(alone.get_last_lr()[0])
+        assert found == pytest.approx(expected)
+    assert fresh == [first]  # without the momentum of the stage before
+
+
 def test_assistants_of_the_study_come_before_the_default_ones() -> None:
     default = METHODS["takd"].apply(digits_trial())
     assert default.assistants[0].network.arguments["channels"] == [6, 6]  # the student's are [4, 4]
