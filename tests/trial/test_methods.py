@@ -109,18 +109,31 @@ def test_each_of_fitnets_stages_has_the_whole_schedule_and_an_optimiser_of_its_o
     assert fresh == [first]  # without the momentum of the stage before
 
 
-def test_assistants_of_the_study_come_before_the_default_ones() -> None:
-    default = METHODS["takd"].apply(digits_trial())
+def test_assistants_of_the_study_are_those_of_takd_alone() -> None:
+    default = METHODS["takd"].apply(digits_trial(kd={"weight": 0}))
     assert default.assistants[0].network.arguments["channels"] == [6, 6]  # the student's are [4, 4]
     assert isinstance(default.assistants[0].weighting, NoPairs)
-    own = METHODS["ifm"].apply(digits_trial()).assistants
-    assert own[0].network.arguments["channels"] == [8, 8]
-    assert METHODS["takd"].apply(digits_trial(assistants=own)).assistants == own
-    assert METHODS["kd"].apply(digits_trial(assistants=own)).assistants == ()
+    assert default.assistants[0].kd.weight == 1
+    given = digits_trial(assistants=default.assistants)
+    assert METHODS["takd"].apply(given).assistants == default.assistants
+    assert METHODS["kd"].apply(given).assistants == ()
+    auxiliary = METHODS["ifm"].apply(given).assistants
+    assert auxiliary == METHODS["ifm"].apply(digits_trial()).assistants
+    assert auxiliary[0].network.arguments["channels"] == [8, 8]
+
+
+def test_assistants_of_a_methods_entry_come_before_all_others() -> None:
+    """Also where there is no rule to widen the student."""
+    own = [each.model_dump() for each in METHODS["takd"].apply(digits_trial()).assistants]
+    student = {"network": {"name": "torchvision/resnet18"}, "layers": ["fc"]}
+    for name in ("ifm", "takd"):
+        trial = METHODS[name].apply(digits_trial(student=student), {"assistants": own, "kd.weight": 2.0})
+        assert [each.model_dump() for each in trial.assistants] == own
+        assert trial.kd.weight == 2
 
 
 def test_network_that_cannot_be_widened() -> None:
-    with pytest.raises(ConfigError, match=r"no rule to widen the network 'torchvision/resnet18'; give `assistants`"):
+    with pytest.raises(ConfigError, match=r"no rule to widen the network 'torchvision/resnet18'; .*set: {assistants: "):
         widened(Network(name="torchvision/resnet18"), 2)
 
 
