@@ -138,7 +138,10 @@ class Together(Settings):
 
 
 class PairsFirst(Settings):
-    """The pairs alone, without labels or KD, then labels and KD without pairs (FitNets' stages, Romero et al. 2015)."""
+    """The pairs alone, without labels or KD, then labels and KD without pairs (FitNets' stages, Romero et al. 2015).
+
+    Each stage has the whole learning-rate schedule, and an optimiser that starts anew.
+    """
 
     kind: Literal["pairs_first"] = "pairs_first"
     share: Annotated[float, Field(gt=0, lt=1)] = 0.3

@@ -46,7 +46,7 @@ def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
 
 
 def applied(method: Method, trial: TrialConfig) -> TrialConfig:
-    return with_settings(METHODS[method.base].apply(trial), method.set)
+    return METHODS[method.base].apply(trial, method.set)
 
 
 def as_matrix(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from kd_hpo.config import pairs as settings
+from kd_hpo.config.load import with_settings
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import LogUniformRange, Range
 from kd_hpo.config.trial import Assistant, Network, TrialConfig
@@ -17,9 +19,19 @@ class MethodSpec:
     """How a person reads it in a table."""
     paper: str
     """Where its loss and weights come from."""
-    apply: Callable[[TrialConfig], TrialConfig]
+    change: Callable[[TrialConfig], TrialConfig]
     space: Mapping[str, Range] = field(default_factory=dict)
     """Ranges of the settings that are its own, for a search beside those of the study."""
+    assistants: Callable[[TrialConfig], tuple[Assistant, ...]] | None = None
+    """Those between its teacher and its student; None has what `change` leaves."""
+
+    def apply(self, trial: TrialConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> TrialConfig:
+        """The trial as the method has it, then dotted paths replaced; `assistants` among them stand in for the method's own."""
+        method = self.change(trial)
+        if self.assistants and "assistants" not in changes:
+            taught = self.assistants(trial.replace(kd=method.kd.model_dump()))
+            method = method.replace(assistants=[each.model_dump() for each in taught])
+        return with_settings(method, changes)
 
 
 def _set(weighting: Settings, **changes: Any) -> Callable[[TrialConfig], TrialConfig]:
@@ -58,24 +70,22 @@ def _learned(config: TrialConfig) -> TrialConfig:
     return _set(learned)(config)
 
 
-def _assisted(factor: float, weighting: Settings, pairs: Settings) -> Callable[[TrialConfig], tuple[Assistant, ...]]:
-    """The study's assistants; where it has none, one of the student's family, `factor` times as wide."""
+def _assistant(config: TrialConfig, factor: float, weighting: Settings, pairs: Settings) -> tuple[Assistant, ...]:
+    """One of the student's family, `factor` times as wide."""
+    network = widened(config.student.network, factor)
+    layers, training, kd = config.student.layers, config.training, config.kd
+    return (Assistant(network=network, layers=layers, training=training, kd=kd, pairs=pairs, weighting=weighting),)
 
-    def assistants(config: TrialConfig) -> tuple[Assistant, ...]:
-        if config.assistants:
-            return config.assistants
-        network = widened(config.student.network, factor)
-        assistant = Assistant(
-            network=network,
-            layers=config.student.layers,
-            training=config.training,
-            kd=config.kd,
-            pairs=pairs,
-            weighting=weighting,
-        )
-        return (assistant,)
 
-    return assistants
+def _of_takd(config: TrialConfig) -> tuple[Assistant, ...]:
+    """The study's assistants, or one of its own where the study has none."""
+    return config.assistants or _assistant(config, 1.5, settings.NoPairs(), config.pairs)
+
+
+def _of_ifm(config: TrialConfig) -> tuple[Assistant, ...]:
+    """Its auxiliary teacher, of the student's family and taught by PKT; the study's assistants may be meant for others."""
+    by_pkt = settings.Pairs(loss=settings.Pkt(), strength=30_000, balance=settings.Unbalanced())
+    return _assistant(config, 2, settings.SelectedPair(pair="last"), by_pkt)
 
 
 def widened(network: Network, factor: float) -> Network:
@@ -87,8 +97,9 @@ def widened(network: Network, factor: float) -> Network:
     }
     if network.name not in defaults:
         raise ConfigError(
-            f"there is no rule to widen the network {network.name!r}; give `assistants` in the study file, "
-            f"or a student of {', '.join(defaults)}"
+            f"there is no rule to widen the network {network.name!r}; give the method its assistants in the study file "
+            "(compare.methods: [{name: ..., base: ..., set: {assistants: [...]}}]), or a student of "
+            f"{', '.join(defaults)}"
         )
     given = {name: network.arguments.get(name, value) for name, value in defaults[network.name].items()}
 
@@ -96,18 +107,6 @@ def widened(network: Network, factor: float) -> Network:
         return round(factor * value) if isinstance(value, int) else [wide(each) for each in value]
 
     return network.replace(arguments={**network.arguments, **{name: wide(value) for name, value in given.items()}})
-
-
-def _takd(config: TrialConfig) -> TrialConfig:
-    assistants = _assisted(1.5, settings.NoPairs(), config.pairs)(config)
-    return _set(settings.NoPairs())(config).replace(assistants=[a.model_dump() for a in assistants])
-
-
-def _ifm(config: TrialConfig) -> TrialConfig:
-    by_pkt = settings.Pairs(loss=settings.Pkt(), strength=30_000, balance=settings.Unbalanced())
-    assistants = _assisted(2, settings.SelectedPair(pair="last"), by_pkt)(config)
-    flow = _published(settings.InformationFlowDivergence(), settings.InformationFlow(), 1_000)(config)
-    return flow.replace(assistants=[a.model_dump() for a in assistants])
 
 
 def _strength(default: float) -> dict[str, Range]:
@@ -150,8 +149,16 @@ METHODS: dict[str, MethodSpec] = {
         _published(settings.Pkt(), settings.SelectedPair(pair="last"), 30_000),
         _strength(30_000),
     ),
-    "ifm": MethodSpec("KD + information flow, auxiliary teacher", "Passalis et al. 2020, eq. 8-9", _ifm, _strength(1_000)),
-    "takd": MethodSpec("KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_takd)),
+    "ifm": MethodSpec(
+        "KD + information flow, auxiliary teacher",
+        "Passalis et al. 2020, eq. 8-9",
+        _published(settings.InformationFlowDivergence(), settings.InformationFlow(), 1_000),
+        _strength(1_000),
+        _of_ifm,
+    ),
+    "takd": MethodSpec(
+        "KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_set(settings.NoPairs())), assistants=_of_takd
+    ),
     "semckd": MethodSpec(
         "KD + SemCKD's attention",
         "Chen et al. 2021, eq. 4-8",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any, Literal
 
 import torch
@@ -16,9 +17,7 @@ from kd_hpo.core.balance import GradientBalance, NoBalance
 from kd_hpo.core.directions import DIRECTIONS, Direction, Params
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.pairs import PairMatrix, Targets
-from kd_hpo.core.weightings import (
-    Weighting,
-)
+from kd_hpo.core.weightings import Weighting
 from kd_hpo.data.augment import View, view
 from kd_hpo.data.batches import Indices
 from kd_hpo.errors import DataError
@@ -70,13 +69,23 @@ class Trial:
     config: TrialConfig
     prepared: Prepared
     student: FeatureTap
-    optimizer: Optimizer
-    schedule: LRScheduler
     pairs: PairState | None
     steps_per_epoch: int
     step: int = 0
     epoch: int = 0
     records: list[EpochRecord] = field(default_factory=list)
+    optimizer: Optimizer = field(init=False)
+    """Of the student, in this stage."""
+    schedule: LRScheduler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start_stage()
+
+    def start_stage(self) -> None:
+        """The student's optimiser without any state, and the whole learning-rate schedule over the steps of the stage."""
+        steps = self.steps_of_pairs if self.stage == "pairs" else self.total_steps - self.steps_of_pairs
+        self.optimizer = build_optimizer(self.config.training.optimizer, self.student.parameters())
+        self.schedule = build_schedule(self.config.training.lr_schedule, self.optimizer, steps)
 
     @property
     def total_steps(self) -> int:
@@ -108,14 +117,17 @@ class Trial:
         return Targets(targets.logits[order], {size: block[order] for size, block in targets.blocks.items()})
 
     @property
+    def steps_of_pairs(self) -> int:
+        """How many steps, from the first one, have the pairs alone."""
+        stages = self.config.pairs.stages
+        return ceil(stages.share * self.total_steps) if self.pairs and isinstance(stages, settings.PairsFirst) else 0
+
+    @property
     def stage(self) -> Literal["all", "pairs", "task"]:
         """Which losses this step has: all, the pairs alone, or labels and KD without pairs."""
-        stages = self.config.pairs.stages
-        if self.pairs is None:
-            return "task"
-        if not isinstance(stages, settings.PairsFirst):
-            return "all"
-        return "pairs" if self.step < stages.share * self.total_steps else "task"
+        if self.step < self.steps_of_pairs:
+            return "pairs"
+        return "task" if self.pairs is None or self.steps_of_pairs else "all"
 
     def state_dict(self) -> dict[str, Any]:
         pairs = self.pairs
@@ -155,10 +167,8 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     torch.manual_seed(config.seed)
     student = student_tap(config, prepared.batches)
     student.train()
-    optimizer = build_optimizer(config.training.optimizer, student.parameters())
-    schedule = build_schedule(config.training.lr_schedule, optimizer, steps * config.training.epochs)
     pairs = None if isinstance(config.weighting, settings.NoPairs) else start_pairs(config, prepared)
-    return Trial(config, prepared, student, optimizer, schedule, pairs, steps)
+    return Trial(config, prepared, student, pairs, steps)
 
 
 def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:

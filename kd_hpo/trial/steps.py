@@ -47,6 +47,8 @@ class InnerLosses:
 
 def train_step(trial: Trial, batch: Indices) -> InnerLosses:
     """w <- w - lr * dL_in/dw on the batch; on an update step, lambda along its hypergradient too."""
+    if trial.step and trial.step == trial.steps_of_pairs:
+        trial.start_stage()
     learns = learns_now(trial, after_step=False) or learns_now(trial, after_step=True)
     before = remember(trial) if learns or measures_balance_now(trial) else None
     seen = trial.view(batch)

@@ -86,18 +86,54 @@ def test_fitnets_trains_its_hint_first_and_then_labels_alone(cache: Path) -> Non
     assert all(torch.equal(a, b) for a, b in zip(regressors, trial.pairs.losses.parameters(), strict=True))
 
 
-def test_assistants_of_the_study_come_before_the_default_ones() -> None:
-    default = METHODS["takd"].apply(digits_trial())
+def test_each_of_fitnets_stages_has_the_whole_schedule_and_an_optimiser_of_its_own(cache: Path) -> None:
+    config = with_settings(METHODS["fitnets"].apply(digits_trial()), {"pairs.stages.share": 0.3})
+    trial = start_trial(config, prepare(config, cache))
+    batch, rates, fresh = trial.prepared.splits.train[:32], [], []
+    first, total = 9, 28  # 9 is 0.3 * 28, up to a whole step
+    for step in range(total):
+        optimizer = trial.optimizer
+        train_step(trial, batch)
+        fresh += [step] if trial.optimizer is not optimizer else []
+        rates += [trial.schedule._last_lr[0]]  # that of the step after
+    lr = config.training.optimizer.lr
+    for steps, found in ((first, rates[:first]), (total - first, rates[first:])):
+        weights = torch.nn.Linear(1, 1).parameters()
+        alone = torch.optim.lr_scheduler.OneCycleLR(torch.optim.SGD(weights, lr=lr), lr, steps, cycle_momentum=False)
+        expected = []
+        for _ in range(steps):
+            alone.optimizer.step()
+            alone.step()
+            expected.append(alone.get_last_lr()[0])
+        assert found == pytest.approx(expected)
+    assert fresh == [first]  # without the momentum of the stage before
+
+
+def test_assistants_of_the_study_are_those_of_takd_alone() -> None:
+    default = METHODS["takd"].apply(digits_trial(kd={"weight": 0}))
     assert default.assistants[0].network.arguments["channels"] == [6, 6]  # the student's are [4, 4]
     assert isinstance(default.assistants[0].weighting, NoPairs)
-    own = METHODS["ifm"].apply(digits_trial()).assistants
-    assert own[0].network.arguments["channels"] == [8, 8]
-    assert METHODS["takd"].apply(digits_trial(assistants=own)).assistants == own
-    assert METHODS["kd"].apply(digits_trial(assistants=own)).assistants == ()
+    assert default.assistants[0].kd.weight == 1
+    given = digits_trial(assistants=default.assistants)
+    assert METHODS["takd"].apply(given).assistants == default.assistants
+    assert METHODS["kd"].apply(given).assistants == ()
+    auxiliary = METHODS["ifm"].apply(given).assistants
+    assert auxiliary == METHODS["ifm"].apply(digits_trial()).assistants
+    assert auxiliary[0].network.arguments["channels"] == [8, 8]
+
+
+def test_assistants_of_a_methods_entry_come_before_all_others() -> None:
+    """Also where there is no rule to widen the student."""
+    own = [each.model_dump() for each in METHODS["takd"].apply(digits_trial()).assistants]
+    student = {"network": {"name": "torchvision/resnet18"}, "layers": ["fc"]}
+    for name in ("ifm", "takd"):
+        trial = METHODS[name].apply(digits_trial(student=student), {"assistants": own, "kd.weight": 2.0})
+        assert [each.model_dump() for each in trial.assistants] == own
+        assert trial.kd.weight == 2
 
 
 def test_network_that_cannot_be_widened() -> None:
-    with pytest.raises(ConfigError, match=r"no rule to widen the network 'torchvision/resnet18'; give `assistants`"):
+    with pytest.raises(ConfigError, match=r"no rule to widen the network 'torchvision/resnet18'; .*set: {assistants: "):
         widened(Network(name="torchvision/resnet18"), 2)
 
 

@@ -21,16 +21,21 @@ class Stop(Exception):
     """Stands for a process that dies."""
 
 
-@pytest.mark.parametrize("weighting", [
-    {"kind": "learned", "every": 3},
-    {"kind": "learned", "every": 3, "direction": {"kind": "diagonal_fisher"}, "outer_objective": "task_and_pairs"},
-    {"kind": "attention"},
+TWO_STAGES = {"stages": {"kind": "pairs_first", "share": 0.5}}  # the second one starts with epoch 3
+
+
+@pytest.mark.parametrize(("weighting", "changes"), [
+    ({"kind": "learned", "every": 3}, {}),
+    ({"kind": "learned", "every": 3, "direction": {"kind": "diagonal_fisher"}, "outer_objective": "task_and_pairs"}, {}),
+    ({"kind": "attention"}, {}),
+    ({"kind": "uniform"}, {"pairs": TWO_STAGES}),
+    ({"kind": "uniform"}, {"pairs": TWO_STAGES, "training": {"epochs": 4, "batch_size": 32, "lr_schedule": "cosine"}}),
 ])  # fmt: skip
-@pytest.mark.parametrize("die_after", [1, 3])
+@pytest.mark.parametrize("die_after", [1, 2, 3])
 def test_resumed_trial_ends_bit_identical(
-    tmp_path: Path, cache: Path, prepared: Prepared, weighting: dict[str, object], die_after: int
+    tmp_path: Path, cache: Path, prepared: Prepared, weighting: dict[str, object], changes: dict[str, object], die_after: int
 ) -> None:
-    config = digits_trial(weighting=weighting)
+    config = digits_trial(weighting=weighting, **changes)
     whole = run_trial(config, lambda _: None, cache=cache, folder=tmp_path / "whole", prepared=prepared)
 
     def die(record: EpochRecord) -> None:
