@@ -112,7 +112,7 @@ def teacher_reader(
     with FeatureTap(network, layers) as tap:
         shapes = layer_shapes(tap, batches.input_shape)
     everything = pair_plan(shapes, student, logits_pair=logits_pair, meet=meet)
-    if not standardised:
+    if not standardised or not layers:
         every = tuple(torch.arange(s.channels, device=batches.device) for s in shapes)
         plain = {
             size: torch.tensor([[0.0], [1.0]], device=batches.device).expand(2, sum(shapes[t].channels for t in wanted))

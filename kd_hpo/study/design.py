@@ -4,16 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from kd_hpo.config.load import method_names, probes, with_settings
-from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.study import Method, Range, StudyConfig, UniformRange
-from kd_hpo.config.trial import Assistant, TrialConfig
-from kd_hpo.core.pair_losses import pair_loss
-from kd_hpo.core.plan import LayerShape, pair_plan
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import ConfigError
 from kd_hpo.study.folder import TrialSpec
+from kd_hpo.trial.effect import effect
 from kd_hpo.trial.methods import METHODS
 
 TPE_LAMBDA = "tpe_lambda"
@@ -43,6 +39,12 @@ def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
     if method.base == TPE_LAMBDA:
         own = as_matrix(own)
     return with_settings(applied(method, with_settings(study.trial(), shared)), own).replace(seed=spec.seed)
+
+
+def method_trials(study: StudyConfig) -> dict[str, TrialConfig]:
+    """Of each method that the study searches or compares, a trial at the settings of the file."""
+    names = [*method_names(study), *([study.search.method] if study.search.trials else [])]
+    return {name: trial_config(study, TrialSpec(id=name, kind="compare", method=name, seed=study.seed)) for name in names}
 
 
 def applied(method: Method, trial: TrialConfig) -> TrialConfig:
@@ -126,27 +128,6 @@ def _attempted(trial: TrialConfig, path: str, value: Any) -> TrialConfig:
         return with_settings(trial, {path: value})
     except ConfigError:
         return trial
-
-
-def effect(trial: TrialConfig | Assistant) -> dict[str, Any]:
-    """The settings that its outcome depends on: without those of losses that are off or have nothing to train."""
-    settings = trial.model_dump(mode="json")
-    if isinstance(trial.weighting, NoPairs):
-        del settings["pairs"]
-    elif not has_regressors(trial):
-        del settings["pairs"]["regressor_lr"]
-    if trial.kd.weight == 0 and (isinstance(trial.weighting, NoPairs) or trial.pairs.logits == "outside"):
-        del settings["kd"]
-    if isinstance(trial, TrialConfig):
-        settings["assistants"] = [effect(assistant) for assistant in trial.assistants]
-    return settings
-
-
-def has_regressors(trial: TrialConfig | Assistant) -> bool:
-    """Whether the pair loss has parameters; those of one pair of single numbers tell."""
-    layer = LayerShape("", 1, 1, 1)
-    loss = pair_loss(trial.pairs.loss.kind, **trial.pairs.loss.arguments())
-    return any(True for _ in loss.module(pair_plan([layer], [layer]), torch.Generator()).parameters())
 
 
 # ---- the comparison

@@ -17,12 +17,13 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from rich.console import Console
 
 from kd_hpo.config.load import method_names, probes, with_settings
+from kd_hpo.config.pairs import NoPairs, Uniform
 from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import ConfigError, StudyError
 from kd_hpo.study.comparison import Comparison, compared
-from kd_hpo.study.design import Searched, acting_paths, compared_ids, own_space, searches, trial_config
+from kd_hpo.study.design import Searched, acting_paths, compared_ids, method_trials, own_space, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute, prepared_for
 from kd_hpo.study.export import export_study, learned_trials
@@ -34,7 +35,7 @@ from kd_hpo.study.summary import Summary, summarise
 from kd_hpo.study.telling import telling
 from kd_hpo.study.tracking import git_commit, mirror, mlflow_answering, open_experiment, write_summary
 from kd_hpo.trial.final_test import accuracy_on_test
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.prepare import Prepared, plan_before_training, prepare, shared_settings
 from kd_hpo.trial.result import METRIC
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
 
@@ -55,10 +56,10 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
         settle_settings(study, folder)
         check_methods(study)
         with telling(console) as progress:
-            prepared = prepare(study.trial(), folder.cache, progress)
-        without = study.trial().replace(assistants=())
-        shape = prepare(without, folder.cache).plan.shape if study.assistants else prepared.plan.shape
-        searched = searches(study, shape)
+            prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
+            searched = searches(study, shape_of_pairs(study, prepared))
+            if trials_left(study, folder, searched):
+                prepare_features(study, folder, progress)
         with mlflow_answering(study):
             experiment, commit = open_experiment(study), git_commit()
         worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
@@ -67,7 +68,7 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
             return prepared_for(config, folder.cache).plan
 
         try:
-            if searches_left(folder, searched) or not set(compared_ids(study)) <= ended_ids(folder):
+            if trials_left(study, folder, searched):
                 with ray_running(study), stopped_by_sigterm():
                     slots(study)  # a trial that fits nowhere is told, not waited for
                     search(study, folder, searched, worker, console)
@@ -109,14 +110,31 @@ def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
 
 def check_methods(study: StudyConfig) -> None:
     """Raises ConfigError for a method's settings or ranges that do not fit, before anything runs."""
-    for method in method_names(study):
-        config = trial_config(study, TrialSpec(id=method, kind="compare", method=method, seed=study.seed))
+    for method, config in method_trials(study).items():
         for path, chosen in own_space(study, method).items() if study.compare.tune else ():
             for _, value in probes(chosen):
                 try:
                     with_settings(config, {path: value})
                 except ConfigError as error:
                     raise ConfigError(f"the space of method {method!r} cannot choose {value!r}: {error}") from error
+
+
+def shape_of_pairs(study: StudyConfig, prepared: Prepared) -> tuple[int, int]:
+    """(T, S) of the study's own pairs."""
+    pairs = study.trial().replace(assistants=(), weighting=Uniform().model_dump())
+    return plan_before_training(pairs, prepared.batches).shape
+
+
+def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:
+    """The teacher's features for every method that reads them, while nothing else runs; an assistant's are its trial's."""
+    wanted = {shared_settings(config).model_dump_json(): config for config in method_trials(study).values()}
+    for config in wanted.values():
+        if not config.assistants and not isinstance(config.weighting, NoPairs):
+            prepare(config, folder.cache, progress)
+
+
+def trials_left(study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched]) -> bool:
+    return searches_left(folder, searched) > 0 or not set(compared_ids(study)) <= ended_ids(folder)
 
 
 def searches_left(folder: StudyFolder, searched: Mapping[str, Searched]) -> int:

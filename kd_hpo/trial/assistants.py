@@ -6,20 +6,29 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
+from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.trial import Assistant, Student, Teacher, TrialConfig
+from kd_hpo.data.batches import ImageBatches
+from kd_hpo.data.splits import Splits
 from kd_hpo.files import only_one_process
+from kd_hpo.nets.weights import network_digest
+from kd_hpo.trial.effect import effect
+from kd_hpo.trial.prepare import build_student, prepare_teacher
 from kd_hpo.trial.run import LAST_WEIGHTS, run_trial
 
 Progress = Callable[[str], None]
 
 
-def taught_by_assistants(config: TrialConfig, data_digest: str, cache: Path, progress: Progress) -> TrialConfig:
+def taught_by_assistants(
+    config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
+) -> TrialConfig:
     """The trial with its last assistant as its teacher, which was taught by the one before it, and so on."""
     for number, assistant in enumerate(config.assistants, 1):
         trial = assistant_trial(config, assistant)
-        taught_by = trial.teacher.weights and hashlib.sha256(trial.teacher.weights.read_bytes()).hexdigest()
-        identity = json.dumps([trial.model_dump(mode="json"), data_digest, taught_by], sort_keys=True)
-        weights = cache / f"assistant-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
+        networks = prepare_teacher(trial, batches, splits, cache, progress).network, build_student(trial, batches)
+        weights = cache / f"assistant-{assistant_digest(trial, batches, splits, *networks)}.safetensors"
         with only_one_process(weights.with_suffix(".lock")):
             if not weights.is_file():
                 train_assistant(trial, weights, cache, f"training assistant {number} of {len(config.assistants)}", progress)
@@ -32,6 +41,23 @@ def taught_by_assistants(config: TrialConfig, data_digest: str, cache: Path, pro
         )
         config = config.replace(teacher=teacher.model_dump())
     return config.replace(assistants=())
+
+
+def assistant_digest(trial: TrialConfig, batches: ImageBatches, splits: Splits, teacher: nn.Module, student: nn.Module) -> str:
+    """Of all that acts on the assistant's weights.
+
+    teacher  as it teaches, however it came to its weights
+    student  the assistant at its start
+    """
+    acting = effect(trial)
+    for name in ("data", "splits"):  # the images themselves count, and of the splits those that train
+        del acting[name]
+    acting["teacher"] = acting["teacher"].get("layers")
+    images = [batches.images.digest, splits.digests["train"]]
+    if isinstance(trial.weighting, LearnedWeights):
+        images.append(splits.digests["outer"])
+    identity = json.dumps([acting, images, network_digest(teacher), network_digest(student)], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
 def assistant_trial(config: TrialConfig, assistant: Assistant) -> TrialConfig:

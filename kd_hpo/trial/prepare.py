@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from kd_hpo.config.data import CallableData, Data, Digits, ImageFolder, SplitSizes, TorchvisionData
-from kd_hpo.config.pairs import OwnLoss, Pairs
+from kd_hpo.config.pairs import NoPairs, OwnLoss, Pairs, Uniform
 from kd_hpo.config.trial import Network, Training, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
-from kd_hpo.core.plan import PairPlan
+from kd_hpo.core.plan import LayerShape, PairPlan, pair_plan
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import DATASETS, ImageSet
 from kd_hpo.data.splits import Splits, make_splits
@@ -45,15 +45,14 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
 
     Raises DataError, ConfigError or FeatureMismatch with what to change.
     """
+    config = shared_settings(config)
     online = reads_online(config)
     batches, splits = load_data(config, cache, progress)
     if config.assistants:
         from kd_hpo.trial.assistants import taught_by_assistants  # it runs trials, which prepare what they read
 
-        config = taught_by_assistants(config, batches.images.digest, cache, progress)
+        config = taught_by_assistants(config, batches, splits, cache, progress)
     teacher = prepare_teacher(config, batches, splits, cache, progress)
-    with student_tap(config, batches) as student:
-        shapes = layer_shapes(student, batches.input_shape)
     progress("reading the teacher's features")
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
     reader = teacher_reader(
@@ -61,7 +60,7 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
         layers_of(config, config.teacher.layers, teacher.network, batches),
         batches,
         splits.train,
-        shapes,
+        student_shapes(config, batches),
         logits_pair=config.pairs.logits == "inside",
         meet=loss.meet,
         standardised=loss.standardised,
@@ -69,6 +68,19 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
     )
     targets = reader if online else cached_targets(reader, np.concatenate([splits.train, splits.outer]), cache)
     return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets)
+
+
+def plan_before_training(config: TrialConfig, batches: ImageBatches) -> PairPlan:
+    """The plan of the trial's pairs as far as untrained networks tell it: with the teacher's channels that never vary.
+
+    Raises ConfigError or FeatureMismatch for networks and layers that do not exist.
+    """
+    teacher = config.assistants[-1] if config.assistants else config.teacher
+    network = build(teacher.network, batches, seed=config.teacher.seed)
+    with FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
+        shapes = layer_shapes(tap, batches.input_shape)
+    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
+    return pair_plan(shapes, student_shapes(config, batches), logits_pair=config.pairs.logits == "inside", meet=loss.meet)
 
 
 def reads_online(config: TrialConfig) -> bool:
@@ -83,7 +95,8 @@ def reads_online(config: TrialConfig) -> bool:
 
 def shared_settings(config: TrialConfig) -> TrialConfig:
     """What `prepare` depends on: trials that agree in it may share what it makes."""
-    loss = config.pairs.loss
+    loss, paired = config.pairs.loss, not isinstance(config.weighting, NoPairs)
+    pairs = Pairs(logits=config.pairs.logits, loss=loss if isinstance(loss, OwnLoss) else type(loss)())
     return TrialConfig(
         data=config.data,
         splits=config.splits,
@@ -92,7 +105,8 @@ def shared_settings(config: TrialConfig) -> TrialConfig:
         student=config.student,
         training=Training(epochs=1),
         augment=config.augment,
-        pairs=Pairs(logits=config.pairs.logits, loss=loss if isinstance(loss, OwnLoss) else type(loss)()),
+        pairs=pairs if paired else Pairs(),
+        weighting=Uniform() if paired else NoPairs(),
         device=config.device,
         precision=config.precision,
         channels_last=config.channels_last,
@@ -147,17 +161,29 @@ def build(network: Network, batches: ImageBatches, *, seed: int) -> nn.Module:
 
 
 def layers_of(config: TrialConfig, layers: tuple[str, ...] | str, network: nn.Module, batches: ImageBatches) -> tuple[str, ...]:
-    """The layers that names, globs or `auto` stand for, then the logits where they are inside the matrix."""
+    """The layers that names, globs or `auto` stand for, then the logits where they are inside the matrix; none without pairs."""
+    if isinstance(config.weighting, NoPairs):
+        return ()
     inside = (LOGITS,) if config.pairs.logits == "inside" else ()
     return (*(name for name in resolve_layers(network, layers, batches.input_shape) if name not in inside), *inside)
 
 
-def student_tap(config: TrialConfig, batches: ImageBatches) -> FeatureTap:
+def build_student(config: TrialConfig, batches: ImageBatches) -> nn.Module:
     """A student at its start: fresh, pretrained or from a file."""
     network = build(config.student.network, batches, seed=config.seed)
     if config.student.weights is not None:
         load_weights(network, config.student.weights)
+    return network
+
+
+def student_tap(config: TrialConfig, batches: ImageBatches) -> FeatureTap:
+    network = build_student(config, batches)
     return FeatureTap(network, layers_of(config, config.student.layers, network, batches))
+
+
+def student_shapes(config: TrialConfig, batches: ImageBatches) -> tuple[LayerShape, ...]:
+    with student_tap(config, batches) as student:
+        return layer_shapes(student, batches.input_shape)
 
 
 def prepare_teacher(

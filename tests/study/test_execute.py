@@ -27,8 +27,10 @@ def spec_of(method: str = LEARNED, *, seed: int = 4, **settings: Any) -> TrialSp
 def test_trials_that_differ_in_searched_settings_share_what_is_prepared(tmp_path: Path, cache: Path) -> None:
     study = digits_study(tmp_path)
     one, two = (prepared_for(trial_config(study, spec_of(**{**SEARCHED, "kd.weight": w})), cache) for w in (1.0, 2.0))
-    other_seed = prepared_for(trial_config(study, spec_of("ce", seed=9, **{"training.optimizer.lr": 0.1})), cache)
+    other_seed = prepared_for(trial_config(study, spec_of("uniform", seed=9, **{"training.optimizer.lr": 0.1})), cache)
     assert one is two is other_seed
+    kd, ce = (prepared_for(trial_config(study, spec_of(method)), cache) for method in ("kd", "ce"))
+    assert kd is ce is not one
     inside = digits_study(tmp_path, pairs={"logits": "inside"})
     assert prepared_for(trial_config(inside, spec_of()), cache).plan.shape == (4, 3)
 

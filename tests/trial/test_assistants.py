@@ -1,15 +1,17 @@
 """Assistants between teacher and student: taught in turn, trained once, and then the student's teacher."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from kd_hpo.config.load import with_settings
 from kd_hpo.config.trial import Assistant, Network, Training, TrialConfig
 from kd_hpo.nets.weights import load_weights
 from kd_hpo.trial import assistants as module
 from kd_hpo.trial.assistants import assistant_trial, taught_by_assistants
-from kd_hpo.trial.prepare import prepare
+from kd_hpo.trial.prepare import load_data, prepare
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_trial
 
@@ -24,9 +26,14 @@ def chain() -> TrialConfig:
     return digits_trial(assistants=(assistant([6, 12]), assistant([5, 8], weighting={"kind": "same_depth"})))
 
 
+def taught(config: TrialConfig, cache: Path, progress: Callable[[str], None] = lambda _: None) -> TrialConfig:
+    batches, splits = load_data(config, cache, progress)
+    return taught_by_assistants(config, batches, splits, cache, progress)
+
+
 def test_each_is_taught_by_the_one_before_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    last = taught_by_assistants(chain(), "digest", tmp_path, told.append)
+    last = taught(chain(), tmp_path, told.append)
     assert "training assistant 1 of 2: epoch 1 of 2" in told
     assert told[-1] == "training assistant 2 of 2: epoch 2 of 2"
     assert last.assistants == ()
@@ -35,7 +42,7 @@ def test_each_is_taught_by_the_one_before_and_kept(tmp_path: Path, monkeypatch: 
     assert last.student == chain().student
 
     # The second one again, by hand: its teacher is the first one.
-    first = taught_by_assistants(chain().replace(assistants=chain().assistants[:1]), "digest", tmp_path, told.append)
+    first = taught(chain().replace(assistants=chain().assistants[:1]), tmp_path)
     second = assistant_trial(first, chain().assistants[1])
     run_trial(second, lambda _: None, cache=tmp_path, folder=tmp_path / "by-hand")
     ours, theirs = (prepare(last, tmp_path).teacher.network for _ in range(2))
@@ -43,8 +50,29 @@ def test_each_is_taught_by_the_one_before_and_kept(tmp_path: Path, monkeypatch: 
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
 
     monkeypatch.setattr(module, "run_trial", lambda *_, **__: pytest.fail("trained again"))
-    assert taught_by_assistants(chain(), "digest", tmp_path, told.append) == last
-    assert taught_by_assistants(chain().replace(seed=7), "digest", tmp_path, told.append).teacher == last.teacher
+    assert taught(chain(), tmp_path, told.append) == last
+    assert taught(chain().replace(seed=7), tmp_path).teacher == last.teacher
+
+
+@pytest.mark.parametrize(("weighting", "change", "acts"), [
+    ("none", {"splits": {"train": 240, "outer": 100, "val": 100, "test": 200}}, False),
+    ("none", {"pairs": {"strength": 9.0}, "weighting": {"kind": "uniform"}}, False),  # the student's
+    ("none", {"teacher.layers": ("conv1",)}, False),
+    ("none", {"teacher.features": "online"}, False),
+    ("none", {"assistants.0.pairs.strength": 9.0}, False),
+    ("none", {"teacher.seed": 1}, True),
+    ("none", {"splits.train": 250}, True),
+    ("none", {"assistants.0.kd.temperature": 2.0}, True),
+    ("same_depth", {"teacher.layers": ("conv1",)}, True),
+    ("same_depth", {"assistants.0.pairs.strength": 9.0}, True),
+    ("learned", {"splits.outer": 100}, True),
+])  # fmt: skip
+def test_an_assistant_is_trained_again_only_for_what_acts_on_it(
+    cache: Path, weighting: str, change: dict[str, object], acts: bool
+) -> None:
+    config = digits_trial(assistants=(assistant([6, 12], weighting={"kind": weighting}),))
+    files = [taught(each, cache).teacher.weights for each in (config, with_settings(config, change))]
+    assert (files[0] != files[1]) == acts
 
 
 def test_student_learns_from_the_last_one(cache: Path) -> None:

@@ -68,6 +68,14 @@ def test_every_method_learns_and_reports(cache: Path, name: str) -> None:
         assert sum(map(sum, result.held_mean)) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["ce", "kd", "takd"])
+def test_trial_without_pairs_keeps_the_teachers_logits_alone(tmp_path: Path, name: str) -> None:
+    result = run_trial(METHODS[name].apply(digits_trial()), lambda _: None, cache=tmp_path)
+    assert {file.name for file in tmp_path.glob("teacher-targets-*/*")} == {"logits.npy"}
+    assert not list(tmp_path.glob("teacher-statistics-*"))
+    assert (result.teacher_layers, result.student_layers) == ((), ())
+
+
 def test_methods_share_the_student_start_and_the_order(cache: Path, prepared: Prepared) -> None:
     """Where the pairs do not act, adding them changes nothing: a paired comparison starts from the same point."""
     kd = run_trial(METHODS["kd"].apply(digits_trial()), lambda _: None, cache=cache, prepared=prepared)
