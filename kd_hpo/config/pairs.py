@@ -267,6 +267,9 @@ class LearnedWeights(Settings):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.9
     mix: Fraction = 0.01
     """Share of the uniform point mixed in at each update."""
+    forget: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the log weights forgotten at each update: above 0, weights settle between uniform and a corner, a pair whose
+    evidence stands one RMS out at exp(step / forget) times its share."""
     pairing: Literal["all", "one_to_one"] = "all"
     """one_to_one: a teacher layer teaches at most one student layer, which has at most one teacher layer. Pairs that share a
     layer compete: two that are good alone may be bad together."""

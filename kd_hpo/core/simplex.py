@@ -46,6 +46,11 @@ def mix_with_uniform(weights: Tensor, share: float) -> Tensor:
     return (1 - share) * weights + share / weights.numel()
 
 
+def drawn_to_uniform(weights: Tensor, share: float) -> Tensor:
+    """The weights to the power of 1 - share, brought to sum 1: the logarithms forget a share of what they hold."""
+    return torch.softmax(((1 - share) * weights.log()).flatten(), 0).view_as(weights)
+
+
 def one_to_one(weights: Tensor) -> Tensor:
     """(T, S) -> (T, S), of sum 1: each teacher layer with at most one student layer, each student layer with at most one.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.plan import LayerShape, PairPlan
-from kd_hpo.core.simplex import SimplexUpdate, mix_with_uniform, normalised_direction, one_to_one, uniform
+from kd_hpo.core.simplex import SimplexUpdate, drawn_to_uniform, mix_with_uniform, normalised_direction, one_to_one, uniform
 
 
 class Weighting(Protocol):
@@ -96,17 +96,28 @@ class Learned:
     step     its length: mirror descent multiplies a pair that stands one RMS out by exp(step)
     average  factor of the running average of hypergradients, in [0, 1)
     mix      share of the uniform point mixed in after each step, so that a pair can come back
+    forget   share of the log weights that each step forgets: with a constant direction mirror descent ends where a pair that
+             stands one RMS out has exp(step / forget) times its weight, instead of at a corner
     matched  whether, from the first step on, only a one-to-one assignment of layers has weight; the weights that are learned
              are those of all pairs, so that another assignment can take over
     """
 
     def __init__(
-        self, served: Tensor, update: SimplexUpdate, *, step: float, average: float, mix: float, matched: bool = False
+        self,
+        served: Tensor,
+        update: SimplexUpdate,
+        *,
+        step: float,
+        average: float,
+        mix: float,
+        forget: float = 0.0,
+        matched: bool = False,
     ) -> None:
         self._served = served > 0
         count = int(self._served.sum())
         self._weights, self._average = torch.full((count,), 1 / count), torch.zeros(count)
-        self._update, self._step, self._factor, self._mix, self._matched = update, step, average, mix, matched
+        self._update, self._step, self._factor, self._mix = update, step, average, mix
+        self._forget, self._matched = forget, matched
 
     def weights(self, epoch: int) -> Tensor:
         weights = self._weights.new_zeros(self._served.shape).masked_scatter(self._served, self._weights)
@@ -123,7 +134,8 @@ class Learned:
         of_served = hypergradient.to(self._weights)[self._served]
         self._average = self._factor * self._average + (1 - self._factor) * of_served
         direction = normalised_direction(self._average, self._weights)
-        self._weights = mix_with_uniform(self._update(self._weights, direction, self._step), self._mix)
+        remembered = drawn_to_uniform(self._weights, self._forget) if self._forget else self._weights
+        self._weights = mix_with_uniform(self._update(remembered, direction, self._step), self._mix)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"weights": self._weights, "average": self._average}

@@ -63,6 +63,7 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weig
                 step=weighting.step,
                 average=weighting.average,
                 mix=weighting.mix,
+                forget=weighting.forget,
                 matched=weighting.pairing == "one_to_one",
             )
         case settings.OnePair(teacher=teacher, student=student):

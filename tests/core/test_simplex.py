@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_hpo.core.simplex import (
+    drawn_to_uniform,
     mirror_descent,
     mix_with_uniform,
     normalised_direction,
@@ -162,6 +163,18 @@ def test_a_hypergradient_that_is_not_a_number_is_not_hidden() -> None:
 def test_a_step_far_too_long_still_ends_in_the_nearest_corner() -> None:
     weights = projection(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 2.0]]), 1e10)  # 1 is lost beside 1e10
     assert weights.tolist() == [[1.0, 0.0]]
+
+
+# Drawn to uniform ----------------------------------------------------------------------------------------------------------
+
+
+@given(SEEDS, st.floats(0, 0.99))
+@settings(deadline=None, max_examples=30, derandomize=True)
+def test_drawn_to_uniform_is_a_geometric_mean(seed: int, share: float) -> None:
+    weights, _ = point_and_direction(seed)
+    powers = [[float(w) ** (1 - share) * (1 / (T * S)) ** share for w in row] for row in weights]
+    expected = torch.tensor(powers, dtype=torch.float64)
+    torch.testing.assert_close(drawn_to_uniform(weights, share), expected / expected.sum(), rtol=1e-8, atol=1e-12)
 
 
 # One to one ----------------------------------------------------------------------------------------------------------------

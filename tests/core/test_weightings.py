@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.simplex import SIMPLEX_UPDATES, mirror_descent, one_to_one
+from kd_hpo.core.simplex import SIMPLEX_UPDATES, mirror_descent, normalised_direction, one_to_one
 from kd_hpo.core.weightings import (
     CONSTANT_WEIGHTINGS,
     Constant,
@@ -180,6 +180,16 @@ def test_learning_over_served_pairs_is_learning_without_the_others(update: str) 
         alone.learn(h[served > 0].unsqueeze(1))
     torch.testing.assert_close(some.weights(0)[served > 0], alone.weights(0).flatten())
     assert (some.weights(0)[served == 0] == 0).all()
+
+
+def test_forgetting_weights_settle_where_step_over_forget_says() -> None:
+    h = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]])  # centred, of RMS 1, at any of the weights it leads to
+    weighting = Learned(torch.ones(T, S), mirror_descent, step=0.1, average=0.0, mix=0.0, forget=0.1)
+    for _ in range(200):
+        weighting.learn(h)
+    weights = weighting.weights(0)
+    direction = normalised_direction(h, weights)
+    torch.testing.assert_close(weights, torch.softmax(-direction.flatten(), 0).view(T, S), rtol=1e-5, atol=1e-7)
 
 
 def test_a_matched_weighting_starts_with_all_pairs_and_then_keeps_an_assignment_which_may_change() -> None:
