@@ -261,11 +261,12 @@ def ui(*, runs: Runs = Path("runs"), port: int = 5000) -> None:
         Where to listen on 127.0.0.1.
     """
     from kd_hpo.errors import StudyError
-    from kd_hpo.study.environment import prepare_environment
+    from kd_hpo.study.environment import prepare_environment, require_free_port
 
     database = runs.absolute() / "mlflow.db"
     if not database.is_file():
         raise StudyError(f"there is no {database}; run a study first, or give its folder with --runs")
+    require_free_port(port)
     prepare_environment()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     out.print(f"MLflow on http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (stop it with Ctrl-C)")
