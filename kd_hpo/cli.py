@@ -95,12 +95,13 @@ def teacher(study_file: Path, /, *, set_: Overrides = ()) -> None:
     from kd_hpo.study.folder import StudyFolder
     from kd_hpo.study.read import load_study
     from kd_hpo.study.telling import telling
-    from kd_hpo.trial.prepare import load_data, prepare_teacher
+    from kd_hpo.trial.prepare import load_data, plan_before_training, prepare_teacher
 
     study = load_study(study_file, set_)
     cache = StudyFolder.of(study).cache
     with telling(out) as progress:
         batches, splits = load_data(study.trial(), cache, progress)
+        plan_before_training(study.trial(), batches)  # layers that do not exist are told before
         trained = prepare_teacher(study.trial(), batches, splits, cache, progress)
     out.print(f"{study.teacher.network.name}: accuracy on val {trained.val.accuracy:.4f} ({len(splits.val)} images)")
     out.print(f"its weights: {trained.weights or 'as the network comes'}")
@@ -260,11 +261,12 @@ def ui(*, runs: Runs = Path("runs"), port: int = 5000) -> None:
         Where to listen on 127.0.0.1.
     """
     from kd_hpo.errors import StudyError
-    from kd_hpo.study.environment import prepare_environment
+    from kd_hpo.study.environment import prepare_environment, require_free_port
 
     database = runs.absolute() / "mlflow.db"
     if not database.is_file():
         raise StudyError(f"there is no {database}; run a study first, or give its folder with --runs")
+    require_free_port(port)
     prepare_environment()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     out.print(f"MLflow on http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (stop it with Ctrl-C)")

@@ -1,5 +1,8 @@
 """What kd_hpo raises: each message says what was given, what is accepted and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class KdHpoError(Exception):
     """Base of every error that kd_hpo raises on purpose; the command line prints it as one line."""
@@ -31,3 +34,12 @@ class ExportError(KdHpoError):
 
 class StudyError(KdHpoError):
     """A study that cannot be started, continued or found."""
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Puts what it is about before the words of an error of kd_hpo."""
+    try:
+        yield
+    except KdHpoError as error:
+        raise type(error)(f"{what}: {error}") from error

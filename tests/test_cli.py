@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -239,6 +240,18 @@ def test_file_that_cannot_be_written_is_an_error_too(kd_hpo: Command, exported: 
     below_a_file = kd_hpo("apply", exported, "-o", kd_hpo.folder / "runs/small/study.yaml/x")
     assert "study.yaml/x: Not a directory" in below_a_file.error
     assert not list(kd_hpo.folder.glob(".there*"))
+
+
+@pytest.mark.parametrize("port", [None, 70000])
+def test_ui_on_a_port_that_cannot_be_used(kd_hpo: Command, monkeypatch: pytest.MonkeyPatch, port: int | None) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started a server"))
+    (kd_hpo.folder / "runs").mkdir()
+    (kd_hpo.folder / "runs" / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = port or taken.getsockname()[1]
+        told = kd_hpo("ui", "--port", given)
+    assert told.error.startswith(f"port {given} of 127.0.0.1 cannot be used (")
+    assert told.error.endswith("; give another one with --port")
 
 
 def test_ui_without_a_database(kd_hpo: Command) -> None:

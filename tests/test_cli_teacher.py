@@ -40,6 +40,13 @@ def test_teacher_is_trained_once_and_told(kd_hpo: Command, study_file: Path) -> 
     assert file.stat().st_mtime_ns == written
 
 
+def test_layer_that_does_not_exist_is_told_before_the_training(kd_hpo: Command, study_file: Path) -> None:
+    told = kd_hpo("teacher", study_file, "--set", "student.layers=[conv9]")
+    assert told.code == 1
+    assert told.out == ""
+    assert told.error.startswith("student: PlainConv has no layer 'conv9'; ")
+
+
 def test_teacher_that_is_taken_as_it_comes(kd_hpo: Command, study_file: Path) -> None:
     told = kd_hpo("teacher", study_file, "--set", "teacher.training=null")
     assert "its weights: as the network comes" in told.out

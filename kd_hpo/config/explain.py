@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +14,7 @@ from kd_hpo.errors import ConfigError
 
 KIND = "kind"  # the discriminator of every union of settings
 MAX_MISTAKES = 20
+_PLAIN = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
 
 
 class Mistake(NamedTuple):
@@ -65,8 +67,16 @@ def _problem(keys: Keys, found: Sequence[tuple[Mapping[str, Any], list[Any]]]) -
 
 
 def _wanted(item: Mapping[str, Any], types: list[Any]) -> str:
-    if item["type"] in ("model_type", "model_attributes_type", "dict_type", "tuple_type"):
-        return f"it should be {_expected(_models(types) or types)}"
+    match item["type"]:
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"it should be {_expected(_models(types) or types)}"
+        case "tuple_type":
+            return "it should be a list"
+        case "path_type":
+            return "it should be a path"
+        case "too_short":
+            kind, least = ("mapping", "key") if isinstance(item["input"], Mapping) else ("list", "item")
+            return f"it should be a {kind} with {item['ctx']['min_length']} {least} or more"
     return re.sub("^(Value error|Assertion failed), ", "", item["msg"]).replace("Input should", "it should", 1)
 
 
@@ -82,10 +92,12 @@ def _expected(types: Sequence[Any]) -> str:
 
 def _name(kind: Any) -> str:
     origin = get_origin(kind) or kind
+    if origin is Literal:
+        return " or ".join(map(repr, get_args(kind)))
     if not isinstance(origin, type):
-        return str(kind).replace("typing.", "")  # a Literal or Any
+        return "any value"
     if issubclass(origin, str | bytes) or not issubclass(origin, Collection):
-        return origin.__name__
+        return _PLAIN.get(origin, origin.__name__)
     return "a mapping" if issubclass(origin, Mapping) else "a list"
 
 

@@ -64,6 +64,8 @@ class MethodScores:
     steps: int
     assisted: bool
     """Whether networks between teacher and student are trained before, beside these steps."""
+    assistant_val: float
+    """Accuracy on `val` of the last of them, which teaches the student; the mean over trials, nan where there is none."""
     tuning: str
 
     def all(self, name: str) -> dict[int, float]:
@@ -78,7 +80,7 @@ class Comparison:
     seeds: tuple[int, ...]
     epochs: int
     teacher: Mapping[str, float]
-    """Its accuracy on `val` and `test`."""
+    """The study's own teacher's accuracy on `val` and `test`, whatever assistants teach."""
     splits: Mapping[str, tuple[int, str]]
     """Images and digest."""
 
@@ -118,8 +120,8 @@ class Comparison:
             f"Teacher: val {self.teacher['val']:.4f}, test {self.teacher['test']:.4f}.",
             *(f"Tuning of {', '.join(names)}: {tuning}." for tuning, names in self._by_tuning().items()),
         ]
-        if assisted := [method.name for method in self.methods if method.assisted]:
-            lines.append(f"Before its steps an assistant is trained for {', '.join(assisted)}.")
+        if assisted := [f"{m.name} (val {number(m.assistant_val, '.4f')})" for m in self.methods if m.assisted]:
+            lines.append(f"Before its steps an assistant, which then teaches, is trained for {', '.join(assisted)}.")
         if self.control:
             lines.append(
                 f"difference: test less that of {self.control.name}, the best control by mean, on the same seeds; "
@@ -152,6 +154,8 @@ class Comparison:
         for row, method in zip(rows, self.methods, strict=True):
             row["by_seed"] = {seed: vars(scores) for seed, scores in method.by_seed.items()}
             row["failures"] = method.failures
+            if method.assisted:
+                row["assistant_val"] = None if method.assistant_val != method.assistant_val else method.assistant_val
         about = {
             "study": self.study,
             "seeds": self.seeds,
@@ -203,6 +207,7 @@ def method_scores(
             by_seed[status.spec.seed] = Scores(tested.last, tested.best, val, status.duration_s)
     spec = done[0].spec if done else TrialSpec(id=name, kind="compare", method=name, seed=study.seed)
     config = trial_config(study, spec)
+    taught_by = [folder.result(status.spec.id).teacher_val_accuracy for status in done]
     return MethodScores(
         name=name,
         title=name if any(isinstance(m, Method) and m.name == name for m in study.compare.methods) else METHODS[name].title,
@@ -211,6 +216,7 @@ def method_scores(
         is_control=not isinstance(config.weighting, LearnedWeights) and not (study.search.trials and name == study.search.method),
         steps=len(prepared.splits.train) // config.training.batch_size * config.training.epochs,
         assisted=bool(config.assistants),
+        assistant_val=spread(taught_by)[0] if config.assistants else NAN,
         tuning=tuning_of(study, searched, name),
     )
 

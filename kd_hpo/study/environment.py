@@ -1,6 +1,9 @@
 """How Ray, MLflow and Optuna are kept quiet and at home: set before any of them is imported."""
 
 import os
+import socket
+
+from kd_hpo.errors import StudyError
 
 _DEFAULTS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, the only way to no output at all
@@ -24,3 +27,14 @@ def prepare_environment() -> None:
     """What the user has set stands."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def require_free_port(port: int) -> None:
+    """Raises StudyError where nothing can listen at the port on 127.0.0.1."""
+    try:
+        with socket.socket() as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: only one that listens counts
+            listening.bind(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StudyError(f"port {port} of 127.0.0.1 cannot be used ({reason}); give another one with --port") from error

@@ -12,6 +12,7 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import KdHpoError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design import trial_config
+from kd_hpo.study.failure import kept_failure
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking import MlflowTracker
 from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
@@ -25,12 +26,23 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
     """The trainable. Ends early when `report` raises SystemExit, as Ray does to stop a trial: with the state `stopped` that
     the driver has written (Board), or still `running` where the driver was interrupted.
 
-    An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other goes on to Ray,
-    which starts the trial again from its checkpoint.
+    An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other is written to the
+    status, for Board to tell, and goes on to Ray, which starts the trial again from its checkpoint.
     """
     study = StudyConfig.model_validate_json(study_json)
     spec = TrialSpec.model_validate(sampled["spec"])
     folder = StudyFolder.of(study)
+    try:
+        run_tracked(study, spec, folder, experiment, commit, report)
+    except Exception as error:
+        status = folder.status(spec.id)
+        if status is None or status.state == "running":
+            message = kept_failure(error, folder.trial(spec.id))
+            folder.write_status(TrialStatus(spec=spec, state="running", message=message))
+        raise
+
+
+def run_tracked(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, experiment: str, commit: str, report: Report) -> None:
     started = time.monotonic()
     try:
         config = trial_config(study, spec)

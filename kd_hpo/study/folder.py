@@ -38,7 +38,7 @@ class TrialSpec(Settings):
 
 
 class TrialStatus(Settings):
-    """How a trial stands; `message` says why it failed."""
+    """How a trial stands; `message` says why it failed, or what it raised before it was to be started again."""
 
     spec: TrialSpec
     state: State

@@ -76,7 +76,8 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
         status = self._folder.status(_name(trial))
         if status is None or status.state == "running":
             spec = TrialSpec.model_validate(trial.config["spec"])
-            status = TrialStatus(spec=spec, state="failed", message=_last_line(trial))
+            said = status.message if status else ""  # what it raised, where it could still write that
+            status = TrialStatus(spec=spec, state="failed", message=said or _last_line(trial))
             self._folder.write_status(status)
         self._end(_name(trial), status)
 

@@ -21,7 +21,9 @@ from kd_hpo.config.pairs import NoPairs, Uniform
 from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
-from kd_hpo.errors import ConfigError, StudyError
+from kd_hpo.data.batches import ImageBatches
+from kd_hpo.data.splits import Splits
+from kd_hpo.errors import ConfigError, StudyError, about
 from kd_hpo.study.comparison import Comparison, compared
 from kd_hpo.study.design import Searched, acting_paths, compared_ids, method_trials, own_space, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
@@ -34,8 +36,9 @@ from kd_hpo.study.search import MethodSearch, StudyAsha, StudySearch, known_tria
 from kd_hpo.study.summary import Summary, summarise
 from kd_hpo.study.telling import telling
 from kd_hpo.study.tracking import git_commit, mirror, mlflow_answering, open_experiment, write_summary
+from kd_hpo.trial.check import check_trial
 from kd_hpo.trial.final_test import accuracy_on_test
-from kd_hpo.trial.prepare import Prepared, plan_before_training, prepare, shared_settings
+from kd_hpo.trial.prepare import Prepared, load_data, plan_before_training, prepare, shared_settings
 from kd_hpo.trial.result import METRIC
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
 
@@ -56,8 +59,9 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
         settle_settings(study, folder)
         check_methods(study)
         with telling(console) as progress:
+            shape = check_pairs(study, *load_data(study.trial(), folder.cache, progress))
+            searched = searches(study, shape)
             prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
-            searched = searches(study, shape_of_pairs(study, prepared))
             if trials_left(study, folder, searched):
                 prepare_features(study, folder, progress)
         with mlflow_answering(study):
@@ -119,10 +123,17 @@ def check_methods(study: StudyConfig) -> None:
                     raise ConfigError(f"the space of method {method!r} cannot choose {value!r}: {error}") from error
 
 
-def shape_of_pairs(study: StudyConfig, prepared: Prepared) -> tuple[int, int]:
-    """(T, S) of the study's own pairs."""
+def check_pairs(study: StudyConfig, batches: ImageBatches, splits: Splits) -> tuple[int, int]:
+    """(T, S) of the study's own pairs.
+
+    Raises ConfigError, DataError or FeatureMismatch for a method whose networks, layers and loss do not go together.
+    """
     pairs = study.trial().replace(assistants=(), weighting=Uniform().model_dump())
-    return plan_before_training(pairs, prepared.batches).shape
+    shape = plan_before_training(pairs, batches).shape
+    for method, config in method_trials(study).items():
+        with about(f"method {method}"):
+            check_trial(config, batches, splits)
+    return shape
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:

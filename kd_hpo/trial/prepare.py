@@ -12,12 +12,12 @@ from kd_hpo.config.data import CallableData, Data, Digits, ImageFolder, SplitSiz
 from kd_hpo.config.pairs import NoPairs, OwnLoss, Pairs, Uniform
 from kd_hpo.config.trial import Network, Training, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
-from kd_hpo.core.plan import LayerShape, PairPlan, pair_plan
+from kd_hpo.core.plan import PairPlan, pair_plan
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import DATASETS, ImageSet
 from kd_hpo.data.splits import Splits, make_splits
 from kd_hpo.data.teacher_targets import TeacherTargets, cached_targets, teacher_reader
-from kd_hpo.errors import ConfigError
+from kd_hpo.errors import ConfigError, about
 from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.weights import load_weights, weights_digest
@@ -48,6 +48,7 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
     config = shared_settings(config)
     online = reads_online(config)
     batches, splits = load_data(config, cache, progress)
+    plan = plan_before_training(config, batches)  # layers that do not exist are told before anything is trained
     if config.assistants:
         from kd_hpo.trial.assistants import taught_by_assistants  # it runs trials, which prepare what they read
 
@@ -57,10 +58,10 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
     reader = teacher_reader(
         teacher.network,
-        layers_of(config, config.teacher.layers, teacher.network, batches),
+        [layer.name for layer in plan.teacher],
         batches,
         splits.train,
-        student_shapes(config, batches),
+        plan.student,
         logits_pair=config.pairs.logits == "inside",
         meet=loss.meet,
         standardised=loss.standardised,
@@ -75,12 +76,15 @@ def plan_before_training(config: TrialConfig, batches: ImageBatches) -> PairPlan
 
     Raises ConfigError or FeatureMismatch for networks and layers that do not exist.
     """
-    teacher = config.assistants[-1] if config.assistants else config.teacher
+    whose, teacher = ("assistant", config.assistants[-1]) if config.assistants else ("teacher", config.teacher)
     network = build(teacher.network, batches, seed=config.teacher.seed)
-    with FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
+    with about(whose), FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
         shapes = layer_shapes(tap, batches.input_shape)
+    student = build_student(config, batches)
+    with about("student"), FeatureTap(student, layers_of(config, config.student.layers, student, batches)) as tap:
+        student_shapes = layer_shapes(tap, batches.input_shape)
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
-    return pair_plan(shapes, student_shapes(config, batches), logits_pair=config.pairs.logits == "inside", meet=loss.meet)
+    return pair_plan(shapes, student_shapes, logits_pair=config.pairs.logits == "inside", meet=loss.meet)
 
 
 def reads_online(config: TrialConfig) -> bool:
@@ -174,16 +178,6 @@ def build_student(config: TrialConfig, batches: ImageBatches) -> nn.Module:
     if config.student.weights is not None:
         load_weights(network, config.student.weights)
     return network
-
-
-def student_tap(config: TrialConfig, batches: ImageBatches) -> FeatureTap:
-    network = build_student(config, batches)
-    return FeatureTap(network, layers_of(config, config.student.layers, network, batches))
-
-
-def student_shapes(config: TrialConfig, batches: ImageBatches) -> tuple[LayerShape, ...]:
-    with student_tap(config, batches) as student:
-        return layer_shapes(student, batches.input_shape)
 
 
 def prepare_teacher(

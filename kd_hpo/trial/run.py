@@ -81,10 +81,13 @@ def require_finite(trial: Trial, losses: Tensor) -> None:
 
 
 def diverged(trial: Trial, step: int, losses: str) -> Diverged:
-    outer = trial.config.model_dump(
-        mode="json", include={"training": {"optimizer"}, "kd": True, "pairs": True, "weighting": True}
-    )
-    return Diverged(f"the loss is not finite at step {step} of {trial.total_steps}: {losses}; outer settings {outer}")
+    """Names the settings that a loss grows with."""
+    config = trial.config
+    grows = {"training.optimizer.lr": config.training.optimizer.lr, "kd.weight": config.kd.weight}
+    if trial.pairs is not None:
+        grows |= {"pairs.strength": config.pairs.strength, "pairs.regressor_lr": config.pairs.regressor_lr}
+    told = ", ".join(f"{path} {value:g}" for path, value in grows.items() if value)
+    return Diverged(f"the loss is not finite at step {step} of {trial.total_steps}: {losses}; lower what is large of {told}")
 
 
 def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:

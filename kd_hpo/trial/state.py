@@ -20,10 +20,11 @@ from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.weightings import Weighting
 from kd_hpo.data.augment import View, view
 from kd_hpo.data.batches import Indices
+from kd_hpo.data.splits import Splits
 from kd_hpo.errors import DataError
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
-from kd_hpo.trial.prepare import Prepared, student_tap
+from kd_hpo.trial.prepare import Prepared, build_student, layers_of
 from kd_hpo.trial.randomness import REGRESSORS, SHUFFLE, VIEW, WEIGHTING, generator, random_state, set_random_state
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.weighting import build_weighting, served_pairs
@@ -158,17 +159,24 @@ class Trial:
 
 def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     """A trial at step 0. Seeds torch's global generator, which a network's dropout reads."""
-    steps = len(prepared.splits.train) // config.training.batch_size
-    if not steps:
-        raise DataError(
-            f"the train split has {len(prepared.splits.train)} images, less than one batch of {config.training.batch_size}; "
-            "make training.batch_size smaller or splits.train larger"
-        )
+    steps = steps_per_epoch(config, prepared.splits)
     torch.manual_seed(config.seed)
-    student = student_tap(config, prepared.batches)
+    network = build_student(config, prepared.batches)
+    student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()
     pairs = None if isinstance(config.weighting, settings.NoPairs) else start_pairs(config, prepared)
     return Trial(config, prepared, student, pairs, steps)
+
+
+def steps_per_epoch(config: TrialConfig, splits: Splits) -> int:
+    """Raises DataError where the train split is less than one batch."""
+    steps = len(splits.train) // config.training.batch_size
+    if not steps:
+        raise DataError(
+            f"the train split has {len(splits.train)} images, less than one batch of {config.training.batch_size}; "
+            "make training.batch_size smaller or splits.train larger"
+        )
+    return steps
 
 
 def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:

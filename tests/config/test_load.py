@@ -224,3 +224,22 @@ def test_settings_are_replaced_one_after_the_other() -> None:
         "weighting.student": "fc",
     }
     assert with_settings(load().trial(), changes).weighting == OnePair(teacher="conv1", student="fc")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("student.layers=[]", "student.layers is []; it should be 'auto' or a list with 1 item or more"),
+        ("student.layers=conv1", "student.layers is 'conv1'; it should be 'auto' or a list"),
+        ("search.space={}", "search.space is {}; it should be a mapping with 1 key or more"),
+        ("name=a/b", "name is 'a/b'; it should be letters, digits, '.', '_' and '-', 64 at most, a letter or digit first"),
+        ("data={kind: callable, callable: birds}", "data.callable is 'birds'; it should be package.module:callable"),
+        ("teacher.weights=3", "teacher.weights is 3; it should be a path"),
+        ("data={kind: image_folder}", "data.path is missing; add it: a path"),
+        ("weighting={kind: one_pair, student: x}", "weighting.teacher is missing; add it: a string"),
+        ("search.space={seed: {kind: int, low: 1}}", "search.space.seed.high is missing; add it: a whole number"),
+        ("compare.methods=[{name: x}]", "compare.methods.0.base is missing; add it: a string"),
+    ],
+)
+def test_mistakes_are_told_in_words_of_a_study_file(override: str, words: str) -> None:
+    assert complaint(override) == f"--set {override}: {words}"

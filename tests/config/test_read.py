@@ -359,7 +359,7 @@ def test_wrong_kinds(tmp_path: Path, text: str, message: str) -> None:
         ("either: 3", "study.yaml:1: either is 3; it should be a valid string or a mapping with the keys width, optimizer"),
         (
             "maybe:\n  kind: adam\n  betas: [1]",
-            "study.yaml:3: maybe.betas.1 is missing; add it: float",
+            "study.yaml:3: maybe.betas.1 is missing; add it: a number",
         ),
         (
             "seed: 1\nbounds:\n  low: 3\n  high: 2",
@@ -376,7 +376,7 @@ def test_missing_keys_are_sought_in_what_should_hold_them(tmp_path: Path) -> Non
         "study.yaml:3: layer is missing; add it: a mapping with the keys width, optimizer",
         "study.yaml:3: optimizer is missing; add it: a mapping whose kind is one of sgd, adam",
         "study.yaml:3: matrix is missing; add it: a list",
-        "study.yaml:3: rate is missing; add it: float or a mapping whose kind is one of sgd, adam",
+        "study.yaml:3: rate is missing; add it: a number or a mapping whose kind is one of sgd, adam",
     ]
 
 

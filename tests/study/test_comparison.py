@@ -221,7 +221,15 @@ def test_unequal_budgets_are_told(tmp_path: Path, prepared: Prepared) -> None:
     comparison = comparison_of(study, prepared)
     assert list(comparison.frame()["steps"]) == [28, 56]
     assert "Budget: 28 to 56, not the same for all, inner steps a trial" in "\n".join(comparison.caption())
-    assert "an assistant is trained for takd." in "\n".join(comparison_of(study_of(tmp_path, "kd", "takd"), prepared).caption())
+
+
+def test_assistant_is_told_beside_the_teacher(tmp_path: Path, prepared: Prepared) -> None:
+    study = study_of(tmp_path, "kd", "takd", "ifm", seeds=1)
+    add(study, "takd", 0, [0.6])  # whose teacher has .9 on val
+    comparison = comparison_of(study, prepared)
+    assert "which then teaches, is trained for takd (val 0.9000), ifm (val -)." in "\n".join(comparison.caption())
+    told = {method["method"]: method.get("assistant_val", "none") for method in json.loads(comparison.as_json())["methods"]}
+    assert told == {"kd": "none", "takd": 0.9, "ifm": None}
 
 
 def test_controls_are_neither_searched_nor_learned(tmp_path: Path, prepared: Prepared) -> None:

@@ -140,7 +140,7 @@ def test_interrupted_trial_is_not_stopped_and_goes_on_later(worker: Worker) -> N
 def test_divergence_fails_the_trial_with_its_message_and_does_not_raise(worker: Worker) -> None:
     worker.execute(spec_of(**{"training.optimizer.lr": 1e18}))
     assert worker.status.state == "failed"
-    assert "not finite at step" in worker.status.message and "'lr': 1e+18" in worker.status.message
+    assert "not finite at step" in worker.status.message and "training.optimizer.lr 1e+18" in worker.status.message
     assert (worker.run.data.tags["kd.state"], worker.run.info.status) == ("failed", "FAILED")
     assert worker.status.message in worker.run.data.tags["mlflow.note.content"]
 
@@ -163,6 +163,36 @@ def test_any_other_error_goes_on_to_ray_and_the_next_attempt_continues(worker: W
     worker.execute(spec_of())
     assert worker.status.state == "completed"
     assert worker.epochs_tracked() == [1, 2, 3, 4]
+
+
+OWN_LOSS = """from kd_hpo.core.comparisons import Comparison
+from kd_hpo.core.normalisation import unit_rows
+
+
+def summary(rows):
+    return unit_rows(rows.flatten(1))[:, :odd]
+
+
+def loss():
+    return Comparison(summary, lambda student, teacher: student - teacher)
+"""
+
+
+def test_error_of_a_users_own_code_is_told_with_its_place_and_kept_whole(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = worker.study.runs / "own_loss_of_this_test.py"
+    file.write_text(OWN_LOSS)
+    monkeypatch.syspath_prepend(file.parent)
+    loss = {"kind": "callable", "callable": "own_loss_of_this_test:loss"}
+    worker.study = worker.study.replace(pairs={"loss": loss}, weighting={"kind": "uniform"})
+    with pytest.raises(NameError):
+        worker.execute(spec_of("uniform"))
+    kept = worker.folder.trial("trial-000") / "traceback.txt"
+    assert worker.status.state == "running"  # Ray decides whether it is tried again
+    assert worker.status.message == (
+        f"NameError: name 'odd' is not defined ({file}:6, in summary); the whole traceback is in {kept}"
+    )
+    assert kept.read_text().startswith("Traceback (most recent call last):")
+    assert "run_epoch" in kept.read_text()
 
 
 def test_trial_goes_on_where_mlflow_does_not_answer(worker: Worker) -> None:

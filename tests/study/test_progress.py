@@ -108,6 +108,14 @@ def test_error_of_a_process_fails_its_trial(phase: Phase, error: Exception | Non
     assert "1 failed" in phase.line
 
 
+def test_what_the_trial_wrote_of_its_error_is_told(phase: Phase) -> None:
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    phase.folder.write_status(TrialStatus(spec=trial.spec, state="running", message="ValueError: odd (own.py:3, in f)"))
+    phase.board.on_trial_error(0, [], trial)
+    assert phase.told == "trial-000 failed: ValueError: odd (own.py:3, in f)\n"
+
+
 def test_error_before_the_trial_wrote_anything_fails_it_too(phase: Phase) -> None:
     trial = RayTrial("trial-000", RuntimeError("no module named x"))
     phase.board.on_trial_error(0, [], trial)

@@ -1,15 +1,18 @@
 """The driver's own decisions, without Ray: when a study's name is taken, and at which settings methods are compared."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from kd_hpo.config.read import replace_path
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.errors import ConfigError, StudyError
+from kd_hpo.errors import ConfigError, KdHpoError, StudyError
 from kd_hpo.study.design import searches
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.run import best_settings, check_methods, settle_settings
+from kd_hpo.study.run import best_settings, check_methods, run_study, settle_settings
 from tests.conftest import digits_study
 from tests.study.helpers import LEARNED, record
 
@@ -67,6 +70,43 @@ def test_range_that_does_not_fit_its_method_is_told_before_anything_runs(tmp_pat
     with pytest.raises(ConfigError, match=r"the space of method 'mine' cannot choose 0\.1: .*weighting\.step is not a path"):
         check_methods(study)
     check_methods(study.replace(compare={"methods": [own]}))
+
+
+ONE_PAIR = {"kind": "one_pair", "teacher": "fc", "student": "x"}
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"student.layers": ["conv1", "convv2"]}, r"^student: PlainConv has no layer 'convv2'; did you mean 'conv2'"),
+    ({"teacher.layers": ["conv9"]}, r"^teacher: PlainConv has no layer 'conv9'; "),
+    (
+        {"compare.methods": ["kd", {"name": "maps", "base": "uniform", "set": {"pairs.loss": {"kind": "attention"}}}]},
+        r"^method maps: the loss attention cannot compare teacher layer conv1 \(8x4x4\) with student layer fc .*leave_out$",
+    ),
+    (
+        {"compare.methods": ["at"], "teacher.layers": ["conv1", "fc"], "student.layers": ["conv1"]},
+        r"^method at: the weighting has only pairs that the loss cannot compare: fc -> conv1; choose other layers",
+    ),
+    (
+        {"compare.methods": [{"name": "far", "base": "ifm", "set": {"assistants.0.layers": ["conv7"]}}]},
+        r"^method far: assistant 1: student: PlainConv has no layer 'conv7'",
+    ),
+    (
+        {"compare.methods": [{"name": "one", "base": "vid", "set": {"weighting": ONE_PAIR}}]},
+        r"^method one: weighting.student is 'x', which is not among the student layers of the study: conv1, fc",
+    ),
+    ({"training.batch_size": 300}, r"^method ce: the train split has 240 images, less than one batch of 300; "),
+])  # fmt: skip
+def test_what_does_not_go_together_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], words: str
+) -> None:
+    monkeypatch.setattr("kd_hpo.trial.prepare.trained_teacher", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("kd_hpo.study.run.ray_running", lambda *_: pytest.fail("started Ray"))
+    study = digits_study(tmp_path)
+    for path, value in changes.items():
+        study = replace_path(study, path, value)
+    with pytest.raises(KdHpoError, match=words) as told:
+        run_study(study, Console(file=StringIO()))
+    assert "\n" not in str(told.value)
 
 
 # settings of the comparison

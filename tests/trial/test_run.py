@@ -103,15 +103,20 @@ def test_another_seed_is_another_trial(cache: Path, prepared: Prepared) -> None:
 
 def test_divergence_names_step_and_settings(cache: Path, prepared: Prepared) -> None:
     wild = digits_trial(training={"epochs": 4, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 1e18}})
-    with pytest.raises(Diverged, match=r"not finite at step \d+ of 28: task .* outer settings .*'lr': 1e\+18"):
+    steps = r"^the loss is not finite at step \d+ of 28: task \S+, kd \S+, pairs \S+; lower what is large of "
+    settings = r"training.optimizer.lr 1e\+18, kd.weight 1, pairs.strength 3, pairs.regressor_lr 0.01$"
+    with pytest.raises(Diverged, match=steps + settings):
         run_trial(wild, lambda _: None, cache=cache, prepared=prepared)
+    alone = METHODS["ce"].apply(wild)
+    with pytest.raises(Diverged, match=r"lower what is large of training.optimizer.lr 1e\+18$"):
+        run_trial(alone, lambda _: None, cache=cache)
 
 
 def test_divergence_in_the_last_step_of_an_epoch_is_seen_on_val(
     cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kd_hpo.trial.run.score", lambda *_: Score(loss=float("nan"), accuracy=0.1))
-    with pytest.raises(Diverged, match="not finite at step 7 of 28: val nan; outer settings"):
+    with pytest.raises(Diverged, match="not finite at step 7 of 28: val nan; lower what is large of"):
         run_trial(digits_trial(), lambda _: None, cache=cache, prepared=prepared)
 
 

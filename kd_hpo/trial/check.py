@@ -1,0 +1,32 @@
+"""What can be known to be wrong with a trial before anything is trained."""
+
+from kd_hpo.config.pairs import NoPairs
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.core.pair_losses import pair_loss
+from kd_hpo.data.batches import ImageBatches
+from kd_hpo.data.splits import Splits
+from kd_hpo.errors import about
+from kd_hpo.trial.assistants import assistant_trial
+from kd_hpo.trial.prepare import plan_before_training
+from kd_hpo.trial.state import steps_per_epoch
+from kd_hpo.trial.weighting import build_weighting, served_pairs
+
+
+def check_trial(config: TrialConfig, batches: ImageBatches, splits: Splits) -> None:
+    """Of the trial and of those of its assistants, by a dry run of untrained networks.
+
+    Raises ConfigError, DataError or FeatureMismatch for networks, layers, weights and batches that do not go together.
+    """
+    for number, assistant in enumerate(config.assistants):
+        with about(f"assistant {number + 1}"):
+            taught_by = config.assistants[:number]
+            check_alone(assistant_trial(config, assistant).replace(assistants=taught_by), batches, splits)
+    check_alone(config, batches, splits)
+
+
+def check_alone(config: TrialConfig, batches: ImageBatches, splits: Splits) -> None:
+    steps_per_epoch(config, splits)
+    plan = plan_before_training(config, batches)
+    if not isinstance(config.weighting, NoPairs):
+        loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
+        build_weighting(config, plan, served_pairs(loss, plan, config.pairs))
