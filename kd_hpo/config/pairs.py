@@ -232,14 +232,20 @@ class CrossLayerAttention(Settings):
 
 
 class OneStepDirection(Settings):
+    """Exact for one step of the optimiser, with the outer gradient after it: where steps overshoot, it prefers the wrong pairs."""
+
     kind: Literal["one_step"] = "one_step"
 
 
 class GradientFlowDirection(Settings):
+    """The outer gradient before the step, the limit of small steps: a pair counts by how well its gradient agrees with it."""
+
     kind: Literal["gradient_flow"] = "gradient_flow"
 
 
 class DiagonalFisherDirection(Settings):
+    """The outer gradient after the step over the training gradient's mean square, a stand-in for the curvature."""
+
     kind: Literal["diagonal_fisher"] = "diagonal_fisher"
     decay: Fraction = 0.98
     damping: PositiveFloat = 1e-4
@@ -250,7 +256,7 @@ class LearnedWeights(Settings):
 
     kind: Literal["learned"] = "learned"
     direction: Annotated[OneStepDirection | GradientFlowDirection | DiagonalFisherDirection, Field(discriminator="kind")] = (
-        OneStepDirection()
+        GradientFlowDirection()
     )
     outer_objective: Literal["task", "task_and_teacher", "task_and_pairs"] = "task"
     """L_out on the outer split: cross-entropy; with it, agreement with the teacher's logits at kd.temperature; or the weighted

@@ -3,8 +3,8 @@
     python studies/bench/pair_utilities.py studies/seed_cifar10.yaml --set data.path=/data/cifar10 --seeds 2 \\
         --output studies/bench/seed_cifar10_utilities.json
 
-The accuracy is on the images that no split holds: the student never saw them (the teacher did, as a label-free teacher of
-others), they choose nothing, and there are enough for a standard error of .004. What stands in the output is not run again.
+The accuracy is on half of the images that no split holds: the student never saw them, though a teacher of `train_and_extra`
+did, and they choose nothing in a study. What stands in the output is not run again.
 """
 
 import argparse
