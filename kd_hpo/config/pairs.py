@@ -232,7 +232,7 @@ class CrossLayerAttention(Settings):
 
 
 class OneStepDirection(Settings):
-    """Exact for one step of the optimiser, with the outer gradient after it: where steps overshoot, it prefers the wrong pairs."""
+    """Exact for one step of the optimiser, with the outer gradient after it: where steps overshoot, the wrong pairs look good."""
 
     kind: Literal["one_step"] = "one_step"
 
