@@ -109,7 +109,7 @@ class Compare(Settings):
     seeds: PositiveInt = 3
     tune: NonNegativeInt = 0
     """Trials of a search of its own for each method that `search` does not name, whose best settings it then has; with 0 they
-    all have the best settings of the search."""
+    all have the best settings of the search, but `tpe_lambda`, which then has as many trials as the search."""
 
     def extends(self, other: "Compare") -> bool:
         """Whether it compares all that the other does in the same way, and perhaps more."""
