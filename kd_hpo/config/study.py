@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from kd_hpo.config.settings import Settings, written_as
+from kd_hpo.config.settings import Settings, WrittenAs
 from kd_hpo.config.trial import TrialConfig
 
 Name = Annotated[
-    str, written_as(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, '.', '_' and '-', 64 at most, a letter or digit first")
+    str, WrittenAs(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, '.', '_' and '-', 64 at most, a letter or digit first")
 ]
 
 
