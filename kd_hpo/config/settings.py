@@ -1,9 +1,13 @@
 """The base of every configuration model: typed, frozen, closed to unknown keys."""
 
 import re
+from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
 
 
 class Settings(BaseModel):
@@ -14,12 +18,20 @@ class Settings(BaseModel):
         return self.model_validate(self.model_dump() | changes)
 
 
-def written_as(pattern: str, words: str) -> AfterValidator:
-    """Of a string that the whole pattern must match; words say what that is."""
+@dataclass(frozen=True)
+class WrittenAs:
+    """Of a string that the whole pattern must match; `words` say what that is where it does not."""
 
-    def checked(text: str) -> str:
-        if re.fullmatch(pattern, text) is None:
-            raise ValueError(f"it should be {words}")
+    pattern: str
+    words: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self.checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"pattern": f"^{self.pattern}$"}
+
+    def checked(self, text: str) -> str:
+        if re.fullmatch(self.pattern, text) is None:
+            raise ValueError(f"it should be {self.words}")
         return text
-
-    return AfterValidator(checked)

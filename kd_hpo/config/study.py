@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from kd_hpo.config.settings import Settings, written_as
+from kd_hpo.config.settings import Settings, WrittenAs
 from kd_hpo.config.trial import TrialConfig
 
 Name = Annotated[
-    str, written_as(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, '.', '_' and '-', 64 at most, a letter or digit first")
+    str, WrittenAs(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, '.', '_' and '-', 64 at most, a letter or digit first")
 ]
 
 
@@ -109,7 +109,7 @@ class Compare(Settings):
     seeds: PositiveInt = 3
     tune: NonNegativeInt = 0
     """Trials of a search of its own for each method that `search` does not name, whose best settings it then has; with 0 they
-    all have the best settings of the search."""
+    all have the best settings of the search, but `tpe_lambda`, which then has as many trials as the search."""
 
     def extends(self, other: "Compare") -> bool:
         """Whether it compares all that the other does in the same way, and perhaps more."""

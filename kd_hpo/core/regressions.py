@@ -1,6 +1,7 @@
 """Pair losses that regress the teacher's channels on the student's: one linear map serves a student layer at a resolution."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -110,7 +111,7 @@ class InfoNCE(_Regression):
 # Modules ---------------------------------------------------------------------------------------------------------------------
 
 
-class GroupRegressor(nn.Module):
+class GroupRegressor(nn.Module, ABC):
     """A linear map of one student layer to the channels of all teacher layers of its group; a subclass compares the two."""
 
     bias: Tensor
@@ -147,9 +148,9 @@ class GroupRegressor(nn.Module):
         scale = weights @ self.members.t()  # a pair's weight, at each of its channels
         return scaled_linear(rows, self.weight, self.bias, scale if scale.dim() == 1 else scale.unsqueeze(1))
 
+    @abstractmethod
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Both (B, N, C) -> (B, pairs)"""
-        raise NotImplementedError
 
     def mean_over_channels(self, x: Tensor) -> Tensor:
         """(B, C) -> (B, pairs)"""

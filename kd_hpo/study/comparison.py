@@ -139,10 +139,11 @@ class Comparison:
         ]
 
     def markdown(self) -> str:
-        lines = ["| method | test | best | val | rank | difference | p |", "|---|---|---|---|---|---|---|"]
+        lines = ["| method | test | best | val | rank | s | difference | p |", "|---|---|---|---|---|---|---|---|"]
         for row in self.frame().to_dict("records"):
             accuracies = [with_spread(row[name], row[f"{name}_sd"]) for name in ("test", "test_best", "val")]
-            others = [number(row["rank"], ".1f"), number(row["difference"], "+.4f"), p_value(row["p_value"])]
+            others = [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
+            others += [number(row["difference"], "+.4f"), p_value(row["p_value"])]
             lines.append(f"| {row['title']} | {' | '.join(accuracies + others)} |")
         return "\n".join([*lines, "", *(f"{line}  " for line in self.failures() + self.caption())])
 

@@ -77,10 +77,10 @@ def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
     """Every search of the study by its method; a method whose space is empty has none.
 
     shape  (T, S), the layers of the study's pairs
-    Raises ConfigError where nothing in the space acts on the method that `search` names.
+    Raises ConfigError where nothing in the space acts on the method that `search` names, or where `tpe_lambda` has no trials.
     """
     budgets = {study.search.method: study.search.trials} if study.search.trials else {}
-    budgets |= {name: study.compare.tune for name in method_names(study) if name not in budgets}
+    budgets |= {name: trials_of_its_own(study, name) for name in method_names(study) if name not in budgets}
     found = {name: Searched(name, trials, space_of(study, name, shape)) for name, trials in budgets.items() if trials}
     if study.search.trials and not found[study.search.method].space:
         raise ConfigError(
@@ -88,6 +88,15 @@ def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
             "give a range that does, or search.trials: 0"
         )
     return {name: search for name, search in found.items() if search.space}
+
+
+def trials_of_its_own(study: StudyConfig, name: str) -> int:
+    """Of a method that `search` does not name: `tune`; of the black-box control, as many as learned lambda is searched with."""
+    if method_of(study, name).base != TPE_LAMBDA:
+        return study.compare.tune
+    if not (trials := max(study.compare.tune, study.search.trials)):
+        raise ConfigError(f"method {name!r} searches lambda, and no trials are given for it; set compare.tune (--tune) above 0")
+    return trials
 
 
 def space_of(study: StudyConfig, name: str, shape: tuple[int, int]) -> dict[str, Range]:

@@ -308,6 +308,7 @@ def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared,
 def ray_running(study: StudyConfig) -> Iterator[None]:
     """Ray on this machine, or a connection to the cluster that the study names. Raises StudyError if there is none."""
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is told by Board, in a line
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if study.resources.address == "local":
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}

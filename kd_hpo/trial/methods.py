@@ -167,7 +167,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "uniform": MethodSpec("KD + uniform lambda", "", _set(settings.Uniform())),
     "random": MethodSpec("KD + random lambda", "", _set(settings.RandomPoint())),
-    # kd_hpo.study.design gives it a space: one number a pair. Where nothing is searched it is uniform.
+    # kd_hpo.study.design gives it trials and a space, one number a pair: what is here is where they start.
     "tpe_lambda": MethodSpec("KD + lambda chosen by Optuna (TPE)", "Bergstra et al. 2011", _set(settings.Uniform())),
     "hetero": MethodSpec("KD + learned lambda", "the seed paper", _learned),
 }

@@ -88,12 +88,13 @@ def test_categorical_by_hand() -> None:
     assert categorical_kl(student, teacher, 2.0).tolist() == [pytest.approx(expected)]
 
 
+@pytest.mark.parametrize("shape", [(B, C), (1, 2)])
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 0.5])
-def test_categorical_is_the_divergence_at_a_temperature(temperature: float) -> None:
-    student, teacher = (3 * randn(B, C)).requires_grad_(), (3 * randn(B, C, seed=1)).requires_grad_()
+def test_categorical_is_the_divergence_at_a_temperature(temperature: float, shape: tuple[int, int]) -> None:
+    student, teacher = (3 * randn(*shape)).requires_grad_(), (3 * randn(*shape, seed=1)).requires_grad_()
     p_t, p_s = Categorical(logits=teacher / temperature), Categorical(logits=student / temperature)
     actual = categorical_kl(student, teacher, temperature)
-    assert actual.shape == (B,)
+    assert actual.shape == shape[:1]
     torch.testing.assert_close(actual, temperature**2 * kl_divergence(p_t, p_s), rtol=1e-8, atol=1e-12)
     actual.sum().backward()  # type: ignore[no-untyped-call]
     # d KL / d z_s = (p_s - p_t) / temperature, times temperature^2

@@ -12,7 +12,16 @@ from torch.distributions import Normal
 from kd_hpo.core.pair_losses import PairLoss
 from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import LayerShape, pair_plan
-from kd_hpo.core.regressions import Gaussian, Hint, InfoNCE, gaussian_nll, info_nce, inverse_softplus, softplus_variance
+from kd_hpo.core.regressions import (
+    Gaussian,
+    GroupRegressor,
+    Hint,
+    InfoNCE,
+    gaussian_nll,
+    info_nce,
+    inverse_softplus,
+    softplus_variance,
+)
 
 B, N, C = 3, 4, 5
 
@@ -244,6 +253,12 @@ def test_info_nce_bounds_the_information() -> None:
         ignorant = randn(1, 2, 6, seed=seed).expand(16, 2, 6)
         for temperature in (0.05, 1.0):
             assert (info_nce(ignorant, teacher, temperature).mean(0) >= math.log(16) - 1e-12).all()
+
+
+def test_a_regressor_that_compares_nothing_cannot_be_made() -> None:
+    plan = pair_plan([LayerShape("t", 2, 1, 1)], [LayerShape("s", 3, 1, 1)])
+    with pytest.raises(TypeError, match=r"abstract method '?losses"):
+        GroupRegressor(plan, plan.groups[0], torch.Generator())  # type: ignore[abstract]
 
 
 # Gradients -----------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.simplex import SIMPLEX_UPDATES, mirror_descent, normalised_direction, one_to_one
 from kd_hpo.core.weightings import (
     CONSTANT_WEIGHTINGS,
@@ -16,6 +17,7 @@ from kd_hpo.core.weightings import (
     one_pair,
     random_point,
     same_depth,
+    selected_pair,
 )
 
 T, S = 3, 2
@@ -82,6 +84,22 @@ def test_same_depth(shape: tuple[int, int], teacher_layers: list[int]) -> None:
 
 def test_one_pair() -> None:
     assert one_pair((2, 3), 1, 0).tolist() == [[0, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "logits_pair", "expected"),
+    [
+        ((8, 4, 2, 1), (8, 4, 1), False, {"middle": (2, 1), "last": (3, 2), "last_map": (2, 1)}),
+        ((8, 4, 2, 1), (8, 4, 1), True, {"middle": (1, 1), "last": (2, 1), "last_map": (2, 1)}),  # the logits are no hint
+        ((1, 1), (8, 1), False, {"middle": (1, 1), "last": (1, 1), "last_map": (1, 0)}),  # the last where there is no map
+    ],
+)
+def test_selected_pair_by_place(
+    teacher: tuple[int, ...], student: tuple[int, ...], logits_pair: bool, expected: dict[str, tuple[int, int]]
+) -> None:
+    layers = [[LayerShape(str(i), 2, side, side) for i, side in enumerate(sides)] for sides in (teacher, student)]
+    plan = pair_plan(*layers, logits_pair=logits_pair)
+    assert {which: selected_pair(plan, which) for which in expected} == expected
 
 
 def test_random_point_belongs_to_its_generator() -> None:

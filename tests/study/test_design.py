@@ -192,6 +192,23 @@ def test_black_box_control_searches_every_cell(tmp_path: Path) -> None:
         assert config.training.optimizer.lr == 0.07
 
 
+@pytest.mark.parametrize(("trials", "tune", "expected"), [(5, 0, 5), (0, 3, 3), (5, 3, 5)])
+def test_black_box_control_has_the_optimiser_steps_of_learned_lambda(
+    tmp_path: Path, trials: int, tune: int, expected: int
+) -> None:
+    search = {"trials": trials, "method": LEARNED, "space": LR}
+    study = study_of(tmp_path, "kd", "tpe_lambda", LEARNED, search=search, compare={"tune": tune})
+    found = searches(study, SHAPE)
+    assert found["tpe_lambda"].trials == found[LEARNED].trials == expected
+    assert len({trial_config(study, spec_of(name)).training for name in ("tpe_lambda", LEARNED)}) == 1
+
+
+def test_black_box_control_without_trials_is_refused(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"name": "box", "base": "tpe_lambda"}, search={"trials": 0})
+    with pytest.raises(ConfigError, match=r"^method 'box' searches lambda, and no trials are given for it; set compare.tune"):
+        searches(study, SHAPE)
+
+
 def test_some_cells_of_a_matrix_that_is_given(tmp_path: Path) -> None:
     weighting = {"kind": "fixed", "matrix": [[1, 1], [1, 1], [1, 1]]}
     own = {"name": "tpe", "base": LEARNED, "set": {"weighting": weighting}, "space": {"weighting.matrix.1.0": _uniform(0, 1)}}

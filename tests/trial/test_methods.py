@@ -1,13 +1,16 @@
 """The methods: what each changes, that a planted difference is seen, and the schedules that are theirs."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
+from kd_hpo.config import pairs as settings
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.trial import Network
+from kd_hpo.core.pair_losses import PAIR_LOSSES
 from kd_hpo.errors import ConfigError, FeatureMismatch
 from kd_hpo.trial.methods import METHODS, widened
 from kd_hpo.trial.prepare import Prepared, prepare
@@ -181,3 +184,57 @@ def test_learned_weights_leave_unserved_pairs_at_zero(cache: Path) -> None:
     assert matrix[:, 1].tolist() == [0, 0, 0]
     assert matrix.sum() == pytest.approx(1)
     assert matrix[0, 0] != matrix[1, 0]
+
+
+ANY_MATRIX = [[1, 0], [2, 1], [0, 3]]
+WEIGHTINGS: dict[str, dict[str, object]] = {
+    "uniform": {},
+    "same_depth": {},
+    "one_pair": {"teacher": "conv2", "student": "conv1"},
+    "selected": {"pair": "last_map"},
+    "random": {},
+    "fixed": {"matrix": ANY_MATRIX},
+    "replay": {"matrices": [ANY_MATRIX, ANY_MATRIX[::-1]]},
+    "information_flow": {},
+    "attention": {},
+    "learned": {"every": 1, "warmup": 0.0},
+}
+
+
+def test_every_weighting_is_here() -> None:
+    members = get_args(get_args(settings.Weighting)[0])
+    assert {member.model_fields["kind"].default for member in members} == {*WEIGHTINGS, "none"}
+
+
+@pytest.mark.parametrize("loss", PAIR_LOSSES)
+@pytest.mark.parametrize("kind", WEIGHTINGS)
+def test_any_loss_goes_with_any_weighting(cache: Path, kind: str, loss: str) -> None:
+    pairs = {"loss": {"kind": loss}, "unserved": "leave_out", "balance": {"kind": "none"}}
+    config = digits_trial(pairs=pairs, weighting={"kind": kind, **WEIGHTINGS[kind]}, kd={"weight": 0})
+    trial = start_trial(config, prepare(config, cache))
+    assert trial.pairs is not None
+    for _ in range(3):
+        losses = train_step(trial, trial.prepared.splits.train[:32])
+        assert losses.stacked().isfinite().all()
+        assert losses.pairs != 0
+    served = trial.pairs.weighting.support()
+    weights = trial.pairs.take_attention_mean() if kind == "attention" else trial.pairs.weighting.weights(0)
+    torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
+    assert (weights[~served] == 0).all()
+
+
+def test_replay_without_a_teachers_signal(cache: Path) -> None:
+    """The control of what a schedule does by itself: lambda as it was learned, each example with another one's features."""
+    learned = run_trial(digits_trial(weighting={"kind": "learned", "every": 1, "hold": 0.2}), lambda _: None, cache=cache)
+    trajectory = [record.weights for record in learned.records]
+    assert trajectory[0] != trajectory[-1]
+    config = digits_trial(weighting={"kind": "replay", "matrices": trajectory}, pairs={"targets": "shuffled"})
+    replayed = run_trial(config, lambda _: None, cache=cache)
+    for ours, theirs in zip(replayed.records, trajectory, strict=True):
+        torch.testing.assert_close(torch.tensor(ours.weights), torch.tensor(theirs))
+    trial = start_trial(config, prepare(config, cache))
+    batch = trial.prepared.splits.train[:32]
+    given = trial.prepared.targets.batch(batch, trial.prepared.batches.inputs(batch), trial.prepared.plan.sizes)
+    compared = trial.pair_targets(given)
+    for size, block in given.blocks.items():
+        assert (compared.blocks[size] == block).flatten(1).all(1).sum() <= 4  # by chance an example keeps its own
