@@ -251,13 +251,33 @@ class DiagonalFisherDirection(Settings):
     damping: PositiveFloat = 1e-4
 
 
+class NeumannDirection(Settings):
+    """So many plain gradient steps looked ahead by the Hessian, from before the step; a Hessian product a term."""
+
+    kind: Literal["neumann"] = "neumann"
+    terms: PositiveInt = 20
+    step: PositiveFloat = 0.02
+
+
+class ConjugateGradientDirection(Settings):
+    """The damped inverse Hessian, from before the step; a Hessian product an iteration."""
+
+    kind: Literal["conjugate_gradient"] = "conjugate_gradient"
+    damping: PositiveFloat = 1.0
+    iterations: PositiveInt = 10
+
+
+Direction = Annotated[
+    OneStepDirection | GradientFlowDirection | DiagonalFisherDirection | NeumannDirection | ConjugateGradientDirection,
+    Field(discriminator="kind"),
+]
+
+
 class LearnedWeights(Settings):
     """lambda learned inside the trial by hypergradient on the outer split."""
 
     kind: Literal["learned"] = "learned"
-    direction: Annotated[OneStepDirection | GradientFlowDirection | DiagonalFisherDirection, Field(discriminator="kind")] = (
-        GradientFlowDirection()
-    )
+    direction: Direction = GradientFlowDirection()
     outer_objective: Literal["task", "task_and_teacher", "task_and_pairs"] = "task"
     """L_out on the outer split: cross-entropy; with it, agreement with the teacher's logits at kd.temperature; or the weighted
     pair losses."""

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from kd_hpo.core.directions import Params
 from kd_hpo.core.hypergradient import Losses, slope
+from kd_hpo.core.params import Params
 
 
 def squared_slopes(losses: Losses, w: Params, generator: torch.Generator) -> Tensor:

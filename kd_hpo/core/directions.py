@@ -4,13 +4,15 @@ Every method shares the one Jacobian-vector product and differs only in q, a vec
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-Params = dict[str, Tensor]
+from kd_hpo.core.implicit import HessianProduct, conjugate_gradient, neumann
+from kd_hpo.core.params import Params
 
 
 def update_jacobian(optimizer: Optimizer, before: Params, parameters: Mapping[str, nn.Parameter]) -> Params:
@@ -50,22 +52,45 @@ def _adam(p: nn.Parameter, before: Tensor, state: Mapping[str, Tensor], group: M
 UPDATE_JACOBIANS: dict[type[Optimizer], Callable[..., Tensor]] = {SGD: _sgd, Adam: _adam, AdamW: _adam}
 
 
+@dataclass(frozen=True)
+class InnerStep:
+    """What a direction may ask of the inner problem; nothing is computed before it does."""
+
+    jacobian: Callable[[], Params]
+    """- dw' / d(gradient) of the step just taken, elementwise."""
+    hessian: HessianProduct
+    """Products with the Hessian of the inner loss at w, on batches other than the step's."""
+
+
 class Direction(Protocol):
     """Makes q from the outer loss's gradient; `observe` sees every inner step's gradient."""
 
     after_step: bool
     """Whether it takes the outer gradient at the parameters after the inner step, or at those before it."""
+    residual: float
+    """How far the last q is from solving what it should, as a share of the outer gradient's norm; 0 for closed forms."""
 
     def observe(self, gradient: Params) -> None: ...
 
-    def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params: ...
+    def __call__(self, outer_gradient: Params, step: InnerStep) -> Params: ...
 
     def state_dict(self) -> Params: ...
 
     def load_state_dict(self, state: Params) -> None: ...
 
 
-class OneStep:
+class _Stateless:
+    residual = 0.0
+
+    def observe(self, gradient: Params) -> None: ...
+
+    def state_dict(self) -> Params:
+        return {}
+
+    def load_state_dict(self, state: Params) -> None: ...
+
+
+class OneStep(_Stateless):
     """q = (- dw' / d gradient) * grad L_out(w'): exact for one step of the optimiser (as DARTS, Liu et al. 2019).
 
     Exact, and short-sighted: where the curvature is high a step overshoots, grad L_out(w') points back, and the pairs that
@@ -74,19 +99,12 @@ class OneStep:
 
     after_step = True
 
-    def observe(self, gradient: Params) -> None: ...
-
-    def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params:
-        factor = jacobian()
+    def __call__(self, outer_gradient: Params, step: InnerStep) -> Params:
+        factor = step.jacobian()
         return {name: factor[name] * g for name, g in outer_gradient.items()}
 
-    def state_dict(self) -> Params:
-        return {}
 
-    def load_state_dict(self, state: Params) -> None: ...
-
-
-class GradientFlow:
+class GradientFlow(_Stateless):
     """q = grad L_out(w) at the parameters w of the Jacobian itself: the limit of small steps, without their overshoot.
 
     A pair counts by how well its gradient agrees with that of the outer loss; with balanced pairs, by the cosine of the two.
@@ -94,15 +112,30 @@ class GradientFlow:
 
     after_step = False
 
-    def observe(self, gradient: Params) -> None: ...
-
-    def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params:
+    def __call__(self, outer_gradient: Params, step: InnerStep) -> Params:
         return {name: g.clone() for name, g in outer_gradient.items()}
 
-    def state_dict(self) -> Params:
-        return {}
 
-    def load_state_dict(self, state: Params) -> None: ...
+class Neumann(GradientFlow):
+    """q = step * sum_k (I - step H)^k grad L_out(w), so many terms: as many plain steps looked ahead (Lorraine et al. 2020)."""
+
+    def __init__(self, terms: int = 20, step: float = 0.02) -> None:
+        self.terms, self.step = terms, step
+
+    def __call__(self, outer_gradient: Params, step: InnerStep) -> Params:
+        q, self.residual = neumann(step.hessian, outer_gradient, terms=self.terms, step=self.step)
+        return q
+
+
+class ConjugateGradient(GradientFlow):
+    """q solves (H + damping I) q = grad L_out(w), as far as so many iterations lead (Pedregosa 2016)."""
+
+    def __init__(self, damping: float = 1.0, iterations: int = 10) -> None:
+        self.damping, self.iterations = damping, iterations
+
+    def __call__(self, outer_gradient: Params, step: InnerStep) -> Params:
+        q, self.residual = conjugate_gradient(step.hessian, outer_gradient, damping=self.damping, iterations=self.iterations)
+        return q
 
 
 class DiagonalFisher:
@@ -113,6 +146,7 @@ class DiagonalFisher:
     """
 
     after_step = True
+    residual = 0.0
 
     def __init__(self, decay: float = 0.98, damping: float = 1e-4) -> None:
         self.decay, self.damping = decay, damping
@@ -128,7 +162,7 @@ class DiagonalFisher:
             else:
                 self.mean_square[name] = (1 - self.decay) * g.square()
 
-    def __call__(self, outer_gradient: Params, jacobian: Callable[[], Params]) -> Params:
+    def __call__(self, outer_gradient: Params, step: InnerStep) -> Params:
         unbiased = 1 - self.decay**self.steps
         return {n: g / (self.mean_square[n] / unbiased + self.damping) for n, g in outer_gradient.items()}
 
@@ -144,4 +178,6 @@ DIRECTIONS: dict[str, Callable[..., Direction]] = {
     "one_step": OneStep,
     "gradient_flow": GradientFlow,
     "diagonal_fisher": DiagonalFisher,
+    "neumann": Neumann,
+    "conjugate_gradient": ConjugateGradient,
 }

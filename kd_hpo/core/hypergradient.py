@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from kd_hpo.core.directions import Params
+from kd_hpo.core.params import Params
 
 Losses = Callable[[Params], Tensor]
 

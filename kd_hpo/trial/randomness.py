@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, OUTER, REGRESSORS, WEIGHTING, SHUFFLE, VIEW, BALANCE = range(7)
+ORDER, OUTER, REGRESSORS, WEIGHTING, SHUFFLE, VIEW, BALANCE, HESSIAN = range(8)
 
 
 def generator(seed: int, purpose: int, *position: int) -> torch.Generator:

@@ -106,6 +106,8 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
         weights, scales = epoch_weights(trial), trial.pairs.balance.scales()
         metrics["weights/entropy"] = float(entropy(weights))
         metrics["weights/largest"] = float(weights.max())
+        if trial.pairs.direction is not None and trial.pairs.direction.residual:
+            metrics["weights/residual"] = trial.pairs.direction.residual
         if held:
             trial.pairs.held_sum += weights
             trial.pairs.held_epochs += 1

@@ -14,9 +14,10 @@ from kd_hpo.config import pairs as settings
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.attention import CrossLayerAttention
 from kd_hpo.core.balance import GradientBalance, NoBalance
-from kd_hpo.core.directions import DIRECTIONS, Direction, Params
+from kd_hpo.core.directions import DIRECTIONS, Direction
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.pairs import PairMatrix, Targets
+from kd_hpo.core.params import Params
 from kd_hpo.core.weightings import Weighting
 from kd_hpo.data.augment import View, view
 from kd_hpo.data.batches import Indices

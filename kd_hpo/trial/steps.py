@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +12,16 @@ from torch.func import functional_call
 
 from kd_hpo.config.pairs import GradientBalanced, LearnedWeights
 from kd_hpo.core.balance import GradientBalance, squared_slopes
-from kd_hpo.core.directions import Params, update_jacobian
+from kd_hpo.core.directions import InnerStep, update_jacobian
 from kd_hpo.core.hypergradient import hypergradient
 from kd_hpo.core.pair_losses import categorical_kl
 from kd_hpo.core.pairs import Targets
+from kd_hpo.core.params import Params
 from kd_hpo.core.weightings import Learned
 from kd_hpo.data.augment import View
 from kd_hpo.data.batches import Indices, drawn_batch
 from kd_hpo.nets.forward_mode import plain_attention
-from kd_hpo.trial.randomness import BALANCE, OUTER, generator, random_state, random_state_kept, set_random_state
+from kd_hpo.trial.randomness import BALANCE, HESSIAN, OUTER, generator, random_state, random_state_kept, set_random_state
 from kd_hpo.trial.state import PairState, Trial
 
 
@@ -191,7 +193,11 @@ def learn_weights(
     """lambda <- a step on the simplex against d L_out / d lambda, for the inner step on x that is taken from `before`."""
     assert isinstance(pairs.weighting, Learned) and pairs.direction is not None
     g, direct = outer_gradient(trial, pairs, trained)
-    q = pairs.direction(g, lambda: update_jacobian(trial.optimizer, before.parameters, trained))
+    step = InnerStep(
+        jacobian=lambda: update_jacobian(trial.optimizer, before.parameters, trained),
+        hessian=partial(inner_hessian, trial, pairs),
+    )
+    q = pairs.direction(g, step)
     q = {name: q.get(name, torch.zeros_like(w)) for name, w in before.parameters.items()}
 
     def pair_losses(w: Params) -> Tensor:
@@ -222,3 +228,24 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
         direct = matrix.detach()
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(trained, gradients, strict=True)), direct
+
+
+def inner_hessian(trial: Trial, pairs: PairState, v: Params, number: int) -> Params:
+    """H v, with H of the inner loss at w as it is now, on the batch of the train split that the step and the number name."""
+    batch = drawn_batch(
+        trial.prepared.splits.train, trial.config.training.batch_size, trial.config.seed, HESSIAN, trial.step, number
+    )
+    seen, w = trial.view(batch), {name: p for name, p in trial.parameters.items() if name in v}
+    targets = what_teacher_says(trial, batch, seen.x)
+    assert targets is not None
+    with random_state_kept():
+        logits, features = run_student(trial, seen.x, trial.buffers())
+    matrix = pairs.losses(as_targets(features), trial.pair_targets(targets))
+    weights = pairs.weighting.weights(trial.epoch).to(matrix) * trial.config.pairs.strength * pairs.balance.scales().to(matrix)
+    kd = categorical_kl(logits, targets.logits.to(logits), trial.config.kd.temperature).mean()
+    loss = seen.cross_entropy(logits) + trial.config.kd.weight * kd + (weights * matrix).sum()
+    gradients = torch.autograd.grad(loss, list(w.values()), create_graph=True, allow_unused=True, materialize_grads=True)
+    along = sum((g * v[name]).sum() for name, g in zip(w, gradients, strict=True))
+    assert isinstance(along, torch.Tensor)
+    products = torch.autograd.grad(along, list(w.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(w, products, strict=True))

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from kd_hpo.core.directions import DiagonalFisher, OneStep, Params
+from kd_hpo.core.directions import DiagonalFisher, GradientFlow, InnerStep, OneStep
+from kd_hpo.core.params import Params
 
 
 def gradients(steps: int) -> list[Params]:
@@ -15,7 +16,14 @@ def gradients(steps: int) -> list[Params]:
 
 
 def no_jacobian() -> Params:
-    raise AssertionError("the Fisher direction does not need the step's Jacobian")
+    raise AssertionError("the direction does not need the step's Jacobian")
+
+
+def no_hessian(v: Params, number: int) -> Params:
+    raise AssertionError("the direction does not need the Hessian")
+
+
+NOTHING = InnerStep(no_jacobian, no_hessian)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -25,7 +33,7 @@ def test_diagonal_fisher_matches_a_plain_loop(steps: int) -> None:
     fisher = DiagonalFisher(decay, damping)
     for gradient in seen:
         fisher.observe(gradient)
-    q = fisher(outer, no_jacobian)
+    q = fisher(outer, NOTHING)
     for name, g in outer.items():
         for position in range(g.numel()):
             # A weighted mean of the squares, the newest with weight 1, the one before with decay, and so on.
@@ -40,7 +48,7 @@ def test_diagonal_fisher_looks_further_where_the_loss_is_flat() -> None:
     fisher = DiagonalFisher(0.98, damping=0.5)
     fisher.observe({"w": torch.tensor([0.0, 3.0])})
     # After one step the bias-corrected mean square is the square itself: g / (0 + 0.5) and g / (9 + 0.5).
-    torch.testing.assert_close(fisher({"w": torch.ones(2)}, no_jacobian)["w"], torch.tensor([2.0, 1 / 9.5]))
+    torch.testing.assert_close(fisher({"w": torch.ones(2)}, NOTHING)["w"], torch.tensor([2.0, 1 / 9.5]))
 
 
 def test_diagonal_fisher_resumes_from_its_state() -> None:
@@ -52,12 +60,21 @@ def test_diagonal_fisher_resumes_from_its_state() -> None:
     resumed.load_state_dict(fisher.state_dict())
     for one in (fisher, resumed):
         one.observe(later)
-    for name, expected in fisher(outer, no_jacobian).items():
-        assert torch.equal(resumed(outer, no_jacobian)[name], expected)
+    for name, expected in fisher(outer, NOTHING).items():
+        assert torch.equal(resumed(outer, NOTHING)[name], expected)
 
 
 def test_one_step_multiplies_by_the_jacobian() -> None:
     outer, jacobian = gradients(2)
-    q = OneStep()(outer, lambda: jacobian)
+    q = OneStep()(outer, InnerStep(lambda: jacobian, no_hessian))
     for name in outer:
         torch.testing.assert_close(q[name], jacobian[name] * outer[name], rtol=1e-12, atol=0)
+
+
+def test_gradient_flow_is_the_outer_gradient_before_the_step() -> None:
+    (outer,) = gradients(1)
+    q = GradientFlow()(outer, NOTHING)
+    assert not GradientFlow.after_step
+    for name, g in outer.items():
+        assert torch.equal(q[name], g)
+        assert q[name] is not g

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.directions import Params
 from kd_hpo.core.hypergradient import central_difference, hypergradient
+from kd_hpo.core.params import Params
 
 T, S, P = 3, 2, 5
 RHO, LR = 0.7, 0.3

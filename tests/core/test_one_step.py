@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from kd_hpo.core.directions import OneStep, Params, update_jacobian
+from kd_hpo.core.directions import InnerStep, OneStep, update_jacobian
 from kd_hpo.core.hypergradient import central_difference, hypergradient
 from kd_hpo.core.pair_losses import PAIR_LOSSES, PairLoss
 from kd_hpo.core.pairs import PairMatrix, Targets
+from kd_hpo.core.params import Params
 from kd_hpo.core.plan import LayerShape, PairPlan, pair_plan
 from kd_hpo.core.regressions import Gaussian
 
@@ -171,6 +172,10 @@ def through_the_update(world: World, update: Update) -> tuple[Params, Tensor]:
     return {name: p.detach() for name, p in stepped.items()}, by_lam
 
 
+def no_hessian(v: Params, number: int) -> Params:
+    raise AssertionError("one step needs no Hessian")
+
+
 def the_library_way(world: World) -> tuple[Params, Params]:
     """Takes the real step; gives w before it, and q of the step."""
     before = {name: p.detach().clone() for name, p in world.w.items()}
@@ -178,7 +183,7 @@ def the_library_way(world: World) -> tuple[Params, Params]:
     world.optimizer.step()
     gradients = torch.autograd.grad(world.outer_loss(dict(world.w)), list(world.w.values()))
     outer = dict(zip(world.w, gradients, strict=True))
-    return before, OneStep()(outer, lambda: update_jacobian(world.optimizer, before, world.w))
+    return before, OneStep()(outer, InnerStep(lambda: update_jacobian(world.optimizer, before, world.w), no_hessian))
 
 
 @pytest.mark.parametrize("steps", [0, 3], ids=["first_step", "fourth_step"])

@@ -18,10 +18,10 @@ from kd_hpo.core.weightings import Learned
 from kd_hpo.data.batches import ImageBatches, drawn_batch, shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets
 from kd_hpo.trial.prepare import Prepared, prepare
-from kd_hpo.trial.randomness import OUTER
+from kd_hpo.trial.randomness import HESSIAN, OUTER
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.state import Trial, start_trial
-from kd_hpo.trial.steps import train_step
+from kd_hpo.trial.steps import inner_gradients, inner_hessian, train_step, what_teacher_says
 from tests.conftest import digits_trial
 
 
@@ -128,6 +128,36 @@ def test_gradient_flow_learns_from_the_limit_of_small_steps(
     config = digits_trial(weighting=weighting, training=training, pairs={"strength": 2.0})
     exact, measured = hypergradients(config, cache, tmp_path / "state", monkeypatch)
     torch.testing.assert_close(exact, measured / lr, rtol=0.02, atol=0.02 * float(exact.abs().max()))
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache: Path) -> None:
+    config = digits_trial(weighting=learned(mix=0.0), pairs={"strength": 2.0}, training={"epochs": 1, "batch_size": 32})
+    trial = start_trial(config, prepare(config, cache))
+    for batch in list(shuffled_batches(trial.prepared.splits.train, 32, 0))[:6]:
+        train_step(trial, batch)
+    assert trial.pairs is not None
+    generator = torch.Generator().manual_seed(0)
+    v = {name: torch.randn(p.shape, generator=generator) for name, p in trial.parameters.items()}
+    product = inner_hessian(trial, trial.pairs, v, 3)
+    batch = drawn_batch(trial.prepared.splits.train, 32, config.seed, HESSIAN, trial.step, 3)
+
+    def gradient(moved: float) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            for name, p in trial.parameters.items():
+                p += moved * v[name]
+        seen = trial.view(batch)
+        inner_gradients(trial, seen, what_teacher_says(trial, batch, seen.x))
+        with torch.no_grad():
+            for name, p in trial.parameters.items():
+                p -= moved * v[name]
+        return {name: p.grad.clone() for name, p in trial.parameters.items() if p.grad is not None}
+
+    epsilon = 1e-6
+    ahead, behind = gradient(epsilon), gradient(-epsilon)
+    for name, hv in product.items():
+        expected = (ahead[name] - behind[name]) / (2 * epsilon)
+        torch.testing.assert_close(hv, expected, rtol=1e-4, atol=1e-5 * float(hv.abs().max()) + 1e-7)
 
 
 def test_learning_moves_no_buffer_and_no_random_number(cache: Path, prepared: Prepared) -> None:
