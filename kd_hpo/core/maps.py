@@ -1,5 +1,6 @@
 """Features of every kind read as maps, so that any two can be compared at one resolution."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,8 +50,27 @@ def as_map(feature: Tensor, layer: LayerShape) -> Tensor:
 
 def pooled(feature: Tensor, size: Size) -> Tensor:
     """(B, C, H, W) -> (B, h * w, C): averaged down to the size, one row a position."""
-    small = feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(feature, size)
-    return small.flatten(2).transpose(1, 2)
+    if size == (1, 1):  # the gradient of adaptive_avg_pool2d would be laid out as (B, C, H, W) here, that of rows is not
+        return rows_of(feature).mean(1, keepdim=True)
+    return rows_of(feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(feature, size))
+
+
+def rows_of(feature: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C), a view."""
+    return feature.flatten(2).transpose(1, 2)
+
+
+def gradient_in_own_layout(feature: Tensor) -> Tensor:
+    """The feature itself; its gradient is laid out in memory as it is, so that the network's backward copies no large map.
+
+    Each step of a network's backward takes the layout of the gradient that it is given, and is slow where that is not its own.
+    """
+    if not feature.requires_grad or feature.dim() != 4:
+        return feature
+    layout = torch.contiguous_format if feature.is_contiguous() else torch.channels_last
+    seen = feature.view_as(feature)
+    seen.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
+    return seen
 
 
 def _proportional(size: Size, image: Size) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_hpo.core.gradient_scaling import scaled_identity
+from kd_hpo.core.maps import gradient_in_own_layout
 from kd_hpo.core.pair_losses import PairLoss, categorical_kl
 from kd_hpo.core.plan import PairPlan, Size
 
@@ -30,6 +31,7 @@ class PairMatrix(nn.Module):
     where the plan has one: it is categorical whatever the loss.
     """
 
+    cells: Tensor
     order: Tensor
     served: Tensor | None
 
@@ -42,9 +44,11 @@ class PairMatrix(nn.Module):
         self.plan, self.temperature = plan, temperature
         self.feature_pairs = loss.module(plan, generator or torch.Generator().manual_seed(0))
         T, S = plan.shape
-        cells = [t * S + g.student for g in plan.groups for t in g.teachers] + ([T * S - 1] if plan.logits_pair else [])
+        of_groups = [t * S + g.student for g in plan.groups for t in g.teachers]
+        cells = of_groups + ([T * S - 1] if plan.logits_pair else [])
         absent = sorted(set(range(T * S)).difference(cells))
         self.absent = len(absent)
+        self.register_buffer("cells", torch.tensor(of_groups, dtype=torch.long), persistent=False)
         self.register_buffer("order", torch.tensor(cells + absent).argsort(), persistent=False)
         served = torch.ones(T, S)
         for group in plan.groups:
@@ -60,8 +64,11 @@ class PairMatrix(nn.Module):
                   the student multiplied by its weight, while the regressors get theirs at unit weight
         returns   (B, T, S)
         """
-        groups = self.plan.groups
-        of_groups = [None if weights is None else weights[..., list(g.teachers), g.student] for g in groups]
+        of_groups: Sequence[Tensor | None] = [None] * len(self.plan.groups)
+        if weights is not None:
+            counts = [len(g.teachers) for g in self.plan.groups]
+            of_groups = weights.flatten(-2).index_select(-1, self.cells).split(counts, -1)
+            features = [gradient_in_own_layout(f) for f in features]
         parts = self.feature_pairs(features, targets.blocks, of_groups)
         if self.plan.logits_pair:
             logits = features[-1].flatten(1)
@@ -70,7 +77,7 @@ class PairMatrix(nn.Module):
             parts.append(categorical_kl(logits, targets.logits, self.temperature).unsqueeze(1))
         if self.absent:
             parts.append(parts[0].new_zeros(len(parts[0]), self.absent))
-        losses = torch.cat(parts, 1)[:, self.order].view(-1, *self.plan.shape)
+        losses = torch.cat(parts, 1).index_select(1, self.order).view(-1, *self.plan.shape)
         return losses if self.served is None else losses * self.served
 
     def forward(self, features: Sequence[Tensor], targets: Targets) -> Tensor:

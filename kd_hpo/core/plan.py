@@ -83,11 +83,8 @@ class PairPlan:
         wanted: dict[Size, set[int]] = {}
         for group in self._all_groups:
             wanted.setdefault(group.size, set()).update(group.teachers)
-        # Layers native to the resolution first: a larger student layer then reads a prefix of the block, without a copy.
-        return {
-            size: tuple(sorted(layers, key=lambda t, size=size: (self._native(t) != size, t)))  # type: ignore[misc]
-            for size, layers in wanted.items()
-        }
+        # In order of depth: where maps shrink with depth, the channels that any group reads stand side by side.
+        return {size: tuple(sorted(layers)) for size, layers in wanted.items()}
 
     def channels_of(self, group: Group) -> tuple[int, ...]:
         """Where the group's teacher channels stand in its block."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_hpo.core.fused_gaussian import fused_gaussian
 from kd_hpo.core.gradient_scaling import scaled_linear
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.normalisation import batch_normalised, unit_rows
@@ -115,6 +116,7 @@ class GroupRegressor(nn.Module, ABC):
     """A linear map of one student layer to the channels of all teacher layers of its group; a subclass compares the two."""
 
     bias: Tensor
+    pair: Tensor
     members: Tensor
     index: Tensor | None
 
@@ -128,6 +130,8 @@ class GroupRegressor(nn.Module, ABC):
             self.bias = nn.Parameter(zeros)
         else:
             self.register_buffer("bias", zeros, persistent=False)
+        pair = torch.arange(len(self.channels)).repeat_interleave(torch.tensor(self.channels))
+        self.register_buffer("pair", pair, persistent=False)  # (C,), of each channel
         # (C, pairs), 1 where a channel is the pair's own: sums over channels are one matrix product for all pairs.
         self.register_buffer("members", torch.block_diag(*(torch.ones(c, 1) for c in self.channels)), persistent=False)
         positions = plan.channels_of(group)
@@ -139,22 +143,29 @@ class GroupRegressor(nn.Module, ABC):
         """feature (B, ...) of the student, block (B, hw, C'), weights None or (pairs,) or (B, pairs) -> losses (B, pairs)."""
         rows = pooled(as_map(feature, self.layer), self.size)
         target = block[..., self.span] if self.index is None else block.index_select(2, self.index)
-        return self.losses(self.predicted(rows, weights), target)
+        return self.compared(rows, target, None if weights is None else weights.index_select(-1, self.pair))
 
-    def predicted(self, rows: Tensor, weights: Tensor | None) -> Tensor:
+    def compared(self, rows: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
+        """rows (B, N, C_s), target (B, N, C), scale None or (C,) or (B, C): its pair's weight -> (B, pairs)"""
+        return self.losses(self.predicted(rows, scale), target)
+
+    def predicted(self, rows: Tensor, scale: Tensor | None) -> Tensor:
         """(B, N, C_s) -> (B, N, C), the channels of all pairs side by side."""
-        if weights is None:
+        if scale is None:
             return F.linear(rows, self.weight, self.bias)
-        scale = weights @ self.members.t()  # a pair's weight, at each of its channels
         return scaled_linear(rows, self.weight, self.bias, scale if scale.dim() == 1 else scale.unsqueeze(1))
 
     @abstractmethod
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Both (B, N, C) -> (B, pairs)"""
 
+    def shares(self) -> Tensor:
+        """(C, pairs), of each channel in its pair's mean."""
+        return self.members / self.members.sum(0)
+
     def mean_over_channels(self, x: Tensor) -> Tensor:
         """(B, C) -> (B, pairs)"""
-        return x @ self.members / self.members.sum(0)
+        return x @ self.shares()
 
 
 class GaussianRegressor(GroupRegressor):
@@ -170,6 +181,12 @@ class GaussianRegressor(GroupRegressor):
             self.rho = nn.Parameter(rho)
         else:
             self.register_buffer("rho", rho)
+
+    def compared(self, rows: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
+        if scale is None or self.deeper:
+            return super().compared(rows, target, scale)
+        variance = softplus_variance(self.rho, self.floor)
+        return fused_gaussian(rows, self.weight, self.bias, variance, target, self.shares(), scale)
 
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:
         for layer in self.deeper:
@@ -200,8 +217,8 @@ class InfoNCERegressor(GroupRegressor):
         columns = nn.utils.rnn.pad_sequence(spans, batch_first=True, padding_value=len(self.weight))
         self.register_buffer("columns", columns, persistent=False)
 
-    def predicted(self, rows: Tensor, weights: Tensor | None) -> Tensor:
-        return super().predicted(rows.mean(1, keepdim=True), weights)  # the map is linear: the mean of its outputs
+    def predicted(self, rows: Tensor, scale: Tensor | None) -> Tensor:
+        return super().predicted(rows.mean(1, keepdim=True), scale)  # the map is linear: the mean of its outputs
 
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:
         return info_nce(self._by_pair(predicted.squeeze(1)), self._by_pair(target.mean(1)), self.temperature)

@@ -200,4 +200,4 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     direction = None
     if isinstance(config.weighting, settings.LearnedWeights):
         direction = DIRECTIONS[config.weighting.direction.kind](**config.weighting.direction.model_dump(exclude={"kind"}))
-    return PairState(losses, weighting, balance, Adam(groups), attention, direction)
+    return PairState(losses, weighting, balance, Adam(groups, fused=True), attention, direction)

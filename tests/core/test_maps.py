@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.maps import as_map, layer_shape, pooled
+from kd_hpo.core.maps import as_map, gradient_in_own_layout, layer_shape, pooled, rows_of
 from kd_hpo.core.plan import LayerShape
 from kd_hpo.errors import FeatureMismatch
 
@@ -121,3 +121,17 @@ def test_pooled_where_the_size_does_not_divide() -> None:
     # 3 to 2: the windows [0, 1] and [1, 2] overlap.
     feature = torch.tensor([[[[1.0], [2.0], [6.0]]]])
     assert pooled(feature, (2, 1)).tolist() == [[[1.5], [4.0]]]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradient_comes_in_the_layout_of_the_feature(layout: torch.memory_format) -> None:
+    feature = torch.randn(2, 3, 4, 5).to(memory_format=layout).requires_grad_()
+    inner = feature.clone()
+    seen: list[tuple[int, ...]] = []
+    inner.register_hook(lambda gradient: seen.append(gradient.stride()))
+    same = gradient_in_own_layout(inner)
+    assert torch.equal(same, inner)
+    rows = rows_of(same)
+    (rows.square().sum() + rows.transpose(1, 2).contiguous().sum()).backward()
+    torch.testing.assert_close(feature.grad, 2 * feature.detach() + 1)
+    assert seen == [inner.stride()]

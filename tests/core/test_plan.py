@@ -29,14 +29,14 @@ def test_groups(plan: PairPlan) -> None:
     assert len(plan.groups) == 5
 
 
-def test_blocks_hold_native_layers_first(plan: PairPlan) -> None:
-    assert plan.blocks == {(8, 8): (0,), (4, 4): (1, 0), (2, 2): (2,)}  # b is 4 x 4 itself, a is pooled to it
+def test_blocks_hold_layers_in_order_of_depth(plan: PairPlan) -> None:
+    assert plan.blocks == {(8, 8): (0,), (4, 4): (0, 1), (2, 2): (2,)}  # a is pooled to 4 x 4, b has it itself
 
 
 def test_channels_of_a_group(plan: PairPlan) -> None:
-    # At 4 x 4 the block holds b's three channels, then a's two. y reads a, then b; x reads b, a prefix.
-    assert plan.channels_of(Group(1, (4, 4), (0, 1))) == (3, 4, 0, 1, 2)
-    assert plan.channels_of(Group(0, (4, 4), (1,))) == (0, 1, 2)
+    # At 4 x 4 the block holds a's two channels, then b's three. y reads both; x reads b alone, which ends the block.
+    assert plan.channels_of(Group(1, (4, 4), (0, 1))) == (0, 1, 2, 3, 4)
+    assert plan.channels_of(Group(0, (4, 4), (1,))) == (2, 3, 4)
     assert plan.channels_of(Group(0, (8, 8), (0,))) == (0, 1)
 
 
@@ -66,7 +66,7 @@ def test_the_logits_pair_stands_in_no_group() -> None:
     plan = pair_plan(teacher, student, logits_pair=True)
     # Only (1, 1) is missing: the other pairs of both logits layers are like any.
     assert set(plan.groups) == {Group(0, (4, 4), (0,)), Group(0, (1, 1), (1,)), Group(1, (1, 1), (0,))}
-    assert plan.blocks == {(4, 4): (0,), (1, 1): (1, 0)}
+    assert plan.blocks == {(4, 4): (0,), (1, 1): (0, 1)}
     assert pair_plan(teacher[1:], student[1:], logits_pair=True).groups == ()
 
 
