@@ -22,7 +22,7 @@ from kd_hpo.files import folder_published_atomically
 from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
 from kd_hpo.nets.weights import network_digest
 
-_VERSION = 2
+_VERSION = 3
 _CHUNK = 512
 
 
