@@ -1,5 +1,6 @@
 """The pairs of a trial: the losses that compare two layers, and how the T x S of them are weighted."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -206,6 +207,15 @@ class FixedMatrix(Settings):
     """T rows of S numbers, not negative; brought to sum 1."""
 
 
+class ExportedMatrix(Settings):
+    """A learned matrix of a file that `kd-hpo export` wrote; reading the study makes it a fixed one."""
+
+    kind: Literal["exported"] = "exported"
+    path: Path
+    rank: PositiveInt = 1
+    """Which of the file's matrices, best first; its mean over the epochs in which it was held still."""
+
+
 class ReplayedMatrices(Settings):
     """A recorded trajectory, one matrix an epoch."""
 
@@ -315,6 +325,7 @@ Weighting = Annotated[
     | SelectedPair
     | RandomPoint
     | FixedMatrix
+    | ExportedMatrix
     | ReplayedMatrices
     | InformationFlow
     | CrossLayerAttention

@@ -75,6 +75,10 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weig
             return constant(random_point(shape, generator(config.seed, WEIGHTING)))
         case settings.FixedMatrix(matrix=matrix):
             return constant(_matrix(matrix, shape))
+        case settings.ExportedMatrix(path=path):
+            raise ConfigError(
+                f"weighting names the export {path}; kd_hpo.load_study reads it, or give its matrix with `kind: fixed`"
+            )
         case settings.ReplayedMatrices(matrices=matrices):
             return Replay([_of_served(_matrix(matrix, shape), served, plan) for matrix in matrices])
         case settings.InformationFlow(start=start, decay=decay):
