@@ -115,7 +115,8 @@ def machine() -> str:
     load = os.getloadavg()[0]
     return (
         f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, load {load:.1f}, "
-        f"{torch.get_num_threads()} thread, torch {torch.__version__}, Python {platform.python_version()}, {datetime.date.today()}"
+        f"{torch.get_num_threads()} thread, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {datetime.date.today()}"
     )
 
 
