@@ -183,9 +183,11 @@ class GaussianRegressor(GroupRegressor):
             self.register_buffer("rho", rho)
 
     def compared(self, rows: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
-        if scale is None or self.deeper:
+        if self.deeper or (scale is None and torch.is_grad_enabled()):  # the plain loss may be differentiated twice
             return super().compared(rows, target, scale)
         variance = softplus_variance(self.rho, self.floor)
+        if scale is None:
+            scale = torch.ones_like(variance)
         return fused_gaussian(rows, self.weight, self.bias, variance, target, self.shares(), scale)
 
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:

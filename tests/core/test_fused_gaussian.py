@@ -41,4 +41,4 @@ def test_at_scale_one_passes_gradcheck() -> None:
     target, one = randn(B, N, C, seed=4), torch.ones(C, dtype=torch.float64)
     inputs = (randn(B, N, C_IN), randn(C, C_IN, seed=1), randn(C, seed=2), randn(C, seed=3).square() + 0.5)
     inputs = tuple(v.requires_grad_() for v in inputs)
-    assert torch.autograd.gradcheck(lambda *xs: fused_gaussian(*xs, target, SHARES, one), inputs)
+    assert torch.autograd.gradcheck(lambda *xs: fused_gaussian(*xs, target, SHARES, one), inputs, check_forward_ad=True)

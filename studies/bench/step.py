@@ -1,0 +1,189 @@
+"""What pairs cost: whole short trials with the teacher's features cached, against trials of the same code with KD alone.
+
+    python studies/bench/step.py                      # the seed paper's networks, 1 to 25 pairs
+    python studies/bench/step.py --networks resnet56  # ResNet-56 -> MobileNetV2 on 32x32, 1 to 100 pairs
+    python studies/bench/step.py --plot growth.png
+
+Images are random, of CIFAR's shape; teachers are untrained: neither changes the cost. CPU time of one thread, in blocks: every
+block runs each trial once, and a ratio is that of two trials of one block. Memory is the peak of a process of its own above
+that of one which has only imported kd_hpo. The balance starts after 1 measure, as 10 would weigh more in a short trial.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.run import run_trial
+
+CLASSES = 10
+WEIGHTINGS: dict[str, dict[str, Any]] = {
+    "kd": {"kind": "none"},
+    "uniform": {"kind": "uniform"},
+    "learned": {"kind": "learned", "direction": {"kind": "diagonal_fisher"}},
+}
+CONVOLUTIONS = ["conv1", "conv2", "conv3"]
+RESNET = [f"stage1.{i}" for i in (1, 4, 8)] + [f"stage2.{i}" for i in (1, 4, 8)] + [f"stage3.{i}" for i in (1, 4, 7, 8)]
+MOBILENET = [f"features.{i}" for i in (1, 3, 5, 7, 9, 11, 13, 15, 17, 18)]
+NETWORKS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "teacher": {"name": "plain_conv", "arguments": {"channels": [16, 32, 64], "hidden": 128}},
+        "student": {"name": "plain_conv", "arguments": {"channels": [8, 16, 32], "hidden": 64}},
+        "layers": {  # of both networks
+            1: (["conv3"], ["conv3"]),
+            4: (["conv2", "conv3"], ["conv2", "conv3"]),
+            16: ([*CONVOLUTIONS, "fc"], [*CONVOLUTIONS, "fc"]),
+            25: ([*CONVOLUTIONS, "fc"], [*CONVOLUTIONS, "fc"]),  # and the logits inside
+        },
+        "splits": {"train": 5120, "outer": 512, "val": 256, "test": 10},
+    },
+    "resnet56": {
+        "teacher": {"name": "cifar_resnet", "arguments": {"depth": 56}},
+        "student": {"name": "mobilenet_v2", "arguments": {"stem": "small"}},
+        "layers": {
+            n * n: ([RESNET[i * 9 // max(n - 1, 1)] for i in range(n)], [MOBILENET[i * 9 // max(n - 1, 1)] for i in range(n)])
+            for n in (1, 2, 4, 5, 8, 10)
+        },
+        "splits": {"train": 640, "outer": 64, "val": 64, "test": 10},
+    },
+}
+
+
+def images(count: int) -> list[tuple[torch.Tensor, int]]:
+    """A data set for `data: {kind: callable, callable: "step:images"}`."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(CLASSES, (count,), generator=generator).tolist()
+    return list(zip(pixels, labels, strict=True))
+
+
+def trial(networks: str, pairs: int, weighting: str) -> TrialConfig:
+    spec = NETWORKS[networks]
+    teacher, student = spec["layers"][pairs]
+    return TrialConfig.model_validate(
+        {
+            "data": {"kind": "callable", "callable": "step:images", "arguments": {"count": sum(spec["splits"].values())}},
+            "splits": spec["splits"],
+            "teacher": {"network": spec["teacher"], "layers": teacher, "training": None},
+            "student": {"network": spec["student"], "layers": student},
+            "training": {"epochs": 1, "batch_size": 128 if networks == "paper" else 64},
+            "channels_last": True,
+            "pairs": {
+                "logits": "inside" if (networks, pairs) == ("paper", 25) else "outside",
+                "balance": {"kind": "gradient", "measures": 1},
+            },
+            "weighting": WEIGHTINGS[weighting],
+        }
+    )
+
+
+def seconds(config: TrialConfig, prepared: Prepared, cache: Path) -> float:
+    start = time.process_time()
+    run_trial(config, lambda record: None, cache=cache, prepared=prepared)
+    return time.process_time() - start
+
+
+def peak_bytes(*arguments: str) -> int:
+    """Of this file in a process of its own."""
+    command = [sys.executable, __file__, *arguments]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def print_peak(networks: str, pairs: int, weighting: str, cache: Path) -> None:
+    if weighting != "import":
+        config = trial(networks, pairs, weighting)
+        run_trial(config, lambda record: None, cache=cache)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) * 1024)  # ru_maxrss also knows the parent's
+
+
+def machine() -> str:
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    load = os.getloadavg()[0]
+    return (
+        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, load {load:.1f}, "
+        f"{torch.get_num_threads()} thread, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {datetime.date.today()}"
+    )
+
+
+def measure(networks: str, pairs: int, blocks: int, cache: Path) -> dict[str, list[float]]:
+    """Seconds of each weighting's trials, block by block; a first block, not counted, warms up."""
+    configs = {name: trial(networks, pairs, name) for name in WEIGHTINGS}
+    prepared = prepare(configs["learned"], cache)
+    found: dict[str, list[float]] = {name: [] for name in configs}
+    for block in range(blocks + 1):
+        for name, config in configs.items():
+            spent = seconds(config, prepared, cache)
+            if block:
+                found[name].append(spent)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", choices=NETWORKS, default="paper")
+    parser.add_argument("--pairs", type=int, nargs="+", help="numbers of pairs; all that the networks have by default")
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--plot", type=Path, help="where the growth with the number of pairs is drawn")
+    parser.add_argument("--cache", type=Path, help="kept there; else made and removed")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)  # one trial in a process of its own
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    numbers = given.pairs or list(NETWORKS[given.networks]["layers"])
+    if given.peak:
+        print_peak(given.networks, numbers[0], given.peak, given.cache)
+        return
+    print(machine())
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = given.cache or Path(temporary)
+        ratios = {pairs: tell(given.networks, pairs, given.blocks, cache) for pairs in numbers}
+    if given.plot:
+        plot(ratios, given.networks, given.plot)
+
+
+def tell(networks: str, pairs: int, blocks: int, cache: Path) -> dict[str, float]:
+    """Prints a row for each weighting; its median ratios to KD alone."""
+    found = measure(networks, pairs, blocks, cache)
+    arguments = ("--networks", networks, "--pairs", str(pairs), "--cache", str(cache), "--peak")
+    start = peak_bytes(*arguments, "import")
+    peaks = {name: peak_bytes(*arguments, name) - start for name in found}
+    medians = {}
+    for name, spent in found.items():
+        ratios = [a / b for a, b in zip(spent, found["kd"], strict=True)]
+        medians[name] = statistics.median(ratios)
+        print(
+            f"{networks} {pairs:3d} pairs {name:8s} {statistics.median(spent):6.2f} s  ratio {medians[name]:.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})  "
+            f"peak {peaks[name] / 2**20:5.0f} MiB, ratio {peaks[name] / peaks['kd']:.2f}",
+            flush=True,
+        )
+    return medians
+
+
+def plot(ratios: dict[int, dict[str, float]], networks: str, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    for name in WEIGHTINGS:
+        axes.plot(list(ratios), [of[name] for of in ratios.values()], marker="o", label=name)
+    axes.set(xlabel="pairs", ylabel="time of a trial / KD alone", title=networks, ylim=(0, None))
+    axes.legend()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
