@@ -5,6 +5,7 @@ Every method shares the one Jacobian-vector product and differs only in q, a vec
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -116,25 +117,14 @@ class GradientFlow(_Stateless):
         return {name: g.clone() for name, g in outer_gradient.items()}
 
 
-class Neumann(GradientFlow):
-    """q = step * sum_k (I - step H)^k grad L_out(w), so many terms: as many plain steps looked ahead (Lorraine et al. 2020)."""
+class Implicit(GradientFlow):
+    """q nears H^-1 grad L_out(w) by Hessian products: what a lasting push does to the outer loss (Lorraine et al. 2020)."""
 
-    def __init__(self, terms: int = 20, step: float = 0.02) -> None:
-        self.terms, self.step = terms, step
-
-    def __call__(self, outer_gradient: Params, step: InnerStep) -> Params:
-        q, self.residual = neumann(step.hessian, outer_gradient, terms=self.terms, step=self.step)
-        return q
-
-
-class ConjugateGradient(GradientFlow):
-    """q solves (H + damping I) q = grad L_out(w), as far as so many iterations lead (Pedregosa 2016)."""
-
-    def __init__(self, damping: float = 1.0, iterations: int = 10) -> None:
-        self.damping, self.iterations = damping, iterations
+    def __init__(self, solve: Callable[[HessianProduct, Params], tuple[Params, float]]) -> None:
+        self.solve = solve
 
     def __call__(self, outer_gradient: Params, step: InnerStep) -> Params:
-        q, self.residual = conjugate_gradient(step.hessian, outer_gradient, damping=self.damping, iterations=self.iterations)
+        q, self.residual = self.solve(step.hessian, outer_gradient)
         return q
 
 
@@ -178,6 +168,6 @@ DIRECTIONS: dict[str, Callable[..., Direction]] = {
     "one_step": OneStep,
     "gradient_flow": GradientFlow,
     "diagonal_fisher": DiagonalFisher,
-    "neumann": Neumann,
-    "conjugate_gradient": ConjugateGradient,
+    "neumann": lambda **settings: Implicit(partial(neumann, **settings)),
+    "conjugate_gradient": lambda **settings: Implicit(partial(conjugate_gradient, **settings)),
 }

@@ -10,7 +10,7 @@ HessianProduct = Callable[[Params, int], Params]
 """(v, number) -> H v; the number names the batch that H is of, so that a method may keep to one or take fresh ones."""
 
 
-def neumann(hessian: HessianProduct, g: Params, *, terms: int, step: float) -> tuple[Params, float]:
+def neumann(hessian: HessianProduct, g: Params, *, terms: int = 20, step: float = 0.02) -> tuple[Params, float]:
     """step * sum_k (I - step H)^k g for k < terms, each product on a fresh batch (Lorraine et al. 2020, Algorithm 3).
 
     It is what so many plain gradient steps of that length would pass on. It nears H^-1 g only where step < 2 / |H|.
@@ -24,8 +24,8 @@ def neumann(hessian: HessianProduct, g: Params, *, terms: int, step: float) -> t
     return total, norm(power) / max(norm(g), torch.finfo(torch.float64).tiny)
 
 
-def conjugate_gradient(hessian: HessianProduct, g: Params, *, damping: float, iterations: int) -> tuple[Params, float]:
-    """(H + damping I)^-1 g by as many iterations, all on one batch (Hestenes & Stiefel 1952).
+def conjugate_gradient(hessian: HessianProduct, g: Params, *, damping: float = 1.0, iterations: int = 10) -> tuple[Params, float]:
+    """(H + damping I)^-1 g by as many iterations, all on one batch (Hestenes & Stiefel 1952; Pedregosa 2016).
 
     It stops early where it has the solution, or where the damped curvature along its direction is not positive.
     Returns it with |g - (H + damping I) q| / |g|.
