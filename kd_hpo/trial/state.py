@@ -99,7 +99,8 @@ class Trial:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.student.named_parameters())
+        """Those of the student that are trained: a network of one's own may have frozen others."""
+        return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
 
     def buffers(self) -> Params:
         """Copies of the student's buffers, for evaluations that must not move them."""

@@ -51,34 +51,42 @@ def train_step(trial: Trial, batch: Indices) -> InnerLosses:
     """w <- w - lr * dL_in/dw on the batch; on an update step, lambda along its hypergradient too."""
     if trial.step and trial.step == trial.steps_of_pairs:
         trial.start_stage()
-    learns = learns_now(trial, after_step=False) or learns_now(trial, after_step=True)
-    before = remember(trial) if learns or measures_balance_now(trial) else None
     seen = trial.view(batch)
     targets = what_teacher_says(trial, batch, seen.x)
-    if before is not None and trial.pairs and targets and measures_balance_now(trial):
-        measure_balance(trial, trial.pairs, seen, trial.pair_targets(targets), before)
-    if before is not None and trial.pairs and targets and learns_now(trial, after_step=False):
-        learn_weights(trial, trial.pairs, seen.x, trial.pair_targets(targets), before, trial.parameters)
-    losses = inner_gradients(trial, seen, targets)
-    trial.optimizer.step()
-    if trial.pairs and targets and trial.stage != "task":
-        trained = {name: p for name, p in trial.parameters.items() if p.grad is not None}
-        if trial.pairs.direction is not None:
-            trial.pairs.direction.observe({name: p.grad for name, p in trained.items() if p.grad is not None})
-        if before is not None and learns_now(trial, after_step=True):
-            learn_weights(trial, trial.pairs, seen.x, trial.pair_targets(targets), before, trained)
-        trial.pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
+    if trial.pairs is None or targets is None or trial.stage == "task":
+        losses = inner_gradients(trial, seen, targets)
+        trial.optimizer.step()
+    else:
+        losses = train_step_with_pairs(trial, trial.pairs, seen, targets)
     trial.schedule.step()
     trial.step += 1
     return losses
 
 
-def learns_now(trial: Trial, *, after_step: bool) -> bool:
-    """Whether lambda is updated at this step, by a direction that looks at the student after the step, or before it."""
+def train_step_with_pairs(trial: Trial, pairs: PairState, seen: View, targets: Targets) -> InnerLosses:
+    """The steps of the student and of the regressors; before or after the student's, as the direction asks, that of lambda."""
+    compared, direction = trial.pair_targets(targets), pairs.direction
+    learns, measures = learns_now(trial), measures_balance_now(trial, pairs)
+    before = remember(trial) if learns or measures else None
+    if before is not None and measures:
+        measure_balance(trial, pairs, seen, compared, before)
+    if before is not None and learns and direction is not None and not direction.after_step:
+        learn_weights(trial, pairs, seen.x, compared, before, trial.parameters)
+    losses = inner_gradients(trial, seen, targets)
+    trial.optimizer.step()
+    if direction is not None:
+        gradients = {name: p.grad for name, p in trial.parameters.items() if p.grad is not None}
+        direction.observe(gradients)
+        if before is not None and learns and direction.after_step:
+            learn_weights(trial, pairs, seen.x, compared, before, {name: trial.parameters[name] for name in gradients})
+    pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
+    return losses
+
+
+def learns_now(trial: Trial) -> bool:
+    """Whether lambda is updated at this step."""
     settings = trial.config.weighting
-    if not isinstance(settings, LearnedWeights) or trial.step % settings.every or trial.stage == "task":
-        return False
-    if trial.pairs is None or trial.pairs.direction is None or trial.pairs.direction.after_step != after_step:
+    if not isinstance(settings, LearnedWeights) or trial.step % settings.every:
         return False
     return settings.warmup * trial.total_steps <= trial.step and not held_from_now(trial)
 
@@ -157,11 +165,9 @@ def teacher_features(pairs: PairState, targets: Targets) -> list[Tensor]:
     return [found.get(t, targets.logits) for t in range(plan.shape[0])]
 
 
-def measures_balance_now(trial: Trial) -> bool:
+def measures_balance_now(trial: Trial, pairs: PairState) -> bool:
     settings = trial.config.pairs.balance
-    if trial.pairs is None or trial.stage == "task" or not isinstance(settings, GradientBalanced):
-        return False
-    return not trial.pairs.balance.started or trial.step % settings.every == 0
+    return isinstance(settings, GradientBalanced) and (not pairs.balance.started or trial.step % settings.every == 0)
 
 
 def measure_balance(trial: Trial, pairs: PairState, seen: View, targets: Targets, before: Moment) -> None:

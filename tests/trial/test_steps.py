@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.trial import Network, Student, TrialConfig
+from kd_hpo.core.directions import DIRECTIONS
 from kd_hpo.core.pair_losses import categorical_kl
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.weightings import Learned
@@ -176,6 +177,23 @@ def test_learning_moves_no_buffer_and_no_random_number(cache: Path, prepared: Pr
     torch.testing.assert_close(often.pairs.weighting.weights(0), never.pairs.weighting.weights(0))
     for name, value in never.student.state_dict().items():
         torch.testing.assert_close(often.student.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_student_with_frozen_parameters_learns_with_the_others(prepared: Prepared, direction: str) -> None:
+    weighting = learned(every=1, direction={"kind": direction})
+    balance = {"kind": "gradient", "measures": 1}
+    trial = start_trial(digits_trial(weighting=weighting, pairs={"balance": balance}), prepared)
+    first, *_ = trial.student.parameters()
+    first.requires_grad_(False)
+    kept = first.detach().clone()
+    for batch in list(shuffled_batches(prepared.splits.train, 32, 0))[:7]:
+        train_step(trial, batch)
+    assert trial.pairs is not None
+    assert torch.equal(first, kept)
+    weights = trial.pairs.weighting.weights(0)
+    assert weights.isfinite().all()
+    assert weights.std() > 1e-4
 
 
 def test_teacher_is_frozen(prepared: Prepared) -> None:
