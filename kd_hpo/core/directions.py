@@ -6,6 +6,7 @@ Every method shares the one Jacobian-vector product and differs only in q, a vec
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from kd_hpo.core.implicit import HessianProduct, conjugate_gradient, neumann
 from kd_hpo.core.params import Params
+from kd_hpo.errors import Diverged
 
 
 def update_jacobian(optimizer: Optimizer, before: Params, parameters: Mapping[str, nn.Parameter]) -> Params:
@@ -118,13 +120,21 @@ class GradientFlow(_Stateless):
 
 
 class Implicit(GradientFlow):
-    """q nears H^-1 grad L_out(w) by Hessian products: what a lasting push does to the outer loss (Lorraine et al. 2020)."""
+    """q nears H^-1 grad L_out(w) by Hessian products: what a lasting push does to the outer loss (Lorraine et al. 2020).
+
+    Raises Diverged where the solver has left the finite numbers.
+    """
 
     def __init__(self, solve: Callable[[HessianProduct, Params], tuple[Params, float]]) -> None:
         self.solve = solve
 
     def __call__(self, outer_gradient: Params, step: InnerStep) -> Params:
         q, self.residual = self.solve(step.hessian, outer_gradient)
+        if not isfinite(self.residual):
+            raise Diverged(
+                "the direction of the hypergradient is not finite: the curvature is too high for it; give "
+                "weighting.direction a smaller step (neumann), more damping (conjugate_gradient) or kind: gradient_flow"
+            )
         return q
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from kd_hpo.core.directions import DiagonalFisher, GradientFlow, InnerStep, OneStep
+from kd_hpo.core.directions import DIRECTIONS, DiagonalFisher, GradientFlow, InnerStep, OneStep
 from kd_hpo.core.params import Params
+from kd_hpo.errors import Diverged
 
 
 def gradients(steps: int) -> list[Params]:
@@ -78,3 +79,10 @@ def test_gradient_flow_is_the_outer_gradient_before_the_step() -> None:
     for name, g in outer.items():
         assert torch.equal(q[name], g)
         assert q[name] is not g
+
+
+def test_a_series_that_leaves_the_finite_numbers_is_told() -> None:
+    (outer,) = gradients(1)
+    steep = InnerStep(no_jacobian, lambda v, number: {name: 1e200 * value for name, value in v.items()})
+    with pytest.raises(Diverged, match=r"curvature is too high .* smaller step \(neumann\)"):
+        DIRECTIONS["neumann"](terms=3, step=0.1)(outer, steep)
