@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kd_hpo.config.pairs import PairsFirst
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
@@ -32,6 +34,8 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
     study = StudyConfig.model_validate_json(study_json)
     spec = TrialSpec.model_validate(sampled["spec"])
     folder = StudyFolder.of(study)
+    # Whatever OMP_NUM_THREADS says: trials that share cores with more threads than they have wait for each other.
+    torch.set_num_threads(max(1, int(study.resources.cpus_per_trial)))
     try:
         run_tracked(study, spec, folder, experiment, commit, report)
     except Exception as error:

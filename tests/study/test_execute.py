@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -84,6 +85,18 @@ def test_completed_trial(worker: Worker) -> None:
     assert (worker.run.data.tags["kd.state"], worker.run.info.status) == ("completed", "FINISHED")
     assert worker.run.data.tags["kd.worker"].endswith(f":{os.getpid()}")
     assert worker.epochs_tracked() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (2.0, 2)])
+def test_a_trial_has_as_many_threads_as_cpus(worker: Worker, cpus: float, threads: int) -> None:
+    worker.study = worker.study.replace(resources={"cpus_per_trial": cpus})
+    before, told = torch.get_num_threads(), list[int]()
+    torch.set_num_threads(3)
+    try:
+        worker.execute(spec_of(), lambda metrics: told.append(torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert set(told) == {threads}
 
 
 def test_all_is_written_before_the_last_report(worker: Worker) -> None:
