@@ -266,7 +266,7 @@ class NeumannDirection(Settings):
 
     kind: Literal["neumann"] = "neumann"
     terms: PositiveInt = 20
-    step: PositiveFloat = 0.02
+    step: PositiveFloat = 0.005
 
 
 class ConjugateGradientDirection(Settings):

@@ -10,7 +10,7 @@ HessianProduct = Callable[[Params, int], Params]
 """(v, number) -> H v; the number names the batch that H is of, so that a method may keep to one or take fresh ones."""
 
 
-def neumann(hessian: HessianProduct, g: Params, *, terms: int = 20, step: float = 0.02) -> tuple[Params, float]:
+def neumann(hessian: HessianProduct, g: Params, *, terms: int = 20, step: float = 0.005) -> tuple[Params, float]:
     """step * sum_k (I - step H)^k g for k < terms, each product on a fresh batch (Lorraine et al. 2020, Algorithm 3).
 
     It is what so many plain gradient steps of that length would pass on. It nears H^-1 g only where step < 2 / |H|.

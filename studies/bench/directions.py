@@ -27,6 +27,7 @@ from kd_hpo import load_study
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.directions import DIRECTIONS
+from kd_hpo.errors import Diverged
 from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.run import run_epoch
 from kd_hpo.trial.state import start_trial
@@ -77,11 +78,15 @@ def main() -> None:
         learned = {"kind": "learned", "warmup": 0.02, "hold": 0.0, "outer_batch": 640, **weighting}
         return recorded(with_settings(base, {"weighting": learned}), prepared, given.epochs)
 
-    never = run(every=10**9)[1]
+    never = [run(every=10**9)[1] for _ in range(2)][-1]  # the first one warms up
     table = Table("direction", "outer objective", *(str(1 + e) for e in range(given.epochs)), "all", "time")
     for objective in OBJECTIVES:
         for kind in DIRECTIONS:
-            found, seconds = run(direction={"kind": kind}, outer_objective=objective)
+            try:
+                found, seconds = run(direction={"kind": kind}, outer_objective=objective)
+            except Diverged:
+                table.add_row(kind, objective, *["diverged"] * given.epochs, "", "")
+                continue
             by_epoch = [f"{correlation(epoch, utilities):.2f}" if epoch else "" for epoch in found]
             every = correlation([h for epoch in found for h in epoch], utilities)
             table.add_row(kind, objective, *by_epoch, f"{every:.2f}", f"{seconds / never:.2f}")
