@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Callable
-from kd_hpo.config.settings import Settings
+from kd_hpo.config.directions import Direction, GradientFlowDirection
+from kd_hpo.config.settings import Fraction, Settings
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Matrix = tuple[tuple[NonNegativeFloat, ...], ...]
 
 
@@ -239,48 +239,6 @@ class CrossLayerAttention(Settings):
     kind: Literal["attention"] = "attention"
     lr: PositiveFloat = 1e-3
     factor: PositiveInt = 4
-
-
-class OneStepDirection(Settings):
-    """Exact for one step of the optimiser, with the outer gradient after it: where steps overshoot, the wrong pairs look good."""
-
-    kind: Literal["one_step"] = "one_step"
-
-
-class GradientFlowDirection(Settings):
-    """The outer gradient before the step, the limit of small steps: a pair counts by how well its gradient agrees with it."""
-
-    kind: Literal["gradient_flow"] = "gradient_flow"
-
-
-class DiagonalFisherDirection(Settings):
-    """The outer gradient after the step over the training gradient's mean square, a stand-in for the curvature."""
-
-    kind: Literal["diagonal_fisher"] = "diagonal_fisher"
-    decay: Fraction = 0.98
-    damping: PositiveFloat = 1e-4
-
-
-class NeumannDirection(Settings):
-    """So many plain gradient steps looked ahead by the Hessian, from before the step; a Hessian product a term."""
-
-    kind: Literal["neumann"] = "neumann"
-    terms: PositiveInt = 20
-    step: PositiveFloat = 0.005
-
-
-class ConjugateGradientDirection(Settings):
-    """The damped inverse Hessian, from before the step; a Hessian product an iteration."""
-
-    kind: Literal["conjugate_gradient"] = "conjugate_gradient"
-    damping: PositiveFloat = 1.0
-    iterations: PositiveInt = 10
-
-
-Direction = Annotated[
-    OneStepDirection | GradientFlowDirection | DiagonalFisherDirection | NeumannDirection | ConjugateGradientDirection,
-    Field(discriminator="kind"),
-]
 
 
 class LearnedWeights(Settings):

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
-from kd_hpo.config.pairs import Distillation, Fraction, LearnedWeights, NoPairs, Pairs, Weighting
-from kd_hpo.config.settings import Settings
+from kd_hpo.config.pairs import Distillation, LearnedWeights, NoPairs, Pairs, Weighting
+from kd_hpo.config.settings import Fraction, Settings
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 

@@ -11,6 +11,11 @@ def added(a: Params, b: Params, factor: float) -> Params:
     return {name: value + factor * b[name] for name, value in a.items()}
 
 
+def between(a: Params, b: Params, share: float) -> Params:
+    """(1 - share) * a + share * b"""
+    return {name: torch.lerp(value, b[name], share) for name, value in a.items()}
+
+
 def scaled(a: Params, factor: float) -> Params:
     return {name: factor * value for name, value in a.items()}
 

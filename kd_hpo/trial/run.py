@@ -16,11 +16,12 @@ from kd_hpo.errors import Diverged
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
 from kd_hpo.trial.evaluate import score
+from kd_hpo.trial.learning import held_from_now
 from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.result import EpochRecord, LayerRecord, Rows, TrialResult
 from kd_hpo.trial.state import Trial, start_trial
-from kd_hpo.trial.steps import held_from_now, train_step
+from kd_hpo.trial.steps import train_step
 
 Report = Callable[[EpochRecord], None]
 
@@ -60,6 +61,8 @@ def run_epoch(trial: Trial, folder: Path | None) -> EpochRecord:
         trial.prepared.splits.train, trial.config.training.batch_size, trial.config.seed, ORDER, trial.epoch
     )
     held = held_from_now(trial)
+    if trial.pairs is not None and trial.pairs.direction is not None:
+        trial.pairs.direction.forget_steps()
     table = torch.stack([train_step(trial, batch).stacked() for batch in batches]).cpu()
     require_finite(trial, table)
     trial.epoch += 1

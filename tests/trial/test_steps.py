@@ -18,11 +18,13 @@ from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.weightings import Learned
 from kd_hpo.data.batches import ImageBatches, drawn_batch, shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets
+from kd_hpo.trial.learning import inner_step, what_teacher_says
 from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.randomness import HESSIAN, OUTER
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.state import Trial, start_trial
-from kd_hpo.trial.steps import inner_gradients, inner_hessian, train_step, what_teacher_says
+from kd_hpo.trial.steps import inner_gradients, train_step
+from kd_hpo.trial.student import remember
 from tests.conftest import digits_trial
 
 
@@ -34,23 +36,27 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
-def captured_hypergradient(trial: Trial, batch: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """What `train_step` gives the weighting to learn from."""
+def captured_hypergradient(trial: Trial, batches: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """What the last `train_step` gives the weighting to learn from."""
     told: list[torch.Tensor] = []
     monkeypatch.setattr(Learned, "learn", lambda self, h: told.append(h))
-    train_step(trial, batch)
+    for batch in batches:
+        told.clear()
+        train_step(trial, batch)
     return told[0]
 
 
 def hypergradients(
-    config: TrialConfig, cache: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrialConfig, cache: Path, state: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The hypergradient that a step learns from, and d L_out(w'(lambda)) / d lambda by central differences of the real step:
-    every lambda_ts moved, the step taken again."""
+    """The hypergradient that step 4 learns from, and d L_out(w'(lambda)) / d lambda by central differences of the real steps:
+    every lambda_ts moved, the last so many steps taken again."""
     prepared = prepare(config, cache)
-    batches = list(shuffled_batches(prepared.splits.train, 32, 0))
+    batches = list(shuffled_batches(prepared.splits.train, 32, 0))[:5]
+    last = batches[5 - steps :]
     trial = start_trial(config, prepared)
-    for batch in batches[:4]:
+    monkeypatch.setattr(Learned, "learn", lambda self, h: None)  # lambda stays uniform
+    for batch in batches[: 5 - steps]:
         train_step(trial, batch)  # the optimiser's state and the balance are not trivial any more
     torch.save(trial.state_dict(), state)
 
@@ -67,7 +73,8 @@ def hypergradients(
         monkeypatch.setattr(Learned, "weights", lambda self, epoch: weights)
         losses = trial.pairs.losses
         phi = {name: p.detach().clone() for name, p in losses.named_parameters()}
-        train_step(trial, batches[4])
+        for batch in last:
+            train_step(trial, batch)
         outer = drawn_batch(prepared.splits.outer, 256, config.seed, OUTER, trial.step - 1)
         x, buffers = prepared.batches.inputs(outer), {name: b.clone() for name, b in before_buffers.items()}
         logits, features = functional_call(trial.student, buffers, (x,))
@@ -82,16 +89,20 @@ def hypergradients(
 
     trial = again()
     before_buffers = trial.buffers()
-    exact = captured_hypergradient(trial, batches[4], monkeypatch)
+    exact = captured_hypergradient(trial, last, monkeypatch)
     monkeypatch.undo()
     uniform = torch.full(prepared.plan.shape, 1 / np.prod(prepared.plan.shape))
-    epsilon, measured = 1e-5, torch.zeros_like(uniform)
+    epsilon, measured = 1e-6, torch.zeros_like(uniform)
+    assert (exact.abs() > 1e-4 * exact.abs().max()).all()  # every pair says something
     for t in range(uniform.shape[0]):
         for s in range(uniform.shape[1]):
             moved = torch.zeros_like(uniform)
             moved[t, s] = epsilon
             measured[t, s] = (outer_loss(uniform + moved) - outer_loss(uniform - moved)) / (2 * epsilon)
     return exact, measured
+
+
+BALANCED = {"kind": "gradient", "measures": 1}  # from the first step on
 
 
 def learned(**settings: object) -> dict[str, object]:
@@ -111,8 +122,31 @@ def test_one_step_learns_from_the_exact_hypergradient(
 ) -> None:
     training = {"epochs": 1, "batch_size": 32, "optimizer": optimizer, "lr_schedule": "constant"}
     weighting = learned(direction={"kind": "one_step"}, outer_objective=objective)
-    config = digits_trial(weighting=weighting, training=training, pairs={"strength": 2.0, "logits": "inside"})
+    config = digits_trial(
+        weighting=weighting, training=training, pairs={"strength": 2.0, "balance": BALANCED, "logits": "inside"}
+    )
     exact, measured = hypergradients(config, cache, tmp_path / "state", monkeypatch)
+    torch.testing.assert_close(exact, measured, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("direction", [
+    {"kind": "unrolled", "steps": 2},
+    {"kind": "unrolled", "steps": 4},
+    {"kind": "drmad", "steps": 2},
+])  # fmt: skip
+def test_several_steps_back_are_exact_too(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, direction: dict[str, object]
+) -> None:
+    """Through momentum, batch norm and a schedule, for regressors and scales that stand still."""
+    optimizer = {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
+    still = {"regressor_lr": 1e-30, "balance": BALANCED | {"every": 10**6}}
+    config = digits_trial(
+        weighting=learned(direction=direction, outer_objective="task_and_teacher"),
+        training={"epochs": 1, "batch_size": 32, "optimizer": optimizer},
+        pairs={"strength": 2.0} | still,
+    )
+    exact, measured = hypergradients(config, cache, tmp_path / "state", monkeypatch, int(direction["steps"]))  # type: ignore[call-overload]
     torch.testing.assert_close(exact, measured, rtol=1e-5, atol=1e-9)
 
 
@@ -121,27 +155,35 @@ def test_one_step_learns_from_the_exact_hypergradient(
 def test_gradient_flow_learns_from_the_limit_of_small_steps(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, objective: str
 ) -> None:
-    """Of plain SGD, per unit of lr: the difference to a step of lr 1e-4 is of the order of lr times the curvature."""
-    lr = 1e-4
+    """Of plain SGD, per unit of lr: the difference to a step of lr 1e-6 is of the order of lr times the curvature."""
+    lr = 1e-6
     optimizer = {"kind": "sgd", "lr": lr, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
     training = {"epochs": 1, "batch_size": 32, "optimizer": optimizer, "lr_schedule": "constant"}
     weighting = learned(direction={"kind": "gradient_flow"}, outer_objective=objective)
-    config = digits_trial(weighting=weighting, training=training, pairs={"strength": 2.0})
+    config = digits_trial(weighting=weighting, training=training, pairs={"strength": 2.0, "balance": BALANCED})
     exact, measured = hypergradients(config, cache, tmp_path / "state", monkeypatch)
     torch.testing.assert_close(exact, measured / lr, rtol=0.02, atol=0.02 * float(exact.abs().max()))
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache: Path) -> None:
-    config = digits_trial(weighting=learned(mix=0.0), pairs={"strength": 2.0}, training={"epochs": 1, "batch_size": 32})
+@pytest.mark.parametrize("number", [0, 3], ids=["own_batch", "fresh_batch"])
+def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache: Path, number: int) -> None:
+    config = digits_trial(
+        weighting=learned(mix=0.0), pairs={"strength": 2.0, "balance": BALANCED}, training={"epochs": 1, "batch_size": 32}
+    )
     trial = start_trial(config, prepare(config, cache))
-    for batch in list(shuffled_batches(trial.prepared.splits.train, 32, 0))[:6]:
+    batches = list(shuffled_batches(trial.prepared.splits.train, 32, 0))
+    for batch in batches[:6]:
         train_step(trial, batch)
     assert trial.pairs is not None
     generator = torch.Generator().manual_seed(0)
     v = {name: torch.randn(p.shape, generator=generator) for name, p in trial.parameters.items()}
-    product = inner_hessian(trial, trial.pairs, v, 3)
-    batch = drawn_batch(trial.prepared.splits.train, 32, config.seed, HESSIAN, trial.step, 3)
+    batch = drawn_batch(trial.prepared.splits.train, 32, config.seed, HESSIAN, trial.step, number) if number else batches[6]
+    own = trial.view(batches[6])
+    targets = what_teacher_says(trial, batches[6], own.x)
+    assert targets is not None
+    step = inner_step(trial, trial.pairs, own, targets, remember(trial))
+    product = step.hessian(step.w, v, number)
 
     def gradient(moved: float) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -182,8 +224,7 @@ def test_learning_moves_no_buffer_and_no_random_number(cache: Path, prepared: Pr
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_student_with_frozen_parameters_learns_with_the_others(prepared: Prepared, direction: str) -> None:
     weighting = learned(every=1, direction={"kind": direction})
-    balance = {"kind": "gradient", "measures": 1}
-    trial = start_trial(digits_trial(weighting=weighting, pairs={"balance": balance}), prepared)
+    trial = start_trial(digits_trial(weighting=weighting, pairs={"balance": BALANCED}), prepared)
     first, *_ = trial.student.parameters()
     first.requires_grad_(False)
     kept = first.detach().clone()

@@ -1,0 +1,80 @@
+"""How a hypergradient looks ahead: the settings of kd_hpo.core.directions."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from kd_hpo.config.settings import Fraction, Settings
+
+
+class OneStepDirection(Settings):
+    """Exact for one step of the optimiser, with the outer gradient after it: where steps overshoot, the wrong pairs look good."""
+
+    kind: Literal["one_step"] = "one_step"
+
+
+class UnrolledDirection(Settings):
+    """Exact for the last steps together, or with earlier ones counting less; a Hessian product and a copy of the student each."""
+
+    kind: Literal["unrolled"] = "unrolled"
+    steps: PositiveInt = 10
+    """At most those since the last update of lambda in the same epoch."""
+    decay: Fraction = 1.0
+    """What a step counts less with each step after it; 1 is exact."""
+
+
+class DrMadDirection(Settings):
+    """As unrolled, along a straight line from the first of the steps to the last one: two copies of the student for all."""
+
+    kind: Literal["drmad"] = "drmad"
+    steps: PositiveInt = 10
+
+
+class HyperDistillDirection(Settings):
+    """One step that stands for all before it, at the running mean of their parameters; no Hessian product."""
+
+    kind: Literal["hyperdistill"] = "hyperdistill"
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9
+
+
+class GradientFlowDirection(Settings):
+    """The outer gradient before the step, the limit of small steps: a pair counts by how well its gradient agrees with it."""
+
+    kind: Literal["gradient_flow"] = "gradient_flow"
+
+
+class DiagonalFisherDirection(Settings):
+    """The outer gradient after the step over the training gradient's mean square, a stand-in for the curvature."""
+
+    kind: Literal["diagonal_fisher"] = "diagonal_fisher"
+    decay: Fraction = 0.98
+    damping: PositiveFloat = 1e-4
+
+
+class NeumannDirection(Settings):
+    """So many plain gradient steps looked ahead by the Hessian, from before the step; a Hessian product a term."""
+
+    kind: Literal["neumann"] = "neumann"
+    terms: PositiveInt = 20
+    step: PositiveFloat = 0.005
+
+
+class ConjugateGradientDirection(Settings):
+    """The damped inverse Hessian, from before the step; a Hessian product an iteration."""
+
+    kind: Literal["conjugate_gradient"] = "conjugate_gradient"
+    damping: PositiveFloat = 1.0
+    iterations: PositiveInt = 10
+
+
+Direction = Annotated[
+    OneStepDirection
+    | UnrolledDirection
+    | DrMadDirection
+    | HyperDistillDirection
+    | GradientFlowDirection
+    | DiagonalFisherDirection
+    | NeumannDirection
+    | ConjugateGradientDirection,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,157 @@
+"""How lambda learns: the inner step as a direction sees it, the outer gradient, and lambda's own step along the hypergradient."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from kd_hpo.config.pairs import GradientBalanced, LearnedWeights
+from kd_hpo.core.balance import GradientBalance, squared_slopes
+from kd_hpo.core.directions import InnerStep
+from kd_hpo.core.hypergradient import hypergradient
+from kd_hpo.core.pair_losses import categorical_kl
+from kd_hpo.core.pairs import Targets
+from kd_hpo.core.params import Params
+from kd_hpo.core.updates import next_update
+from kd_hpo.core.weightings import Learned
+from kd_hpo.data.augment import View
+from kd_hpo.data.batches import Indices, drawn_batch
+from kd_hpo.trial.randomness import BALANCE, HESSIAN, OUTER, generator, random_state_kept, set_random_state
+from kd_hpo.trial.state import PairState, Trial
+from kd_hpo.trial.student import Moment, as_targets, forward_mode_student, run_student
+
+
+def learns_now(trial: Trial) -> bool:
+    """Whether lambda is updated at this step."""
+    settings = trial.config.weighting
+    if not isinstance(settings, LearnedWeights) or trial.step % settings.every:
+        return False
+    return settings.warmup * trial.total_steps <= trial.step and not held_from_now(trial)
+
+
+def held_from_now(trial: Trial) -> bool:
+    """Whether the pair weights stand still from this step to the end."""
+    settings = trial.config.weighting
+    return not isinstance(settings, LearnedWeights) or trial.step >= (1 - settings.hold) * trial.total_steps
+
+
+def direction_sees(trial: Trial, pairs: PairState) -> bool:
+    """Whether the direction has to see this step."""
+    settings = trial.config.weighting
+    if pairs.direction is None or not isinstance(settings, LearnedWeights) or held_from_now(trial):
+        return False
+    return pairs.direction.sees(ahead=-trial.step % settings.every)
+
+
+def what_teacher_says(trial: Trial, batch: Indices, x: Tensor) -> Targets | None:
+    """As much as this step's losses want of it."""
+    if trial.pairs and trial.stage != "task":
+        return trial.prepared.targets.batch(batch, x, trial.pairs.losses.plan.sizes)
+    return Targets(trial.prepared.targets.logits(batch, x), {}) if trial.config.kd.weight else None
+
+
+def inner_step(trial: Trial, pairs: PairState, seen: View, targets: Targets, before: Moment) -> InnerStep:
+    """The step that is about to be taken on the batch, by copies of all that later steps change."""
+    phi = {name: p.detach().clone() for name, p in pairs.losses.named_parameters()}
+    scale = trial.config.pairs.strength * pairs.balance.scales().to(targets.logits)
+    weights = pairs.weighting.weights(trial.epoch).to(scale) * scale
+    trained, number, stage = trial.parameters, trial.step, trial.stage
+
+    def matrix(features: list[Tensor], of: Targets) -> Tensor:
+        return functional_call(pairs.losses, phi, (as_targets(features), of))  # type: ignore[no-any-return]
+
+    def pair_losses(w: Params) -> Tensor:
+        with random_state_kept():
+            _, features = forward_mode_student(trial, seen.x, w, before)
+            return matrix(features, targets)
+
+    def inner_loss(w: Params, view: View, of: Targets) -> Tensor:
+        logits, features = run_student(trial, view.x, {**w, **{n: buffer.clone() for n, buffer in before.buffers.items()}})
+        loss = (weights * matrix(features, of)).sum()
+        if stage == "pairs":
+            return loss
+        kd = categorical_kl(logits, of.logits.to(logits), trial.config.kd.temperature).mean()
+        return loss + view.cross_entropy(logits) + trial.config.kd.weight * kd
+
+    def hessian(w: Params, v: Params, batch: int) -> Params:
+        view, of = (seen, targets) if batch == 0 else fresh_batch(trial, number, batch)
+        w = {name: value.detach().requires_grad_() for name, value in w.items()}
+        along = {name: w[name] for name in v}
+        with torch.enable_grad(), random_state_kept():
+            set_random_state(before.random)
+            gradients = torch.autograd.grad(
+                inner_loss(w, view, of), list(along.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            slope = torch.stack([(g * v[name]).sum() for name, g in zip(along, gradients, strict=True)]).sum()
+            products = torch.autograd.grad(slope, list(along.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(along, products, strict=True))
+
+    return InnerStep(number, before.parameters, scale, pair_losses, hessian, next_update(trial.optimizer, trained))
+
+
+def fresh_batch(trial: Trial, step: int, number: int) -> tuple[View, Targets]:
+    """The batch of the train split that the step and the number name, as training sees it, and what the pairs compare with."""
+    size = trial.config.training.batch_size
+    batch = drawn_batch(trial.prepared.splits.train, size, trial.config.seed, HESSIAN, step, number)
+    seen = trial.view(batch)
+    targets = what_teacher_says(trial, batch, seen.x)
+    assert targets is not None
+    return seen, trial.pair_targets(targets)
+
+
+def learn_weights(trial: Trial, pairs: PairState, step: InnerStep, trained: Mapping[str, nn.Parameter]) -> None:
+    """lambda <- a step on the simplex against d L_out / d lambda, the outer gradient being that of the trained parameters as
+    they are now, before or after the inner step."""
+    assert isinstance(pairs.weighting, Learned) and pairs.direction is not None
+    outer, direct = outer_gradient(trial, pairs, trained)
+    with torch.no_grad():
+        total = torch.zeros(pairs.losses.plan.shape) if direct is None else direct
+        for taken, q in pairs.direction(outer, step):
+            everywhere = {name: q.get(name, torch.zeros_like(w)) for name, w in taken.w.items()}
+            total = total.to(taken.scale) + hypergradient(taken.pair_losses, taken.w, everywhere, taken.scale)
+        pairs.weighting.learn(total)
+
+
+def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Parameter]) -> tuple[Params, Tensor | None]:
+    """On a fresh batch of the outer split, at w as it is now: dL_out/dw of the trained parameters; dL_out/dlambda at fixed w."""
+    settings = trial.config.weighting
+    assert isinstance(settings, LearnedWeights)
+    batch = drawn_batch(trial.prepared.splits.outer, settings.outer_batch, trial.config.seed, OUTER, trial.step)
+    x, direct = trial.prepared.batches.inputs(batch), None
+    with random_state_kept():
+        logits, features = run_student(trial, x, trial.buffers())
+    loss = F.cross_entropy(logits, trial.prepared.batches.labels(batch))
+    if settings.outer_objective == "task_and_teacher":
+        teacher = trial.prepared.targets.logits(batch, x).to(logits)
+        loss = loss + categorical_kl(logits, teacher, trial.config.kd.temperature).mean()
+    if settings.outer_objective == "task_and_pairs":
+        targets = trial.prepared.targets.batch(batch, x, pairs.losses.plan.sizes)
+        matrix = pairs.losses(as_targets(features), trial.pair_targets(targets))
+        loss = loss + (pairs.weighting.weights(trial.epoch).to(matrix) * matrix).sum()
+        direct = matrix.detach()
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(trained, gradients, strict=True)), direct
+
+
+# ---- the pairs' balance
+
+
+def measures_balance_now(trial: Trial, pairs: PairState) -> bool:
+    settings = trial.config.pairs.balance
+    return isinstance(settings, GradientBalanced) and (not pairs.balance.started or trial.step % settings.every == 0)
+
+
+def measure_balance(trial: Trial, pairs: PairState, seen: View, targets: Targets, before: Moment) -> None:
+    """The gradients' norms of the task and of all pairs on the batch, in the student's parameters."""
+    assert isinstance(pairs.balance, GradientBalance)
+
+    def losses(w: Params) -> Tensor:
+        logits, features = forward_mode_student(trial, seen.x, w, before)
+        matrix = pairs.losses(as_targets(features), targets)
+        return torch.cat([seen.cross_entropy(logits.to(matrix)).view(1), matrix.flatten()])
+
+    with torch.no_grad(), random_state_kept():
+        squares = squared_slopes(losses, before.parameters, generator(trial.config.seed, BALANCE, trial.step))
+    pairs.balance.observe(squares[0], squares[1:].view(pairs.losses.plan.shape))
