@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Callable
 from kd_hpo.config.directions import Direction, GradientFlowDirection
@@ -196,9 +196,11 @@ class SelectedPair(Settings):
 
 
 class RandomPoint(Settings):
-    """A uniformly random point of the simplex, drawn from the trial's seed."""
+    """A uniformly random point of the simplex."""
 
     kind: Literal["random"] = "random"
+    draw: NonNegativeInt | None = None
+    """Which one, whatever the trial's seed; null draws one from that seed."""
 
 
 class FixedMatrix(Settings):
@@ -267,6 +269,12 @@ class LearnedWeights(Settings):
     pairing: Literal["all", "one_to_one"] = "all"
     """one_to_one: a teacher layer teaches at most one student layer, which has at most one teacher layer. Pairs that share a
     layer compete: two that are good alone may be bad together."""
+
+    keep: PositiveInt | None = None
+    """How many pairs have weight, the strongest (of the assignment, where pairing is one_to_one); null keeps all."""
+    start: Matrix | None = None
+    """T rows of S numbers to start from, and to forget towards, instead of uniform ones; a study with search.carry_lambda gives
+    each trial those of its best one so far."""
 
     @model_validator(mode="after")
     def _some_steps_left(self) -> "LearnedWeights":

@@ -88,6 +88,9 @@ class Search(Settings):
     """Dotted paths of the trial's configuration, and the range that each is chosen from."""
     scheduler: Annotated[Asha | NoScheduler, Field(discriminator="kind")] = Asha()
     seed: NonNegativeInt = 0
+    carry_lambda: bool = False
+    """Whether lambda is learned over whole trials: one that learns it starts from the matrix of its method's best trial so far,
+    and a trial of the comparison from that of the best trial of the search."""
 
 
 class Method(Settings):

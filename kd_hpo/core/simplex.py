@@ -46,9 +46,9 @@ def mix_with_uniform(weights: Tensor, share: float) -> Tensor:
     return (1 - share) * weights + share / weights.numel()
 
 
-def drawn_to_uniform(weights: Tensor, share: float) -> Tensor:
-    """The weights to the power of 1 - share, brought to sum 1: the logarithms forget a share of what they hold."""
-    return torch.softmax(((1 - share) * weights.log()).flatten(), 0).view_as(weights)
+def drawn_to(start: Tensor, weights: Tensor, share: float) -> Tensor:
+    """weights^(1 - share) * start^share, brought to sum 1: the logarithms forget a share of their way from the start."""
+    return torch.softmax(torch.lerp(weights.log(), start.log(), share).flatten(), 0).view_as(weights)
 
 
 def one_to_one(weights: Tensor) -> Tensor:
@@ -60,6 +60,14 @@ def one_to_one(weights: Tensor) -> Tensor:
     kept = torch.zeros_like(weights)
     kept[rows, columns] = weights[rows, columns]
     return kept / kept.sum()
+
+
+def strongest(weights: Tensor, count: int) -> Tensor:
+    """The so many largest weights, in their proportions, of sum 1; the others are 0."""
+    kept = torch.zeros_like(weights).flatten()
+    places = weights.flatten().topk(min(count, weights.numel())).indices
+    kept[places] = weights.flatten()[places]
+    return (kept / kept.sum()).view_as(weights)
 
 
 def normalised_direction(average: Tensor, weights: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.plan import LayerShape, PairPlan
-from kd_hpo.core.simplex import SimplexUpdate, drawn_to_uniform, mix_with_uniform, normalised_direction, one_to_one, uniform
+from kd_hpo.core.simplex import SimplexUpdate, drawn_to, mix_with_uniform, normalised_direction, one_to_one, strongest, uniform
 
 
 class Weighting(Protocol):
@@ -88,18 +88,25 @@ class InformationFlow(Constant):
         return weights
 
 
+OPEN = 0.1
+"""Share of the uniform point in weights that start from an earlier trial's: a pair that it had not may still come in."""
+
+
 class Learned:
-    """Weights that start uniform and move on the simplex along a running average of their hypergradient.
+    """Weights that move on the simplex along a running average of their hypergradient.
 
     served   (T, S), not 0 for the pairs that have a weight; they alone are the simplex
     update   a step on the simplex (SIMPLEX_UPDATES)
     step     its length: mirror descent multiplies a pair that stands one RMS out by exp(step)
     average  factor of the running average of hypergradients, in [0, 1)
     mix      share of the uniform point mixed in after each step, so that a pair can come back
-    forget   share of the log weights that each step forgets: with a constant direction mirror descent ends where a pair that
-             stands one RMS out has exp(step / forget) times its weight, instead of at a corner
-    matched  whether, from the first step on, only a one-to-one assignment of layers has weight; the weights that are learned
-             are those of all pairs, so that another assignment can take over
+    forget   share of their way from the start that each step takes off the log weights: with a constant direction mirror
+             descent ends where a pair that stands one RMS out has exp(step / forget) times its weight, instead of at a corner
+    matched  whether only a one-to-one assignment of layers has weight
+    keep     how many of these pairs, the strongest, have weight; None keeps all
+    start    (T, S), from an earlier trial; None starts uniform, with all pairs alike until something has been learned
+
+    What is learned are the weights of all pairs, so that one without weight can come in.
     """
 
     def __init__(
@@ -112,16 +119,22 @@ class Learned:
         mix: float,
         forget: float = 0.0,
         matched: bool = False,
+        keep: int | None = None,
+        start: Tensor | None = None,
     ) -> None:
-        self._served = served > 0
-        count = int(self._served.sum())
-        self._weights, self._average = torch.full((count,), 1 / count), torch.zeros(count)
+        self._served, self._informed = served > 0, start is not None
+        even = torch.ones(served.shape) if start is None else mix_with_uniform(start / start.sum(), OPEN)
+        self._start = even[self._served] / even[self._served].sum()
+        self._weights, self._average = self._start, torch.zeros_like(self._start)
         self._update, self._step, self._factor, self._mix = update, step, average, mix
-        self._forget, self._matched = forget, matched
+        self._forget, self._matched, self._keep = forget, matched, keep
 
     def weights(self, epoch: int) -> Tensor:
         weights = self._weights.new_zeros(self._served.shape).masked_scatter(self._served, self._weights)
-        return one_to_one(weights) if self._matched and self._average.any() else weights
+        if not self._informed and not self._average.any():
+            return weights
+        weights = one_to_one(weights) if self._matched else weights
+        return strongest(weights, self._keep) if self._keep else weights
 
     def total(self, epoch: int) -> float:
         return 1.0
@@ -134,7 +147,7 @@ class Learned:
         of_served = hypergradient.to(self._weights)[self._served]
         self._average = self._factor * self._average + (1 - self._factor) * of_served
         direction = normalised_direction(self._average, self._weights)
-        remembered = drawn_to_uniform(self._weights, self._forget) if self._forget else self._weights
+        remembered = drawn_to(self._start, self._weights, self._forget) if self._forget else self._weights
         self._weights = mix_with_uniform(self._update(remembered, direction, self._step), self._mix)
 
     def state_dict(self) -> dict[str, Tensor]:

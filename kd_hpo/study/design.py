@@ -38,6 +38,8 @@ def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
     own = {path: value for path, value in spec.settings.items() if path not in paths}
     if method.base == TPE_LAMBDA:
         own = as_matrix(own)
+    if spec.start is not None:
+        own = own | {"weighting.start": spec.start}
     return with_settings(applied(method, with_settings(study.trial(), shared)), own).replace(seed=spec.seed)
 
 

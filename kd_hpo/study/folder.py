@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from kd_hpo.config.pairs import Matrix
 from kd_hpo.config.read import read_settings
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import StudyConfig
@@ -35,6 +36,8 @@ class TrialSpec(Settings):
     seed: int
     settings: dict[str, Any] = Field(default_factory=dict)
     """Dotted paths of the trial's configuration: what was searched."""
+    start: Matrix | None = None
+    """What lambda starts from, where the study carries it on from trial to trial."""
 
 
 class TrialStatus(Settings):

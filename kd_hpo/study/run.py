@@ -24,6 +24,7 @@ from kd_hpo.core.plan import PairPlan
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, StudyError, about
+from kd_hpo.study.best import best_searched, searched_trials, start_of_lambda
 from kd_hpo.study.comparison import Comparison, compared
 from kd_hpo.study.design import Searched, acting_paths, compared_ids, method_trials, own_space, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
@@ -39,7 +40,6 @@ from kd_hpo.study.tracking import git_commit, mirror, mlflow_answering, open_exp
 from kd_hpo.trial.check import check_trial
 from kd_hpo.trial.final_test import accuracy_on_test
 from kd_hpo.trial.prepare import Prepared, load_data, plan_before_training, prepare, shared_settings
-from kd_hpo.trial.result import METRIC
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
 
 
@@ -162,16 +162,21 @@ def search(
     study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], worker: Callable[..., None], console: Console
 ) -> None:
     """Optuna's trials over the outer settings of every method that is searched, those that are left."""
-    epochs = study.training.epochs
-    seeds = {"trial_seed": study.seed, "sampler_seed": study.search.seed}
-    searcher = StudySearch([MethodSearch(search, folder, epochs=epochs, **seeds) for search in searched.values()])
+
+    def of_method(one: Searched) -> MethodSearch:
+        start = partial(start_of_lambda, study, folder, one.method)
+        return MethodSearch(
+            one, folder, trial_seed=study.seed, sampler_seed=study.search.seed, epochs=study.training.epochs, start=start
+        )
+
+    searcher = StudySearch([of_method(one) for one in searched.values()])
     left = searcher.left
     if not left:
         return
     scheduler: TrialScheduler = FIFOScheduler()
     if isinstance(study.search.scheduler, Asha):
-        scheduler = StudyAsha(study.search.scheduler, folder, epochs=epochs)
-    with Board(console, "search", folder, trials=left, epochs=epochs) as board:
+        scheduler = StudyAsha(study.search.scheduler, folder, epochs=study.training.epochs)
+    with Board(console, "search", folder, trials=left, epochs=study.training.epochs) as board:
         run_trials(study, folder, worker, board, left, searcher, scheduler, {})
     if lost := searches_left(folder, searched):
         total = sum(search.trials for search in searched.values())
@@ -187,7 +192,8 @@ def compare_methods(
     for trial, (name, seed) in compared_ids(study).items():
         if trial in ended:
             continue
-        spec = TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=settings[name] or {})
+        start = start_of_lambda(study, folder, name)
+        spec = TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=settings[name] or {}, start=start)
         if settings[name] is None:
             why = f"no trial of its search was completed, so it has no settings{first_failure(folder, name)}"
             folder.write_status(TrialStatus(spec=spec, state="failed", message=why))
@@ -221,19 +227,9 @@ def best_settings(
     return {path: best.spec.settings[path] for path in acting_paths(study, method)} if best else {}
 
 
-def best_searched(folder: StudyFolder, method: str) -> TrialStatus | None:
-    """The completed trial of the method's search with the highest accuracy on `val` after its last epoch."""
-    completed = [s for s in searched_trials(folder, method) if s.state == "completed"]
-    return max(completed, key=lambda status: folder.records(status.spec.id)[-1].metrics[METRIC], default=None)
-
-
 def first_failure(folder: StudyFolder, method: str) -> str:
     failed = [status.message for status in searched_trials(folder, method) if status.state == "failed"]
     return f"; the first failure: {failed[0]}" if failed else ""
-
-
-def searched_trials(folder: StudyFolder, method: str) -> list[TrialStatus]:
-    return [status for status in folder.statuses() if status.spec.kind == "search" and status.spec.method == method]
 
 
 def run_trials(

@@ -4,7 +4,7 @@ The searches of several methods run side by side, each with its own sampler and 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from kd_hpo.config.pairs import Matrix
 from kd_hpo.config.study import Asha
 from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import StudyFolder, TrialSpec
@@ -68,11 +69,22 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
 
     trial_seed    of every trial
     sampler_seed  of what is suggested
+    start         what lambda of a trial that is suggested now starts from, if anything
     """
 
-    def __init__(self, search: Searched, folder: StudyFolder, *, trial_seed: int, sampler_seed: int, epochs: int) -> None:
+    def __init__(
+        self,
+        search: Searched,
+        folder: StudyFolder,
+        *,
+        trial_seed: int,
+        sampler_seed: int,
+        epochs: int,
+        start: Callable[[], Matrix | None] = lambda: None,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
+        self._start = start
         known = known_trials(folder, search.method)
         super().__init__(
             space=self.convert_search_space(ray_space(search.space)),
@@ -94,7 +106,11 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         return {"spec": self.spec(trial.number, trial.params).model_dump(mode="json")}
 
     def spec(self, number: int, params: dict[str, Any]) -> TrialSpec:
-        return TrialSpec(id=self._id(number), kind="search", method=self._method, seed=self._trial_seed, settings=params)
+        begun = self._folder.status(self._id(number))
+        start = begun.spec.start if begun else self._start()  # one that goes on is the same trial, whatever was learned since
+        return TrialSpec(
+            id=self._id(number), kind="search", method=self._method, seed=self._trial_seed, settings=params, start=start
+        )
 
     def _id(self, number: int) -> str:
         return f"{self._method}-t{number:03d}"

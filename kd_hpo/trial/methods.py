@@ -8,7 +8,7 @@ from typing import Any
 from kd_hpo.config import pairs as settings
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.settings import Settings
-from kd_hpo.config.study import LogUniformRange, Range
+from kd_hpo.config.study import IntRange, LogUniformRange, Range
 from kd_hpo.config.trial import Assistant, Network, TrialConfig
 from kd_hpo.errors import ConfigError
 
@@ -167,6 +167,12 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "uniform": MethodSpec("KD + uniform lambda", "", _set(settings.Uniform())),
     "random": MethodSpec("KD + random lambda", "", _set(settings.RandomPoint())),
+    "random_search": MethodSpec(
+        "KD + lambda by random search",
+        "Bergstra & Bengio 2012",
+        _set(settings.RandomPoint(draw=0)),
+        {"weighting.draw": IntRange(low=1, high=10**6)},
+    ),
     # kd_hpo.study.design gives it trials and a space, one number a pair: what is here is where they start.
     "tpe_lambda": MethodSpec("KD + lambda chosen by Optuna (TPE)", "Bergstra et al. 2011", _set(settings.Uniform())),
     "hetero": MethodSpec("KD + learned lambda", "the seed paper", _learned),

@@ -65,14 +65,16 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weig
                 mix=weighting.mix,
                 forget=weighting.forget,
                 matched=weighting.pairing == "one_to_one",
+                keep=weighting.keep,
+                start=None if weighting.start is None else _of_served(_matrix(weighting.start, shape), served, plan),
             )
         case settings.OnePair(teacher=teacher, student=student):
             t = _position(teacher, [layer.name for layer in plan.teacher], "teacher")
             return constant(one_pair(shape, t, _position(student, [layer.name for layer in plan.student], "student")))
         case settings.SelectedPair(pair=pair):
             return constant(one_pair(shape, *selected_pair(plan, pair)))
-        case settings.RandomPoint():
-            return constant(random_point(shape, generator(config.seed, WEIGHTING)))
+        case settings.RandomPoint(draw=draw):
+            return constant(random_point(shape, generator(config.seed if draw is None else draw, WEIGHTING)))
         case settings.FixedMatrix(matrix=matrix):
             return constant(_matrix(matrix, shape))
         case settings.ExportedMatrix(path=path):

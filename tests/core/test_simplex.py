@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd_hpo.core.simplex import (
-    drawn_to_uniform,
+    drawn_to,
     mirror_descent,
     mix_with_uniform,
     normalised_direction,
     one_to_one,
     projection,
     softmax_logits,
+    strongest,
     uniform,
 )
 
@@ -165,16 +166,28 @@ def test_a_step_far_too_long_still_ends_in_the_nearest_corner() -> None:
     assert weights.tolist() == [[1.0, 0.0]]
 
 
-# Drawn to uniform ----------------------------------------------------------------------------------------------------------
+# Drawn to ---------------------------------------------------------------------------------------------------------
 
 
 @given(SEEDS, st.floats(0, 0.99))
 @settings(deadline=None, max_examples=30, derandomize=True)
-def test_drawn_to_uniform_is_a_geometric_mean(seed: int, share: float) -> None:
-    weights, _ = point_and_direction(seed)
-    powers = [[float(w) ** (1 - share) * (1 / (T * S)) ** share for w in row] for row in weights]
+def test_drawn_to_is_a_geometric_mean(seed: int, share: float) -> None:
+    weights, start = point_and_direction(seed)[0], point_and_direction(seed + 1)[0]
+    powers = [
+        [float(w) ** (1 - share) * float(v) ** share for w, v in zip(*rows, strict=True)]
+        for rows in zip(weights, start, strict=True)
+    ]
     expected = torch.tensor(powers, dtype=torch.float64)
-    torch.testing.assert_close(drawn_to_uniform(weights, share), expected / expected.sum(), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(drawn_to(start, weights, share), expected / expected.sum(), rtol=1e-8, atol=1e-12)
+
+
+# Strongest ----------------------------------------------------------------------------------------------------------------
+
+
+def test_strongest_keeps_the_largest_in_their_proportions() -> None:
+    weights = torch.tensor([[0.1, 0.4], [0.2, 0.3]])
+    torch.testing.assert_close(strongest(weights, 2), torch.tensor([[0, 4 / 7], [0, 3 / 7]]))
+    torch.testing.assert_close(strongest(weights, 9), weights)
 
 
 # One to one ----------------------------------------------------------------------------------------------------------------

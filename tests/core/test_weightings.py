@@ -224,6 +224,38 @@ def test_a_matched_weighting_starts_with_all_pairs_and_then_keeps_an_assignment_
         assert kept is None or (weighting.weights(0) > 0).int().tolist() == kept
 
 
+def test_kept_pairs_are_the_strongest_of_the_assignment() -> None:
+    def make(keep: int | None) -> Learned:
+        return Learned(torch.ones(3, 3), mirror_descent, step=0.5, average=0.0, mix=0.01, matched=True, keep=keep)
+
+    two, all_three = make(2), make(None)
+    h = torch.tensor([[-1.0, 3, 3], [3, -3.0, 3], [3, -2.9, -2.0]])
+    for weighting in (two, all_three):
+        weighting.learn(h)
+    weights = all_three.weights(0)
+    assert (weights > 0).int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    weights[0, 0] = 0  # the weakest
+    torch.testing.assert_close(two.weights(0), weights / weights.sum())
+
+
+def test_weights_start_where_an_earlier_trial_ended_and_forget_towards_it() -> None:
+    start = torch.tensor([[0.0, 0, 1], [0, 3, 0]])
+
+    def make(**given: object) -> Learned:
+        return Learned(torch.ones(2, 3), mirror_descent, step=0.2, average=0.0, mix=0.0, forget=0.5, start=start, **given)  # type: ignore[arg-type]
+
+    weighting, matched = make(), make(matched=True, keep=2)
+    opened = 0.9 * start / 4 + 0.1 / 6  # a tenth of the uniform point: any pair may come in
+    torch.testing.assert_close(weighting.weights(0), opened)
+    torch.testing.assert_close(matched.weights(0), one_to_one(opened))  # from the first step on
+    h = torch.tensor([[1.0, -1, 1], [-1, 1, -1]])
+    for _ in range(100):
+        weighting.learn(h)
+    direction = normalised_direction(h, weighting.weights(0))
+    settled = torch.softmax((opened.log() - 0.2 / 0.5 * direction).flatten(), 0).view(2, 3)
+    torch.testing.assert_close(weighting.weights(0), settled, rtol=1e-4, atol=1e-6)
+
+
 def test_information_flow_over_served_pairs_still_fades() -> None:
     flow = InformationFlow(same_depth((3, 3)) * torch.tensor([[1.0], [1], [0]]), start=100, decay=0.7)
     for epoch in (0, 10, 30):

@@ -67,6 +67,24 @@ def test_suggestion_is_a_trial_of_the_space(folder: StudyFolder) -> None:
     assert only(folder).params == spec.settings
 
 
+def test_lambda_starts_where_the_best_trial_so_far_has_it_and_stays_so_in_a_trial_that_goes_on(folder: StudyFolder) -> None:
+    known = [None, ((0.25, 0.75),), ((0.5, 0.5),)]
+
+    def again() -> MethodSearch:
+        return MethodSearch(Searched("kd", 8, SPACE), folder, trial_seed=5, sampler_seed=0, epochs=EPOCHS, start=lambda: known[0])
+
+    first = again()
+    assert suggested(first, "a").start is None
+    known.pop(0)
+    begun = suggested(first, "b")
+    assert begun.start == ((0.25, 0.75),)
+    on_disk(folder, begun, "running", [0.3])
+    known.pop(0)  # the driver dies; another trial has become the best
+    resumed = again()
+    assert suggested(resumed, "c").start == ((0.5, 0.5),)  # of the first one, which had not begun
+    assert suggested(resumed, "d") == begun
+
+
 def test_both_ends_of_an_int_range_are_chosen(folder: StudyFolder) -> None:
     search = driver(folder, {"pairs.balance.every": IntRange(low=3, high=4)})
     assert {suggested(search, str(i)).settings["pairs.balance.every"] for i in range(8)} == {3, 4}
