@@ -276,6 +276,9 @@ class LearnedWeights(Settings):
     """T rows of S numbers to start from, and to forget towards, instead of uniform ones; a study with search.carry_lambda gives
     each trial those of its best one so far."""
 
+    strength_within: Annotated[float, Field(ge=1)] = 1.0
+    """Above 1, the total strength is learned beside lambda, from pairs.strength up to so many times as much or as little."""
+
     @model_validator(mode="after")
     def _some_steps_left(self) -> "LearnedWeights":
         if self.warmup + self.hold >= 1:

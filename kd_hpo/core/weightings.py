@@ -1,5 +1,6 @@
 """How the T x S pairs are weighted: constant points of the simplex, a replayed trajectory, or learned weights."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -105,6 +106,8 @@ class Learned:
     matched  whether only a one-to-one assignment of layers has weight
     keep     how many of these pairs, the strongest, have weight; None keeps all
     start    (T, S), from an earlier trial; None starts uniform, with all pairs alike until something has been learned
+    within   factor, at least 1, by which the total may grow or shrink; above 1 it is learned, its logarithm by the same step
+             times the mean of its own hypergradient over the root of that one's mean square
 
     What is learned are the weights of all pairs, so that one without weight can come in.
     """
@@ -121,6 +124,7 @@ class Learned:
         matched: bool = False,
         keep: int | None = None,
         start: Tensor | None = None,
+        within: float = 1.0,
     ) -> None:
         self._served, self._informed = served > 0, start is not None
         even = torch.ones(served.shape) if start is None else mix_with_uniform(start / start.sum(), OPEN)
@@ -128,6 +132,8 @@ class Learned:
         self._weights, self._average = self._start, torch.zeros_like(self._start)
         self._update, self._step, self._factor, self._mix = update, step, average, mix
         self._forget, self._matched, self._keep = forget, matched, keep
+        self._bound, self._log_total = math.log(within), torch.zeros(())
+        self._total_slope, self._total_square = torch.zeros(()), torch.zeros(())
 
     def weights(self, epoch: int) -> Tensor:
         weights = self._weights.new_zeros(self._served.shape).masked_scatter(self._served, self._weights)
@@ -137,24 +143,36 @@ class Learned:
         return strongest(weights, self._keep) if self._keep else weights
 
     def total(self, epoch: int) -> float:
-        return 1.0
+        return float(self._log_total.exp())
 
     def support(self) -> Tensor:
         return self._served
 
     def learn(self, hypergradient: Tensor) -> None:
-        """Moves the weights against d L_out / d lambda (T, S)."""
+        """Moves the weights, and the total where it is learned, against d L_out / d lambda (T, S)."""
+        if self._bound:
+            self._learn_total((self.weights(0) * hypergradient.to(self._weights)).sum())  # total * d L_out / d total
         of_served = hypergradient.to(self._weights)[self._served]
         self._average = self._factor * self._average + (1 - self._factor) * of_served
         direction = normalised_direction(self._average, self._weights)
         remembered = drawn_to(self._start, self._weights, self._forget) if self._forget else self._weights
         self._weights = mix_with_uniform(self._update(remembered, direction, self._step), self._mix)
 
+    def _learn_total(self, slope: Tensor) -> None:
+        self._total_slope = torch.lerp(slope, self._total_slope, self._factor)
+        self._total_square = torch.lerp(slope.square(), self._total_square, self._factor)
+        direction = self._total_slope / self._total_square.sqrt().clamp_min(torch.finfo(slope.dtype).tiny)
+        self._log_total = (self._log_total - self._step * direction).clamp(-self._bound, self._bound)
+
     def state_dict(self) -> dict[str, Tensor]:
-        return {"weights": self._weights, "average": self._average}
+        total = {"log_total": self._log_total, "total_slope": self._total_slope, "total_square": self._total_square}
+        return {"weights": self._weights, "average": self._average, **total}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._weights, self._average = state["weights"], state["average"]
+        self._log_total, self._total_slope, self._total_square = (
+            state[name] for name in ("log_total", "total_slope", "total_square")
+        )
 
 
 def same_depth(shape: tuple[int, int]) -> Tensor:

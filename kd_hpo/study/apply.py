@@ -17,7 +17,7 @@ from kd_hpo.study.export import Export, ExportedMatrix
 from kd_hpo.study.folder import TestScores
 from kd_hpo.trial.final_test import accuracy_on_test
 from kd_hpo.trial.prepare import Prepared, prepare
-from kd_hpo.trial.result import EpochRecord, TrialResult
+from kd_hpo.trial.result import TOTAL, EpochRecord, TrialResult
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS, RESULT, run_trial
 
 
@@ -67,6 +67,7 @@ def applied_config(entry: ExportedMatrix, overrides: Sequence[str]) -> TrialConf
     data = entry.config.model_dump(mode="json")
     refuse_code(data, overrides)
     data["weighting"] = FixedMatrix(matrix=entry.held_mean).model_dump(mode="json")
+    data["pairs"]["strength"] *= entry.metrics.get(TOTAL, 1.0)  # where it was learned beside the matrix
     teaches = data["assistants"][-1] if data["assistants"] else data["teacher"]
     teaches["layers"] = [layer.name for layer in entry.teacher_layers if layer.name != LOGITS]
     data["student"]["layers"] = [layer.name for layer in entry.student_layers if layer.name != LOGITS]

@@ -55,7 +55,8 @@ def what_teacher_says(trial: Trial, batch: Indices, x: Tensor) -> Targets | None
 def inner_step(trial: Trial, pairs: PairState, seen: View, targets: Targets, before: Moment) -> InnerStep:
     """The step that is about to be taken on the batch, by copies of all that later steps change."""
     phi = {name: p.detach().clone() for name, p in pairs.losses.named_parameters()}
-    scale = trial.config.pairs.strength * pairs.balance.scales().to(targets.logits)
+    strength = trial.config.pairs.strength * pairs.weighting.total(trial.epoch)
+    scale = strength * pairs.balance.scales().to(targets.logits)
     weights = pairs.weighting.weights(trial.epoch).to(scale) * scale
     trained, number, stage = trial.parameters, trial.step, trial.stage
 

@@ -7,6 +7,8 @@ from kd_hpo.config.trial import TrialConfig
 
 METRIC = "val/accuracy"
 """Compares epochs and trials: the split that no gradient has seen."""
+TOTAL = "weights/total"
+"""What the strength of the pairs was multiplied by, 1 where it was neither learned nor follows a schedule."""
 
 Rows = tuple[tuple[float, ...], ...]
 

@@ -19,7 +19,7 @@ from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.learning import held_from_now
 from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.randomness import ORDER, random_state_kept
-from kd_hpo.trial.result import EpochRecord, LayerRecord, Rows, TrialResult
+from kd_hpo.trial.result import TOTAL, EpochRecord, LayerRecord, Rows, TrialResult
 from kd_hpo.trial.state import Trial, start_trial
 from kd_hpo.trial.steps import train_step
 
@@ -109,6 +109,7 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
         weights, scales = epoch_weights(trial), trial.pairs.balance.scales()
         metrics["weights/entropy"] = float(entropy(weights))
         metrics["weights/largest"] = float(weights.max())
+        metrics[TOTAL] = trial.pairs.weighting.total(trial.epoch - 1)
         if trial.pairs.direction is not None and trial.pairs.direction.residual:
             metrics["weights/residual"] = trial.pairs.direction.residual
         if held:

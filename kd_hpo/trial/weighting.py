@@ -66,6 +66,7 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weig
                 forget=weighting.forget,
                 matched=weighting.pairing == "one_to_one",
                 keep=weighting.keep,
+                within=weighting.strength_within,
                 start=None if weighting.start is None else _of_served(_matrix(weighting.start, shape), served, plan),
             )
         case settings.OnePair(teacher=teacher, student=student):

@@ -262,3 +262,38 @@ def test_information_flow_over_served_pairs_still_fades() -> None:
         torch.testing.assert_close(flow.weights(epoch).sum(), torch.tensor(1.0))
         unnormalised = flow.weights(epoch) * flow.total(epoch)
         torch.testing.assert_close(unnormalised.diagonal(), torch.tensor([100 * 0.7**epoch, 100 * 0.7**epoch, 0]))
+
+
+def total_learned(*hypergradients: Tensor, within: float = 4.0, resume: bool = False) -> Learned:
+    def make() -> Learned:
+        return Learned(torch.ones(2, 2), mirror_descent, step=0.1, average=0.5, mix=0.0, within=within)
+
+    weighting = make()
+    for h in hypergradients:
+        if resume:
+            state, weighting = weighting.state_dict(), make()
+            weighting.load_state_dict(state)
+        weighting.learn(h)
+    return weighting
+
+
+HARMFUL = torch.tensor([[1.0, 2.0], [3.0, 2.0]])  # more of every pair makes the outer loss larger
+
+
+def test_the_total_follows_its_own_hypergradient() -> None:
+    # The first average is half the slope, and its square's half the square: their ratio is the root of one half.
+    assert total_learned(HARMFUL).total(0) == pytest.approx(math.exp(-0.1 * math.sqrt(0.5)), rel=1e-6)
+    assert total_learned(-HARMFUL).total(0) == pytest.approx(math.exp(0.1 * math.sqrt(0.5)), rel=1e-6)
+    assert total_learned(HARMFUL, -5 * HARMFUL).total(0) > total_learned(HARMFUL).total(0)  # the mean of both has turned
+    assert total_learned(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])).total(0) == 1  # they weigh each other out
+
+
+def test_the_total_keeps_its_bounds_and_stands_still_without_any() -> None:
+    assert total_learned(*[HARMFUL] * 99).total(0) == pytest.approx(0.25, rel=1e-5)
+    assert total_learned(*[-HARMFUL] * 99).total(0) == pytest.approx(4, rel=1e-5)
+    assert total_learned(*[HARMFUL] * 9, within=1.0).total(0) == 1
+
+
+def test_the_total_resumes_from_its_state() -> None:
+    told = (HARMFUL, -HARMFUL, HARMFUL.t() / 3)
+    assert total_learned(*told, resume=True).total(0) == total_learned(*told).total(0)

@@ -28,7 +28,9 @@ def study(folder: StudyFolder, *, carry: bool = True) -> StudyConfig:
 
 def searched(folder: StudyFolder, cache: Path, number: int, *, val: float, weighting: object, state: State = "completed") -> None:
     spec = TrialSpec(id=f"hetero-t{number:03d}", kind="search", method="hetero", seed=number)
-    config = study(folder).trial().replace(seed=number, weighting=weighting, training={"epochs": 2, "batch_size": 32}, pairs=PAIRS)
+    config = (
+        study(folder).trial().replace(seed=number, weighting=weighting, training={"epochs": 2, "batch_size": 32}, pairs=PAIRS)
+    )
     result = run_trial(config, lambda _: None, cache=cache)
     folder.write_status(TrialStatus(spec=spec, state=state))
     folder.write_records(spec.id, [EpochRecord(epoch=2, metrics={METRIC: val}, weights=(), scales=(), held=True)])

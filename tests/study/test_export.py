@@ -15,7 +15,7 @@ from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.study.apply import applied_config, matrix_of_rank
 from kd_hpo.study.export import SCHEMA, Export, export_study, load_export
 from kd_hpo.study.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
-from kd_hpo.trial.result import TrialResult
+from kd_hpo.trial.result import TOTAL, TrialResult
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import record, result_of
 
@@ -102,8 +102,15 @@ def test_applied_trial_has_the_held_mean_and_the_layers(exported: Path) -> None:
     config = applied_config(entry, ("training.epochs=7",))
     assert config.training.epochs == 7
     assert config.weighting.model_dump() == {"kind": "fixed", "matrix": entry.held_mean}
+    assert config.pairs.strength == entry.config.pairs.strength
     with pytest.raises(ExportError, match="the export has no matrix of rank 3; it has 1, 2"):
         matrix_of_rank(load_export(exported), 3)
+
+
+def test_a_strength_that_was_learned_is_applied(exported: Path) -> None:
+    entry = matrix_of_rank(load_export(exported), 1)
+    learned = entry.replace(metrics=entry.metrics | {TOTAL: 0.4})
+    assert applied_config(learned, ()).pairs.strength == pytest.approx(0.4 * entry.config.pairs.strength)
 
 
 def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
