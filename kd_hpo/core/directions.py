@@ -216,6 +216,8 @@ class DrMad(_OfSeveralSteps):
         super().__init__(steps)
 
     def see(self, step: InnerStep) -> None:
+        if len(self.seen) == self.seen.maxlen:  # no update came of them: lambda was not yet learned
+            self.forget_steps()
         kept = replace(step, update=replace(step.update, state={}), gradient={})
         self.seen.append(replace(kept, w={}) if self.seen else kept)
 

@@ -119,6 +119,15 @@ def test_drmad_keeps_one_copy_of_the_student() -> None:
     assert not any(step.gradient or step.update.state for step in direction.seen)
 
 
+@pytest.mark.parametrize("direction", [Unrolled(STEPS), DrMad(STEPS)])
+def test_steps_that_led_to_no_update_do_not_count(direction: Direction) -> None:
+    run = Run(CASES["nesterov"])
+    expected = run.by(direction)
+    for step in [*run.steps, *run.steps]:  # before lambda is learned
+        direction.see(step)
+    torch.testing.assert_close(run.by(direction), expected, rtol=1e-12, atol=0)
+
+
 def test_hyperdistill_keeps_the_mean_of_the_steps_and_the_batch_of_one() -> None:
     run, decay = Run(CASES["nesterov"]), 0.8
     direction = HyperDistill(decay)

@@ -21,12 +21,16 @@ class Stop(Exception):
     """Stands for a process that dies."""
 
 
+LATE = {"kind": "learned", "every": 3, "warmup": 0.4, "hold": 0.1}  # the pairs' balance stands by then
 TWO_STAGES = {"stages": {"kind": "pairs_first", "share": 0.5}}  # the second one starts with epoch 3
 
 
 @pytest.mark.parametrize(("weighting", "changes"), [
     ({"kind": "learned", "every": 3}, {}),
     ({"kind": "learned", "every": 3, "direction": {"kind": "diagonal_fisher"}, "outer_objective": "task_and_pairs"}, {}),
+    (LATE | {"direction": {"kind": "unrolled", "steps": 3}, "strength_within": 2.0}, {}),
+    (LATE | {"direction": {"kind": "drmad", "steps": 3}, "pairing": "one_to_one", "keep": 1}, {}),
+    (LATE | {"direction": {"kind": "hyperdistill"}, "start": [[1, 2], [3, 4], [5, 6]], "forget": 0.2}, {}),
     ({"kind": "attention"}, {}),
     ({"kind": "uniform"}, {"pairs": TWO_STAGES}),
     ({"kind": "uniform"}, {"pairs": TWO_STAGES, "training": {"epochs": 4, "batch_size": 32, "lr_schedule": "cosine"}}),
