@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     parser.add_argument("--utilities", type=Path, required=True)
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--strength", type=float, default=5.0)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
@@ -80,7 +81,7 @@ def main() -> None:
 
     never = [run(every=10**9)[1] for _ in range(2)][-1]  # the first one warms up
     table = Table("direction", "outer objective", *(str(1 + e) for e in range(given.epochs)), "all", "time")
-    for objective in OBJECTIVES:
+    for objective in given.objectives:
         for kind in DIRECTIONS:
             try:
                 found, seconds = run(direction={"kind": kind}, outer_objective=objective)
