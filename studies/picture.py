@@ -52,7 +52,14 @@ def main() -> None:
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.25])
     seeds = len(measured["accuracy"]["none"])
-    heat(left, 100 * worth, teacher, student, f"one pair alone: points over KD ({seeds} seeds)", lambda v: f"{v:+.1f}")
+    heat(
+        left,
+        100 * worth,
+        teacher,
+        student,
+        f"one pair alone: points over KD ({seeds} seeds)",
+        lambda v: f"{round(v, 1) + 0.0:+.1f}",
+    )
     heat(middle, learned, teacher, student, "lambda, learned", lambda v: f"{v:.2f}" if v > 0.005 else "·")
     methods = sorted(comparison["methods"], key=lambda method: method["test"])
     for place, method in enumerate(methods):
@@ -60,7 +67,15 @@ def main() -> None:
         scores = [each["test"] for each in method["by_seed"].values()]
         right.plot(scores, [place] * len(scores), "o", color=colour, alpha=0.5, markersize=4, markeredgewidth=0)
         right.plot(method["test"], place, "D", color=colour if method["method"] == "hetero" else INK, markersize=5)
-    names = {"hetero": "learned lambda", "random_search": "best random lambda", "tpe_lambda": "lambda by TPE", "kd": "KD"}
+    names = {
+        "hetero": "learned lambda",
+        "random_search": "best random lambda",
+        "tpe_lambda": "lambda by TPE",
+        "kd": "KD",
+        "diagonal": "same depth, balanced",
+        "vid": "VID",
+        "semckd": "SemCKD",
+    }
     right.set_yticks(range(len(methods)), [names.get(m["method"], m["method"]) for m in methods], fontsize=8)
     right.set_title("accuracy on test, a point a seed", fontsize=9, loc="left")
     right.grid(axis="x", color="#e4e6e9", linewidth=0.8)
