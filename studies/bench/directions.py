@@ -83,6 +83,7 @@ def main() -> None:
     table = Table("direction", "outer objective", *(str(1 + e) for e in range(given.epochs)), "all", "time")
     for objective in given.objectives:
         for kind in DIRECTIONS:
+            print(f"{kind}, {objective} ...", flush=True)
             try:
                 found, seconds = run(direction={"kind": kind}, outer_objective=objective)
             except Diverged:
