@@ -189,11 +189,11 @@ def compare_methods(
     """Every method once a seed at its settings, those that are left."""
     ended, left = ended_ids(folder), list[dict[str, Any]]()
     settings = {name: best_settings(study, folder, searched, name) for name in method_names(study)}
+    starts = {name: start_of_lambda(study, folder, name) for name in method_names(study)}
     for trial, (name, seed) in compared_ids(study).items():
         if trial in ended:
             continue
-        start = start_of_lambda(study, folder, name)
-        spec = TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=settings[name] or {}, start=start)
+        spec = TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=settings[name] or {}, start=starts[name])
         if settings[name] is None:
             why = f"no trial of its search was completed, so it has no settings{first_failure(folder, name)}"
             folder.write_status(TrialStatus(spec=spec, state="failed", message=why))

@@ -1,6 +1,7 @@
 """How lambda learns: the inner step as a direction sees it, the outer gradient, and lambda's own step along the hypergradient."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -59,17 +60,18 @@ def inner_step(trial: Trial, pairs: PairState, seen: View, targets: Targets, bef
     scale = strength * pairs.balance.scales().to(targets.logits)
     weights = pairs.weighting.weights(trial.epoch).to(scale) * scale
     trained, number, stage = trial.parameters, trial.step, trial.stage
+    around = replace(before, parameters={})  # a direction that lets go of the step's w holds no other copy of it
 
     def matrix(features: list[Tensor], of: Targets) -> Tensor:
         return functional_call(pairs.losses, phi, (as_targets(features), of))  # type: ignore[no-any-return]
 
     def pair_losses(w: Params) -> Tensor:
         with random_state_kept():
-            _, features = forward_mode_student(trial, seen.x, w, before)
+            _, features = forward_mode_student(trial, seen.x, w, around)
             return matrix(features, targets)
 
     def inner_loss(w: Params, view: View, of: Targets) -> Tensor:
-        logits, features = run_student(trial, view.x, {**w, **{n: buffer.clone() for n, buffer in before.buffers.items()}})
+        logits, features = run_student(trial, view.x, {**w, **{n: buffer.clone() for n, buffer in around.buffers.items()}})
         loss = (weights * matrix(features, of)).sum()
         if stage == "pairs":
             return loss
@@ -81,7 +83,7 @@ def inner_step(trial: Trial, pairs: PairState, seen: View, targets: Targets, bef
         w = {name: value.detach().requires_grad_() for name, value in w.items()}
         along = {name: w[name] for name in v}
         with torch.enable_grad(), random_state_kept():
-            set_random_state(before.random)
+            set_random_state(around.random)
             gradients = torch.autograd.grad(
                 inner_loss(w, view, of), list(along.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )

@@ -67,7 +67,9 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weig
                 matched=weighting.pairing == "one_to_one",
                 keep=weighting.keep,
                 within=weighting.strength_within,
-                start=None if weighting.start is None else _of_served(_matrix(weighting.start, shape), served, plan),
+                start=None
+                if weighting.start is None
+                else _of_served(_matrix(weighting.start, shape, "weighting.start"), served, plan),
             )
         case settings.OnePair(teacher=teacher, student=student):
             t = _position(teacher, [layer.name for layer in plan.teacher], "teacher")
@@ -110,11 +112,11 @@ def _position(name: str, layers: list[str], whose: str) -> int:
     return layers.index(name)
 
 
-def _matrix(matrix: settings.Matrix, shape: tuple[int, int]) -> Tensor:
+def _matrix(matrix: settings.Matrix, shape: tuple[int, int], where: str = "weighting") -> Tensor:
     given = (len(matrix), *sorted({len(row) for row in matrix}))
     if given != shape or sum(map(sum, matrix)) <= 0:
         raise ConfigError(
-            f"weighting has a matrix of {' x '.join(map(str, given))} with sum {sum(map(sum, matrix))}; "
+            f"{where} has a matrix of {' x '.join(map(str, given))} with sum {sum(map(sum, matrix))}; "
             f"accepted is {shape[0]} rows (teacher layers) of {shape[1]} (student layers), not negative, with a sum above 0"
         )
     return torch.tensor(matrix)

@@ -1,5 +1,7 @@
 """The step of a trial: its hypergradient is exact, it moves nothing that it should not, and it finds planted knowledge."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch.func import functional_call
 
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.trial import Network, Student, TrialConfig
-from kd_hpo.core.directions import DIRECTIONS
+from kd_hpo.core.directions import DIRECTIONS, InnerStep
 from kd_hpo.core.pair_losses import categorical_kl
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.weightings import Learned
@@ -235,6 +237,28 @@ def test_a_student_with_frozen_parameters_learns_with_the_others(prepared: Prepa
     weights = trial.pairs.weighting.weights(0)
     assert weights.isfinite().all()
     assert weights.std() > 1e-4
+
+
+def test_drmad_lets_go_of_the_students_between(prepared: Prepared) -> None:
+    weighting = learned(direction={"kind": "drmad", "steps": 3})
+    trial = start_trial(digits_trial(weighting=weighting, pairs={"balance": BALANCED}), prepared)
+    assert trial.pairs is not None
+    assert trial.pairs.direction is not None
+    held: list[weakref.ref[torch.Tensor]] = []
+    see = trial.pairs.direction.see
+
+    def watched(step: InnerStep) -> None:
+        held.append(weakref.ref(next(iter(step.w.values()))))
+        see(step)
+
+    trial.pairs.direction.see = watched  # type: ignore[method-assign]
+    first, *others = list(shuffled_batches(prepared.splits.train, 32, 0))[:4]
+    train_step(trial, first)
+    held.clear()
+    for batch in others:  # of which two are seen; the update follows with the next one
+        train_step(trial, batch)
+    gc.collect()
+    assert [ref() is not None for ref in held] == [True, False]
 
 
 def test_teacher_is_frozen(prepared: Prepared) -> None:
