@@ -8,7 +8,7 @@ a teacher signal. Same networks, splits, steps and outer settings as that study'
 import argparse
 from pathlib import Path
 
-from kd_hpo.cli import run_and_tell
+from kd_hpo.cli.studies import run_and_tell
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.design import trial_config
 from kd_hpo.study.environment import prepare_environment

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_hpo import cli
+from kd_hpo.cli import main, studies
 from kd_hpo.config.study import Compare, StudyConfig
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.read import load_study
@@ -50,7 +50,7 @@ class Command:
     def __call__(self, *arguments: object) -> Ended:
         self._monkeypatch.setattr(sys, "argv", ["kd-hpo", *map(str, arguments)])
         try:
-            cli.main()
+            main.main()
             code: object = 0
         except SystemExit as ended:
             code = ended.code or 0
@@ -151,7 +151,7 @@ def test_comparison_that_is_refused(kd_hpo: Command, study: Path, arguments: lis
 
 def test_comparison_takes_its_methods_seeds_and_tuning(kd_hpo: Command, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[StudyConfig] = []
-    monkeypatch.setattr(cli, "run_and_tell", asked.append)
+    monkeypatch.setattr(studies, "run_and_tell", asked.append)
     given = ["--methods", "ce, kd,vid", "--seeds", "5", "--tune", "2", "--set", "training.epochs=7"]
     assert kd_hpo("compare", study, *given).code == 0
     assert kd_hpo("compare", study).code == 0
@@ -276,7 +276,7 @@ def test_interrupted_study_tells_how_to_go_on(kd_hpo: Command, study: Path, monk
 
 def test_ctrl_c_is_exit_code_130_without_a_traceback(exported: Path) -> None:
     """In a process of its own, since a signal is: `apply`, once it trains."""
-    command = [sys.executable, "-c", "from kd_hpo.cli import main; main()"]
+    command = [sys.executable, "-c", "from kd_hpo.cli.main import main; main()"]
     arguments = ["apply", str(exported), "--set", "training.epochs=100000", "--runs", str(exported.parent.parent)]
     applying = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     weights = exported.parent.parent / "applied/small-1/last.safetensors"

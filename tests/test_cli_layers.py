@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kd_hpo import cli
+from kd_hpo.cli import main
 from kd_hpo.nets.features import FeatureTap, layer_shapes
 from kd_hpo.nets.network_list import networks_like
 from kd_hpo.nets.zoo import build_network
@@ -27,7 +27,7 @@ def kd_hpo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(sys, "argv", ["kd-hpo", *arguments])
         code: object = 0
         try:
-            cli.main()
+            main.main()
         except SystemExit as ended:
             code = ended.code or 0
         told = capsys.readouterr()
@@ -122,7 +122,7 @@ def test_what_is_listed_can_be_built() -> None:
 
 @pytest.mark.parametrize("command", ["layers", "networks"])
 def test_help_loads_no_torch(command: str) -> None:
-    code = f"from kd_hpo.cli import app; app(['{command}', '--help'], result_action='return_value')"
+    code = f"from kd_hpo.cli.main import app; app(['{command}', '--help'], result_action='return_value')"
     tell = "import json, sys; print(); print(json.dumps(sorted(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", f"{code}\n{tell}"], capture_output=True, text=True, check=True)
     assert not {"torch", "timm", "torchvision", "ray"} & set(json.loads(told.stdout.splitlines()[-1]))

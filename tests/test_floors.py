@@ -75,8 +75,8 @@ def test_module_is_short(module: str) -> None:
     "code",
     [
         "import kd_hpo",
-        "from kd_hpo.cli import app; app(['--help'], result_action='return_value')",
-        "from kd_hpo.cli import app; app(['run', '--help'], result_action='return_value')",
+        "from kd_hpo.cli.main import app; app(['--help'], result_action='return_value')",
+        "from kd_hpo.cli.main import app; app(['run', '--help'], result_action='return_value')",
     ],
     ids=["import", "--help", "run --help"],
 )

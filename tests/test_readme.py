@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kd_hpo.cli import app
+from kd_hpo.cli.main import app
 from kd_hpo.study.design import trial_config
 from kd_hpo.study.folder import TrialSpec
 from kd_hpo.study.read import load_study

@@ -92,7 +92,7 @@ def killed(runs: Path) -> Killed:
         return bool(ended) and any(0 < len(folder.records(i)) < EPOCHS for i, state in states.items() if state == "running")
 
     with (runs / "told").open("w+") as told:
-        command = [sys.executable, "-c", "from kd_hpo.cli import main; main()", "run", str(file)]
+        command = [sys.executable, "-c", "from kd_hpo.cli.main import main; main()", "run", str(file)]
         driver = subprocess.Popen(command, stdout=told, stderr=told)
         while not in_mid_search():
             assert driver.poll() is None, told.seek(0) or told.read()
