@@ -1,6 +1,6 @@
 """Every loss that compares the two layers of a pair, by name; a new one is a line here and a pass of its contract test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -40,6 +40,15 @@ class PairLoss(Protocol):
         weights   for each group None, (pairs,) or (B, pairs). The value knows no weight: backward, each pair's gradient
                   enters the student multiplied by its weight, and that of the module's own parameters stays at unit weight
         """
+        ...
+
+
+@runtime_checkable
+class BatchMeans(Protocol):
+    """A module of a pair loss that has a faster way to the mean over the batch."""
+
+    def means(self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]) -> list[Tensor]:
+        """As forward, with weights None or (pairs,); gives (pairs,) for each group."""
         ...
 
 

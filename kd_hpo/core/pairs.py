@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kd_hpo.core.gradient_scaling import scaled_identity
 from kd_hpo.core.maps import gradient_in_own_layout
-from kd_hpo.core.pair_losses import PairLoss, categorical_kl
+from kd_hpo.core.pair_losses import BatchMeans, PairLoss, categorical_kl
 from kd_hpo.core.plan import PairPlan, Size
 
 
@@ -56,30 +56,49 @@ class PairMatrix(nn.Module):
                 served[t, group.student] = loss.serves(plan.teacher[t], plan.student[group.student], group.size) is None
         self.register_buffer("served", None if served.all() else served, persistent=False)
 
-    def sample_losses(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
-        """The pair losses of each example.
+    def forward(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
+        """The (T, S) matrix of pair losses, the batch's mean.
 
         features  S tensors of the student: maps (B, C, H, W), tokens (B, N, C) or vectors (B, C)
-        weights   None: plain losses. (T, S) or (B, T, S): the value is the same, but backward each pair's gradient enters
-                  the student multiplied by its weight, while the regressors get theirs at unit weight
-        returns   (B, T, S)
+        weights   None: plain losses. (T, S): the value is the same, but backward each pair's gradient enters the student
+                  multiplied by its weight, while the regressors get theirs at unit weight
         """
-        of_groups: Sequence[Tensor | None] = [None] * len(self.plan.groups)
-        if weights is not None:
-            counts = [len(g.teachers) for g in self.plan.groups]
-            of_groups = weights.flatten(-2).index_select(-1, self.cells).split(counts, -1)
-            features = [gradient_in_own_layout(f) for f in features]
+        features, of_groups = self._weighted(features, weights)
+        if isinstance(self.feature_pairs, BatchMeans):
+            parts = self.feature_pairs.means(features, targets.blocks, of_groups)
+        else:
+            parts = [losses.mean(0) for losses in self.feature_pairs(features, targets.blocks, of_groups)]
+        if self.plan.logits_pair:
+            parts.append(self._logits_pair(features, targets, weights).mean(0))
+        return self._in_order(parts)
+
+    def sample_losses(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
+        """The pair losses of each example, (B, T, S); weights may be theirs too, (B, T, S)."""
+        features, of_groups = self._weighted(features, weights)
         parts = self.feature_pairs(features, targets.blocks, of_groups)
         if self.plan.logits_pair:
-            logits = features[-1].flatten(1)
-            if weights is not None:
-                logits = scaled_identity(logits, weights[..., -1, -1].unsqueeze(-1))
-            parts.append(categorical_kl(logits, targets.logits, self.temperature).unsqueeze(1))
-        if self.absent:
-            parts.append(parts[0].new_zeros(len(parts[0]), self.absent))
-        losses = torch.cat(parts, 1).index_select(1, self.order).view(-1, *self.plan.shape)
-        return losses if self.served is None else losses * self.served
+            parts.append(self._logits_pair(features, targets, weights))
+        return self._in_order(parts)
 
-    def forward(self, features: Sequence[Tensor], targets: Targets) -> Tensor:
-        """The (T, S) matrix of pair losses, the batch's mean."""
-        return self.sample_losses(features, targets).mean(0)
+    def _weighted(self, features: Sequence[Tensor], weights: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        """The features as they are differentiated, and each group's weights."""
+        if weights is None:
+            return features, [None] * len(self.plan.groups)
+        counts = [len(g.teachers) for g in self.plan.groups]
+        of_groups = weights.flatten(-2).index_select(-1, self.cells).split(counts, -1)
+        return [gradient_in_own_layout(f) for f in features], of_groups
+
+    def _logits_pair(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None) -> Tensor:
+        """(B, 1)"""
+        logits = features[-1].flatten(1)
+        if weights is not None:
+            logits = scaled_identity(logits, weights[..., -1, -1].unsqueeze(-1))
+        return categorical_kl(logits, targets.logits, self.temperature).unsqueeze(1)
+
+    def _in_order(self, parts: list[Tensor]) -> Tensor:
+        """(..., pairs) of each group, then of the logits -> (..., T, S)"""
+        if self.absent:
+            parts = [*parts, parts[0].new_zeros(*parts[0].shape[:-1], self.absent)]
+        cells = torch.cat(parts, -1).index_select(-1, self.order)
+        losses = cells.view(*cells.shape[:-1], *self.plan.shape)
+        return losses if self.served is None else losses * self.served

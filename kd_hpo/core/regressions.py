@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_hpo.core.fused_gaussian import fused_gaussian
+from kd_hpo.core.gaussian_means import gaussian_means
 from kd_hpo.core.gradient_scaling import scaled_linear
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.normalisation import batch_normalised, unit_rows
@@ -141,13 +141,23 @@ class GroupRegressor(nn.Module, ABC):
 
     def forward(self, feature: Tensor, block: Tensor, weights: Tensor | None) -> Tensor:
         """feature (B, ...) of the student, block (B, hw, C'), weights None or (pairs,) or (B, pairs) -> losses (B, pairs)."""
-        rows = pooled(as_map(feature, self.layer), self.size)
-        target = block[..., self.span] if self.index is None else block.index_select(2, self.index)
-        return self.compared(rows, target, None if weights is None else weights.index_select(-1, self.pair))
+        return self.losses(self.predicted(self.rows(feature), self.of_channels(weights)), self.target(block))
 
-    def compared(self, rows: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
-        """rows (B, N, C_s), target (B, N, C), scale None or (C,) or (B, C): its pair's weight -> (B, pairs)"""
-        return self.losses(self.predicted(rows, scale), target)
+    def means(self, feature: Tensor, block: Tensor, weights: Tensor | None) -> Tensor:
+        """The same, with weights None or (pairs,), the mean over examples -> (pairs,)."""
+        return self.forward(feature, block, weights).mean(0)
+
+    def rows(self, feature: Tensor) -> Tensor:
+        """(B, ...) of the student -> (B, N, C_s)"""
+        return pooled(as_map(feature, self.layer), self.size)
+
+    def target(self, block: Tensor) -> Tensor:
+        """(B, N, C'), the teacher at a resolution -> (B, N, C)"""
+        return block[..., self.span] if self.index is None else block.index_select(2, self.index)
+
+    def of_channels(self, weights: Tensor | None) -> Tensor | None:
+        """(..., pairs) -> (..., C), of each channel its pair's"""
+        return None if weights is None else weights.index_select(-1, self.pair)
 
     def predicted(self, rows: Tensor, scale: Tensor | None) -> Tensor:
         """(B, N, C_s) -> (B, N, C), the channels of all pairs side by side."""
@@ -182,13 +192,16 @@ class GaussianRegressor(GroupRegressor):
         else:
             self.register_buffer("rho", rho)
 
-    def compared(self, rows: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
-        if self.deeper or (scale is None and torch.is_grad_enabled()):  # the plain loss may be differentiated twice
-            return super().compared(rows, target, scale)
+    def means(self, feature: Tensor, block: Tensor, weights: Tensor | None) -> Tensor:
+        channels, width = self.weight.shape
+        differentiated_twice = weights is None and torch.is_grad_enabled()
+        if self.deeper or differentiated_twice or width > channels:  # second moments of a wide student are many
+            return super().means(feature, block, weights)
         variance = softplus_variance(self.rho, self.floor)
+        scale = self.of_channels(weights)
         if scale is None:
             scale = torch.ones_like(variance)
-        return fused_gaussian(rows, self.weight, self.bias, variance, target, self.shares(), scale)
+        return gaussian_means(self.rows(feature), self.weight, self.bias, variance, self.target(block), self.shares(), scale)
 
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:
         for layer in self.deeper:
@@ -251,8 +264,17 @@ class Regressors(nn.Module):
     def forward(
         self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        parts = zip(self.plan.groups, self.groups, weights, strict=True)
-        return [regressor(features[group.student], blocks[group.size], of_group) for group, regressor, of_group in parts]
+        return [regressor(*inputs) for regressor, inputs in self._inputs(features, blocks, weights)]
+
+    def means(self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]) -> list[Tensor]:
+        return [regressor.means(*inputs) for regressor, inputs in self._inputs(features, blocks, weights)]
+
+    def _inputs(
+        self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]
+    ) -> Iterator[tuple[GroupRegressor, tuple[Tensor, Tensor, Tensor | None]]]:
+        for group, regressor, of_group in zip(self.plan.groups, self.groups, weights, strict=True):
+            assert isinstance(regressor, GroupRegressor)
+            yield regressor, (features[group.student], blocks[group.size], of_group)
 
 
 def _uniform(fan_out: int, fan_in: int, generator: torch.Generator) -> nn.Parameter:

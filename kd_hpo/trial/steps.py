@@ -86,11 +86,14 @@ def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerL
         compared = trial.pair_targets(targets)
         weights = pair_weights(trial, trial.pairs, features, compared)
         scales = trial.config.pairs.strength * trial.pairs.weighting.total(trial.epoch) * trial.pairs.balance.scales().to(task)
-        sample_losses = trial.pairs.losses.sample_losses(as_targets(features), compared, (weights * scales).detach())
-        pair_loss = (weights * scales * sample_losses.detach()).sum((1, 2)).mean()
-        total = total + sample_losses.mean(0).sum()
-        if trial.pairs.attention is not None:  # learned from the training loss, as its paper does
-            total = total + pair_loss
+        if trial.pairs.attention is None:
+            matrix = trial.pairs.losses(as_targets(features), compared, weights * scales)
+            pair_loss = (weights * scales * matrix.detach()).sum()
+            total = total + matrix.sum()
+        else:  # weights of each example, learned from the training loss, as their paper does
+            sample_losses = trial.pairs.losses.sample_losses(as_targets(features), compared, (weights * scales).detach())
+            pair_loss = (weights * scales * sample_losses.detach()).sum((1, 2)).mean()
+            total = total + sample_losses.mean(0).sum() + pair_loss
             trial.pairs.attention_sum += weights.detach().mean(0).cpu()
         trial.pairs.optimizer.zero_grad()
     trial.optimizer.zero_grad()

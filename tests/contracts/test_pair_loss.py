@@ -156,6 +156,17 @@ def test_matrix_is_the_mean_over_examples(world: World) -> None:
     torch.testing.assert_close(world.pairs(world.features, world.targets), losses.mean(0), rtol=1e-12, atol=0)
 
 
+def test_means_and_their_gradients_are_those_of_the_losses(world: World) -> None:
+    """However the batch's mean is come by: with weights as training does it, and without a graph as forward mode does."""
+    weights = world.weights()
+    means, losses = world.pairs(world.features, world.targets, weights), world.losses(weights).mean(0)
+    torch.testing.assert_close(means, losses, rtol=1e-8, atol=1e-12)
+    inputs = world.features + world.phi
+    assert_all_close(gradients(means.sum(), inputs), gradients(losses.sum(), inputs), scale=10)
+    with torch.no_grad():
+        torch.testing.assert_close(world.pairs(world.features, world.targets), losses, rtol=1e-8, atol=1e-12)
+
+
 def test_single_precision_is_close_to_double(name: str, world: World) -> None:
     single = World(name, TEACHER, STUDENT, torch.float32)
     actual, expected = single.losses(), world.losses()
