@@ -1,7 +1,7 @@
-"""The Gaussian pair loss of a linear regressor, the mean over a batch, from second moments: no pass over (B, N, C).
+"""The Gaussian loss of all pairs at one resolution, the mean over a batch, from second moments: no pass over (B, N, C).
 
 With an error e = W x + b - t, the mean of e^2 is a quadratic form in W of the second moments of x and of x with t. So value and
-gradients are a few products of a tall matrix with a small one; all else is as small as W.
+gradients are a few products of a tall matrix with a small one, for all pairs together; all else is as small as W.
 """
 
 from typing import Any
@@ -14,63 +14,82 @@ from torch.autograd.function import once_differentiable
 class _GaussianMeans(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, variance: Tensor, target: Tensor, shares: Tensor, scale: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        variance: Tensor,
+        target: Tensor,
+        shares: Tensor,
+        layers: Tensor,
+        scale: Tensor,
     ) -> Tensor:
         x, t = x.flatten(0, 1), target.flatten(0, 1)
-        mean = x.new_full((len(x),), 1 / len(x))
-        centre, t_mean = x.t().mv(mean), t.t().mv(mean)
+        centre, t_mean = x.mean(0), t.mean(0).unsqueeze(1)
         z = x - centre  # about its mean, or the digits would go to the square of the mean
+        same = layers @ layers.t()  # (J, J), 1 for two channels of one layer
         cross = (z.t() @ t).t() / len(x)
-        slope = weight @ (z.t() @ z / len(x)) - cross
-        level = bias + weight @ centre  # the mean prediction
-        spread = (t * t).t().mv(mean) - t_mean * t_mean
-        square = (((slope - cross) * weight).sum(1) + (level - t_mean).square() + spread).clamp_min(0)
-        kept = (z, t, weight, variance, shares, scale, mean, centre, slope, level, level - t_mean, square)
+        slope = weight @ (z.t() @ z * (same / len(x))) - cross  # (C, J), half of d square / d weight, but for the mean
+        level = torch.addmm(bias, weight * centre, layers)  # (C, S), the mean prediction
+        spread = (t * t).mean(0).unsqueeze(1) - t_mean * t_mean
+        error = level - t_mean
+        square = torch.addmm(torch.addcmul(spread, error, error), (slope - cross) * weight, layers).clamp_min_(0)
+        kept = (z, t, weight, variance, shares, layers, same, scale, centre, slope, level, error, square)
         ctx.save_for_backward(*kept)
         ctx.save_for_forward(*kept)
         ctx.set_materialize_grads(False)
         ctx.shape = target.shape[:2]
-        return (square / variance + variance.log()) @ (0.5 * shares)
+        return shares.t() @ (square / variance + variance.log()) / 2
 
     @staticmethod
     def jvp(
         ctx: Any, dx: Tensor | None, dweight: Tensor | None, dbias: Tensor | None, dvariance: Tensor | None, *_: None
     ) -> Tensor:
-        z, t, weight, variance, shares, _scale, mean, centre, slope, level, error, square = ctx.saved_tensors
-        along = torch.zeros_like(square)  # (C,): half of d square
+        z, t, weight, variance, shares, layers, same, _scale, centre, slope, level, error, square = ctx.saved_tensors
+        along = torch.zeros_like(square)  # (C, S): half of d square
         if dx is not None:
             dx = dx.flatten(0, 1)
-            moved = weight @ (z.t() @ dx / len(z)) - (dx.t() @ t).t() / len(z)
-            along = along + (moved * weight).sum(1) + level * (weight @ dx.t().mv(mean))
+            moved = weight @ (z.t() @ dx * same) - (dx.t() @ t).t()
+            along = along + (moved * weight) @ layers / len(z) + level * ((weight * dx.mean(0)) @ layers)
         if dweight is not None:
-            along = along + (slope * dweight).sum(1) + error * (dweight @ centre)
+            along = along + (slope * dweight) @ layers + error * ((dweight * centre) @ layers)
         if dbias is not None:
             along = along + error * dbias
         along = along / variance
         if dvariance is not None:
             along = along + 0.5 * (1 - square / variance) * (dvariance / variance)
-        return along @ shares  # type: ignore[no-any-return]
+        return shares.t() @ along  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
         if g is None:
-            return (None,) * 7
-        z, t, weight, variance, shares, scale, _mean, centre, slope, level, error, square = ctx.saved_tensors
-        by_error = shares @ g / variance  # (C,): dL / d(square / 2)
-        into_x = (by_error * scale / len(z)).unsqueeze(1) * weight
-        by_x = torch.addmm(level @ into_x, z, weight.t() @ into_x).addmm_(t, into_x, alpha=-1)
-        by_weight = torch.addcmul(slope, error.unsqueeze(1), centre) * by_error.unsqueeze(1)
+            return (None,) * 8
+        z, t, weight, variance, shares, layers, same, scale, centre, slope, level, error, square = ctx.saved_tensors
+        by_error = shares @ g / variance  # (C, S): dL / d(square / 2)
+        into_x = (by_error * scale / len(z)) @ layers.t() * weight
+        by_x = torch.addmm((level @ layers.t() * into_x).sum(0), z, weight.t() @ into_x * same).addmm_(t, into_x, alpha=-1)
+        by_weight = torch.addcmul(slope, error @ layers.t(), centre) * (by_error @ layers.t())
         by_variance = 0.5 * by_error * (1 - square / variance)
-        return by_x.unflatten(0, ctx.shape), by_weight, by_error * error, by_variance, None, None, None
+        return by_x.unflatten(0, ctx.shape), by_weight, by_error * error, by_variance, None, None, None, None
 
 
 def gaussian_means(
-    x: Tensor, weight: Tensor, bias: Tensor, variance: Tensor, target: Tensor, shares: Tensor, scale: Tensor
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    variance: Tensor,
+    target: Tensor,
+    shares: Tensor,
+    layers: Tensor,
+    scale: Tensor,
 ) -> Tensor:
-    """`gaussian_nll(scaled_linear(x, weight, bias, scale), target, variance).mean(0) @ shares`; forward mode knows no scale.
+    """`gaussian_nll(scaled_linear(x_s, weight_s, bias_s, scale_s), target, variance_s).mean(0) @ shares` of each layer s.
 
-    x (B, N, C_s), weight (C, C_s), bias and variance (C,), target (B, N, C), shares (C, pairs), scale (C,)
-    returns (pairs,)
+    x        (B, N, J), S layers of the student side by side
+    weight   (C, J), from each to all channels of the teacher; bias, variance and scale (C, S)
+    target   (B, N, C), T layers of the teacher side by side
+    shares   (C, T), of each channel in its layer's mean; layers (J, S), 1 where a channel is the layer's
+    returns  (T, S); forward mode knows no scale
     """
-    return _GaussianMeans.apply(x, weight, bias, variance, target, shares, scale)  # type: ignore[no-any-return]
+    return _GaussianMeans.apply(x, weight, bias, variance, target, shares, layers, scale)  # type: ignore[no-any-return]

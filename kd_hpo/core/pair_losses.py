@@ -47,8 +47,8 @@ class PairLoss(Protocol):
 class BatchMeans(Protocol):
     """A module of a pair loss that has a faster way to the mean over the batch."""
 
-    def means(self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]) -> list[Tensor]:
-        """As forward, with weights None or (pairs,); gives (pairs,) for each group."""
+    def means(self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None) -> Tensor:
+        """(pairs,), in the order of plan.groups and their teachers; weights None or of all pairs, (T, S)."""
         ...
 
 

@@ -64,8 +64,10 @@ class PairMatrix(nn.Module):
                   multiplied by its weight, while the regressors get theirs at unit weight
         """
         features, of_groups = self._weighted(features, weights)
-        if isinstance(self.feature_pairs, BatchMeans):
-            parts = self.feature_pairs.means(features, targets.blocks, of_groups)
+        if not self.plan.groups:
+            parts = []
+        elif isinstance(self.feature_pairs, BatchMeans):
+            parts = [self.feature_pairs.means(features, targets.blocks, weights)]
         else:
             parts = [losses.mean(0) for losses in self.feature_pairs(features, targets.blocks, of_groups)]
         if self.plan.logits_pair:

@@ -1,8 +1,7 @@
 """Pair losses that regress the teacher's channels on the student's: one linear map serves a student layer at a resolution."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,37 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_hpo.core.gaussian_means import gaussian_means
+from kd_hpo.core.gaussian import LinearGaussian, gaussian_nll, inverse_softplus, softplus_variance, uniform_weight
 from kd_hpo.core.gradient_scaling import scaled_linear
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.normalisation import batch_normalised, unit_rows
 from kd_hpo.core.plan import Group, LayerShape, PairPlan, Size
 
 # Formulas --------------------------------------------------------------------------------------------------------------------
-
-
-def gaussian_nll(mean: Tensor, target: Tensor, variance: Tensor) -> Tensor:
-    """Minus the log density of a Gaussian q(h_t | h_s), without its constant (VID, Ahn et al. 2019, eq. 5).
-
-    mean      (B, N, C)  the regressor's prediction of the teacher's channels at N positions, from the student
-    target    (B, N, C)  the teacher's channels, a constant
-    variance  (C,)       of each teacher channel
-    returns   (B, C)     nats an element, the mean over positions; unlimited below as the variance goes to 0, hence its floor
-    """
-    # The variance is the same at all positions: averaging squares first spares two passes over (B, N, C).
-    square = (mean - target.detach()).square().mean(1)
-    return 0.5 * (square / variance + variance.log())
-
-
-def softplus_variance(rho: Tensor, floor: float) -> Tensor:
-    """The variance that a free parameter stands for; the floor bounds the loss from below."""
-    variance: Tensor = F.softplus(rho) + floor
-    return variance
-
-
-def inverse_softplus(value: float) -> float:
-    """rho with softplus(rho) = value, for value > 0."""
-    return value + math.log(-math.expm1(-value))
 
 
 def info_nce(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -78,7 +53,9 @@ class Gaussian(_Regression):
     standardised: ClassVar[bool] = True
 
     def module(self, plan: PairPlan, generator: torch.Generator) -> nn.Module:
-        return Regressors(plan, [GaussianRegressor(self, plan, group, generator) for group in plan.groups])
+        if self.regressor == "mlp":
+            return Regressors(plan, [GaussianRegressor(self, plan, group, generator) for group in plan.groups])
+        return LinearGaussian(plan, start=self.variance, learned=self.learn_variance, floor=self.floor, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -124,7 +101,7 @@ class GroupRegressor(nn.Module, ABC):
         super().__init__()
         self.layer, self.size = plan.student[group.student], group.size
         self.channels = [plan.teacher[t].channels for t in group.teachers]
-        self.weight = _uniform(sum(self.channels), self.layer.channels, generator)
+        self.weight = nn.Parameter(uniform_weight(sum(self.channels), self.layer.channels, generator))
         zeros = torch.zeros(sum(self.channels))
         if bias:
             self.bias = nn.Parameter(zeros)
@@ -141,23 +118,9 @@ class GroupRegressor(nn.Module, ABC):
 
     def forward(self, feature: Tensor, block: Tensor, weights: Tensor | None) -> Tensor:
         """feature (B, ...) of the student, block (B, hw, C'), weights None or (pairs,) or (B, pairs) -> losses (B, pairs)."""
-        return self.losses(self.predicted(self.rows(feature), self.of_channels(weights)), self.target(block))
-
-    def means(self, feature: Tensor, block: Tensor, weights: Tensor | None) -> Tensor:
-        """The same, with weights None or (pairs,), the mean over examples -> (pairs,)."""
-        return self.forward(feature, block, weights).mean(0)
-
-    def rows(self, feature: Tensor) -> Tensor:
-        """(B, ...) of the student -> (B, N, C_s)"""
-        return pooled(as_map(feature, self.layer), self.size)
-
-    def target(self, block: Tensor) -> Tensor:
-        """(B, N, C'), the teacher at a resolution -> (B, N, C)"""
-        return block[..., self.span] if self.index is None else block.index_select(2, self.index)
-
-    def of_channels(self, weights: Tensor | None) -> Tensor | None:
-        """(..., pairs) -> (..., C), of each channel its pair's"""
-        return None if weights is None else weights.index_select(-1, self.pair)
+        rows = pooled(as_map(feature, self.layer), self.size)
+        target = block[..., self.span] if self.index is None else block.index_select(2, self.index)
+        return self.losses(self.predicted(rows, None if weights is None else weights.index_select(-1, self.pair)), target)
 
     def predicted(self, rows: Tensor, scale: Tensor | None) -> Tensor:
         """(B, N, C_s) -> (B, N, C), the channels of all pairs side by side."""
@@ -169,39 +132,25 @@ class GroupRegressor(nn.Module, ABC):
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Both (B, N, C) -> (B, pairs)"""
 
-    def shares(self) -> Tensor:
-        """(C, pairs), of each channel in its pair's mean."""
-        return self.members / self.members.sum(0)
-
     def mean_over_channels(self, x: Tensor) -> Tensor:
         """(B, C) -> (B, pairs)"""
-        return x @ self.shares()
+        return x @ (self.members / self.members.sum(0))
 
 
 class GaussianRegressor(GroupRegressor):
+    """Three layers for each pair; `kd_hpo.core.gaussian` has the linear one."""
+
     rho: Tensor
 
     def __init__(self, loss: Gaussian, plan: PairPlan, group: Group, generator: torch.Generator) -> None:
-        deep = loss.regressor == "mlp"
-        super().__init__(plan, group, generator, bias=not deep)
-        self.deeper = nn.ModuleList(_PairwiseLinear(self.channels, generator) for _ in range(2 if deep else 0))
+        super().__init__(plan, group, generator, bias=False)
+        self.deeper = nn.ModuleList(_PairwiseLinear(self.channels, generator) for _ in range(2))
         self.floor = loss.floor if loss.learn_variance else 0.0
         rho = torch.full((len(self.weight),), inverse_softplus(loss.variance - self.floor))
         if loss.learn_variance:
             self.rho = nn.Parameter(rho)
         else:
             self.register_buffer("rho", rho)
-
-    def means(self, feature: Tensor, block: Tensor, weights: Tensor | None) -> Tensor:
-        channels, width = self.weight.shape
-        differentiated_twice = weights is None and torch.is_grad_enabled()
-        if self.deeper or differentiated_twice or width > channels:  # second moments of a wide student are many
-            return super().means(feature, block, weights)
-        variance = softplus_variance(self.rho, self.floor)
-        scale = self.of_channels(weights)
-        if scale is None:
-            scale = torch.ones_like(variance)
-        return gaussian_means(self.rows(feature), self.weight, self.bias, variance, self.target(block), self.shares(), scale)
 
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:
         for layer in self.deeper:
@@ -247,7 +196,7 @@ class _PairwiseLinear(nn.Module):
 
     def __init__(self, channels: Sequence[int], generator: torch.Generator) -> None:
         super().__init__()
-        self.weights = nn.ParameterList(_uniform(c, c, generator) for c in channels)
+        self.weights = nn.ParameterList(nn.Parameter(uniform_weight(c, c, generator)) for c in channels)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, N, C) -> (B, N, C)
         parts = x.split([len(weight) for weight in self.weights], dim=-1)
@@ -264,19 +213,5 @@ class Regressors(nn.Module):
     def forward(
         self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        return [regressor(*inputs) for regressor, inputs in self._inputs(features, blocks, weights)]
-
-    def means(self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]) -> list[Tensor]:
-        return [regressor.means(*inputs) for regressor, inputs in self._inputs(features, blocks, weights)]
-
-    def _inputs(
-        self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]
-    ) -> Iterator[tuple[GroupRegressor, tuple[Tensor, Tensor, Tensor | None]]]:
-        for group, regressor, of_group in zip(self.plan.groups, self.groups, weights, strict=True):
-            assert isinstance(regressor, GroupRegressor)
-            yield regressor, (features[group.student], blocks[group.size], of_group)
-
-
-def _uniform(fan_out: int, fan_in: int, generator: torch.Generator) -> nn.Parameter:
-    bound = fan_in**-0.5
-    return nn.Parameter((torch.rand(fan_out, fan_in, generator=generator) * 2 - 1) * bound)
+        parts = zip(self.plan.groups, self.groups, weights, strict=True)
+        return [regressor(features[group.student], blocks[group.size], of_group) for group, regressor, of_group in parts]

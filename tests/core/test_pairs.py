@@ -1,7 +1,7 @@
 """The (T, S) matrix of pair losses against an explicit double loop over pairs, in plain autograd; the loss is the Gaussian."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal, kl_divergence
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kd_hpo.core.comparisons import similarity
+from kd_hpo.core.gaussian import WIDEST, GaussianBlock
 from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
-from kd_hpo.core.regressions import Gaussian, GaussianRegressor
+from kd_hpo.core.regressions import Gaussian
 
 B, K, TEMPERATURE, FLOOR = 3, 4, 3.0, 1e-2
 
@@ -41,19 +42,8 @@ def slow_map(feature: Tensor, shape: LayerShape) -> Tensor:
     return feature.reshape(B, shape.channels, shape.height, shape.width)
 
 
-def groups_of(pairs: PairMatrix) -> list[GaussianRegressor]:
-    return list(pairs.feature_pairs.groups)
-
-
-def phi_of(pairs: PairMatrix, t: int, s: int) -> tuple[Tensor, Tensor, Tensor]:
-    """weight (C_t, C_s), bias (C_t,) and rho (C_t,) of one pair: its rows in the regressor of its group."""
-    plan = pairs.plan
-    for group, regressor in zip(plan.groups, groups_of(pairs), strict=True):
-        if group.student == s and t in group.teachers:
-            start = sum(plan.teacher[u].channels for u in group.teachers[: group.teachers.index(t)])
-            rows = slice(start, start + plan.teacher[t].channels)
-            return regressor.weight[rows], regressor.bias[rows], regressor.rho[rows]
-    raise AssertionError(f"no regressor for pair t={t}, s={s}")
+def blocks_of(pairs: PairMatrix) -> list[GaussianBlock]:
+    return list(pairs.feature_pairs.blocks)
 
 
 def slow_losses(pairs: PairMatrix, features: list[Tensor], teacher: list[Tensor], floor: float = FLOOR) -> Tensor:
@@ -71,7 +61,7 @@ def slow_losses(pairs: PairMatrix, features: list[Tensor], teacher: list[Tensor]
             a, b = plan.teacher[t], plan.student[s]
             size = (min(a.height, b.height), min(a.width, b.width))
             target, x = slow_pool(slow_map(teacher[t], a), size), slow_pool(slow_map(features[s], b), size)
-            weight, bias, rho = phi_of(pairs, t, s)
+            weight, bias, rho = pairs.feature_pairs.of_pair(t, s)
             mean = torch.einsum("oc,bchw->bohw", weight, x) + bias[:, None, None]
             deviation = (torch.log1p(rho.exp()) + floor).sqrt()[:, None, None]
             nll = -Normal(mean, deviation).log_prob(target) - 0.5 * math.log(2 * math.pi)
@@ -105,6 +95,13 @@ class Example:
 
 def example(teacher: list[LayerShape], student: list[LayerShape], *, logits_pair: bool = False, **class_tokens: int) -> Example:
     return Example(pair_plan(teacher, student, logits_pair=logits_pair), class_tokens)
+
+
+def side_by_side(teachers: int, students: int, channels: int = 4) -> Example:
+    """Maps of one size."""
+    return example(
+        [LayerShape(f"t{i}", 3, 2, 2) for i in range(teachers)], [LayerShape(f"s{i}", channels, 2, 2) for i in range(students)]
+    )
 
 
 EXAMPLES = {
@@ -146,8 +143,8 @@ class Setting:
         self.pairs = PairMatrix(plan, Gaussian(**options), temperature=TEMPERATURE, generator=generator).double()
         self.floor = options["floor"] if options.get("learn_variance", True) else 0.0
         with torch.no_grad():
-            for group in groups_of(self.pairs):
-                for v in (group.bias, group.rho):
+            for block in blocks_of(self.pairs):
+                for v in (block.bias, block.rho):
                     v += torch.randn(v.shape, generator=generator, dtype=torch.float64)
         self.features = [f.requires_grad_() for f in example.features(plan.student, generator)]
         self.teacher = example.features(plan.teacher, generator)
@@ -195,11 +192,25 @@ def test_equals_the_slow_loop(setting: Setting) -> None:
     assert_equal_gradients((mix * actual).sum(), (mix * expected).sum(), setting.features + setting.phi)
 
 
-def test_some_group_reads_channels_that_stand_apart() -> None:
-    """Else the examples would leave one way of reading targets untested."""
-    regressors = [r for e in EXAMPLES.values() for r in groups_of(Setting(e).pairs)]
-    assert any(r.index is not None for r in regressors)
-    assert any(r.index is None and r.span.start > 0 for r in regressors)
+@pytest.mark.parametrize("teachers", [(0, 2), (1, 2), (1,)])
+def test_some_of_the_channels_of_a_resolution(teachers: tuple[int, ...]) -> None:
+    """Those that stand apart, and those that stand side by side behind others."""
+    whole = Setting(side_by_side(3, 2, channels=2))
+    some = PairMatrix(replace(whole.pairs.plan, compared=frozenset((t, 1) for t in teachers)), Gaussian(floor=FLOOR)).double()
+    (block,) = blocks_of(some)
+    assert isinstance(block.positions, list) == (teachers == (0, 2))
+    with torch.no_grad():
+        for t in teachers:
+            for mine, theirs in zip(some.feature_pairs.of_pair(t, 1), whole.pairs.feature_pairs.of_pair(t, 1), strict=True):
+                assert mine.shape == theirs.shape
+            rows = torch.cat([torch.arange(9).view(3, 3)[u] for u in teachers])
+            block.weight.copy_(blocks_of(whole.pairs)[0].weight[rows, 2:])
+            block.bias.copy_(blocks_of(whole.pairs)[0].bias[rows, 1:])
+            block.rho.copy_(blocks_of(whole.pairs)[0].rho[rows, 1:])
+        for matrix in (some(whole.features, whole.targets), some.sample_losses(whole.features, whole.targets).mean(0)):
+            expected = torch.zeros(3, 2, dtype=torch.float64)
+            expected[list(teachers), 1] = whole.slow().mean(0)[list(teachers), 1]
+            torch.testing.assert_close(matrix, expected, rtol=1e-8, atol=1e-12)
 
 
 # Weights: in the student's gradient only -----------------------------------------------------------------------------------
@@ -216,6 +227,15 @@ def test_weights_act_on_the_student_alone(setting: Setting, of_examples: bool) -
         assert_equal_gradients(total, plain.mean(0).sum(), setting.phi)
 
 
+def test_weights_act_on_the_student_alone_in_the_batch_mean(setting: Setting) -> None:
+    actual, plain = setting.pairs(setting.features, setting.targets, setting.weights), setting.slow().mean(0)
+    torch.testing.assert_close(actual, plain, rtol=1e-8, atol=1e-12)
+    mix = setting.weights_of_examples[0]  # tells pairs apart
+    assert_equal_gradients((mix * actual).sum(), (mix * setting.weights * plain).sum(), setting.features)
+    if setting.phi:
+        assert_equal_gradients((mix * actual).sum(), (mix * plain).sum(), setting.phi)
+
+
 def test_a_pair_of_weight_zero_still_trains_its_regressor(setting: Setting) -> None:
     T, S = setting.pairs.plan.shape
     for t in range(T):
@@ -227,7 +247,7 @@ def test_a_pair_of_weight_zero_still_trains_its_regressor(setting: Setting) -> N
             if setting.pairs.plan.logits_pair and (t, s) == (T - 1, S - 1):
                 continue
             by_phi = torch.autograd.grad(loss, setting.phi, retain_graph=True, allow_unused=True, materialize_grads=True)
-            assert sum(int((g.abs() > 1e-6).any()) for g in by_phi) == 3  # weight, bias and rho of its group
+            assert sum(int((g.abs() > 1e-6).any()) for g in by_phi) == 3  # weight, bias and rho of its block
 
 
 def test_one_weight_reaches_one_pair(setting: Setting) -> None:
@@ -272,22 +292,21 @@ def test_learned_variances_are_trained() -> None:
     """A known fault elsewhere: variances in a plain list, in no `parameters()` and so never trained."""
     setting = Setting(EXAMPLES["several_sizes"])
     names = {name for name, _ in setting.pairs.named_parameters()}
-    assert {f"feature_pairs.groups.{i}.rho" for i in range(len(setting.pairs.plan.groups))} <= names
-    # a weight, a bias and a variance for each of the 2 + 3 + 4 teacher channels and each of the student layers (5 and 2 wide)
-    assert sum(p.numel() for p in setting.phi) == 9 * (5 + 1 + 1) + 9 * (2 + 1 + 1)
-    before = [group.rho.detach().clone() for group in groups_of(setting.pairs)]
+    assert {f"feature_pairs.blocks.{i}.rho" for i in range(len(blocks_of(setting.pairs)))} <= names
+    before = {(t, s): setting.pairs.feature_pairs.of_pair(t, s)[2].detach().clone() for t in range(3) for s in range(2)}
     optimizer = torch.optim.SGD(setting.phi, lr=0.1)
     setting.pairs(setting.features, setting.targets).sum().backward()
     optimizer.step()
-    for group, rho in zip(groups_of(setting.pairs), before, strict=True):
-        assert (group.rho != rho).all()
+    for (t, s), rho in before.items():
+        assert len(rho) == setting.pairs.plan.teacher[t].channels
+        assert (setting.pairs.feature_pairs.of_pair(t, s)[2] != rho).all()
 
 
 def test_learned_variance_goes_to_the_squared_error() -> None:
     # One pair whose regressor is held still: the loss is least at v = mean squared error, for each channel by itself.
     setting = Setting(example([LayerShape("a", 2, 2, 2)], [LayerShape("x", 3, 2, 2)]))
-    (regressor,) = groups_of(setting.pairs)
-    optimizer = torch.optim.LBFGS([regressor.rho], max_iter=100, tolerance_grad=1e-12, tolerance_change=0)
+    (block,) = blocks_of(setting.pairs)
+    optimizer = torch.optim.LBFGS([block.rho], max_iter=100, tolerance_grad=1e-12, tolerance_change=0)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -297,20 +316,21 @@ def test_learned_variance_goes_to_the_squared_error() -> None:
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     x = setting.features[0].detach()
-    error = torch.einsum("oc,bchw->bohw", regressor.weight, x) + regressor.bias[:, None, None] - setting.teacher[0]
-    variance = F.softplus(regressor.rho) + FLOOR
+    weight, bias, rho = setting.pairs.feature_pairs.of_pair(0, 0)
+    error = torch.einsum("oc,bchw->bohw", weight, x) + bias[:, None, None] - setting.teacher[0]
+    variance = F.softplus(rho) + FLOOR
     torch.testing.assert_close(variance, error.square().mean((0, 2, 3)), rtol=1e-6, atol=1e-8)
 
 
 def test_fixed_variance_is_no_parameter_and_keeps_its_value() -> None:
     setting = Setting(EXAMPLES["several_sizes"], learn_variance=False, variance=0.3)
     assert not any("rho" in name for name, _ in setting.pairs.named_parameters())
-    assert sum("rho" in name for name in setting.pairs.state_dict()) == len(groups_of(setting.pairs))  # a checkpoint has it
+    assert sum("rho" in name for name in setting.pairs.state_dict()) == len(blocks_of(setting.pairs))  # a checkpoint has it
     pairs = PairMatrix(EXAMPLES["several_sizes"].plan, Gaussian(learn_variance=False, variance=0.3, floor=0.1)).double()
-    for group in groups_of(pairs):
-        assert not group.rho.requires_grad
+    for block in blocks_of(pairs):
+        assert not block.rho.requires_grad
         # the floor is of learned variances: one that is given stays what it is
-        torch.testing.assert_close(F.softplus(group.rho) + group.floor, torch.full_like(group.rho, 0.3), rtol=1e-6, atol=0)
+        torch.testing.assert_close(F.softplus(block.rho) + block.floor, torch.full_like(block.rho, 0.3), rtol=1e-6, atol=0)
     torch.testing.assert_close(setting.losses(), setting.slow(), rtol=1e-8, atol=1e-12)
 
 
@@ -328,18 +348,18 @@ def test_fixed_variance_sets_how_strongly_a_pair_pulls() -> None:
 @pytest.mark.parametrize("start", [0.02, 0.7, 5.0])
 def test_learned_variance_starts_where_asked(start: float) -> None:
     pairs = PairMatrix(EXAMPLES["several_sizes"].plan, Gaussian(variance=start, floor=FLOOR))
-    for group in groups_of(pairs):
-        torch.testing.assert_close(F.softplus(group.rho) + FLOOR, torch.full_like(group.rho, start))
+    for block in blocks_of(pairs):
+        torch.testing.assert_close(F.softplus(block.rho) + FLOOR, torch.full_like(block.rho, start))
 
 
 def test_the_floor_bounds_the_loss_from_below() -> None:
     # A dead teacher channel, predicted exactly: 0.5 log(variance), which the floor stops at 0.5 log(floor).
     setting = Setting(example([LayerShape("a", 2, 2, 2)], [LayerShape("x", 3, 2, 2)]))
-    (regressor,) = groups_of(setting.pairs)
+    (block,) = blocks_of(setting.pairs)
     with torch.no_grad():
-        for p in (regressor.weight, regressor.bias):
+        for p in (block.weight, block.bias):
             p.zero_()
-        regressor.rho.fill_(-1e4)
+        block.rho.fill_(-1e4)
     targets = Targets(setting.targets.logits, {(2, 2): torch.zeros(B, 4, 2, dtype=torch.float64)})
     loss = setting.pairs(setting.features, targets)
     torch.testing.assert_close(loss, torch.full((1, 1), 0.5 * math.log(FLOOR), dtype=torch.float64), rtol=1e-8, atol=0)
@@ -362,18 +382,25 @@ def test_channels_come_from_the_layers(teacher: tuple[int, ...], student: tuple[
     setting = Setting(
         example([LayerShape("", c, 2, 2) for c in teacher], [LayerShape("", c, 2, 2) for c in student]),
     )
-    for regressor, width in zip(groups_of(setting.pairs), student, strict=True):
-        assert regressor.weight.shape == (sum(teacher), width)
-        assert regressor.bias.shape == regressor.rho.shape == (sum(teacher),)
+    for t, channels in enumerate(teacher):
+        for s, width in enumerate(student):
+            assert [tuple(p.shape) for p in setting.pairs.feature_pairs.of_pair(t, s)] == [
+                (channels, width),
+                (channels,),
+                (channels,),
+            ]
     torch.testing.assert_close(setting.losses(), setting.slow(), rtol=1e-8, atol=1e-12)
 
 
 def test_regressors_start_the_same_for_the_same_generator() -> None:
     plan = EXAMPLES["several_sizes"].plan
     one, again, other = (PairMatrix(plan, Gaussian(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    for a, b, c in zip(*map(groups_of, (one, again, other)), strict=True):
-        assert torch.equal(a.weight, b.weight)
-        assert not torch.equal(a.weight, c.weight)
+    for t in range(3):
+        for s in range(2):
+            a, b, c = (pairs.feature_pairs.of_pair(t, s)[0] for pairs in (one, again, other))
+            assert torch.equal(a, b)
+            assert not torch.equal(a, c)
+            assert 0 < a.abs().max() <= plan.student[s].channels ** -0.5
 
 
 def test_plan_and_loss_agree_whether_pairs_meet() -> None:
@@ -392,29 +419,38 @@ def test_resumes_from_its_state(setting: Setting) -> None:
 # Cost ----------------------------------------------------------------------------------------------------------------------
 
 
-class LinearCalls(TorchFunctionMode):
+class Products(TorchDispatchMode):
+    """Counts products of matrices."""
+
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is F.linear
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
         return func(*args, **(kwargs or {}))
 
 
-def test_one_regressor_call_a_student_layer_and_resolution(setting: Setting) -> None:
-    """No loop over T x S: the pairs of a student layer that meet at one resolution share one matrix product."""
-    plan = setting.pairs.plan
-    T, S = plan.shape
-    meeting = {
-        (s, plan.target_size(t, s)) for t in range(T) for s in range(S) if not plan.logits_pair or (t, s) != (T - 1, S - 1)
-    }
-    calls: list[nn.Module] = []
-    for module in setting.pairs.modules():
-        if isinstance(module, GaussianRegressor):
-            module.register_forward_hook(lambda module, *_: calls.append(module))
-    with LinearCalls() as linear:
-        setting.losses()
-    assert len(calls) == linear.count == len(meeting)
-    if plan is EXAMPLES["several_sizes"].plan:
-        assert len(meeting) == 5 < T * S  # by hand: x at 8, 4 and 2; y at 4 and 2
+def products_of(setting: Setting) -> int:
+    with Products() as products:
+        setting.pairs(setting.features, setting.targets, setting.weights).sum().backward()
+    return products.count
+
+
+def test_work_is_by_resolution_and_not_by_pair() -> None:
+    """No loop over T x S, nor over T or S: all pairs that meet at one resolution share their products."""
+    assert products_of(Setting(side_by_side(10, 10))) == products_of(Setting(side_by_side(2, 2))) > 0
+    sizes = example([LayerShape(c, 6, n, n) for c, n in zip("abc", (8, 4, 2), strict=True)], [LayerShape("x", 5, 8, 8)] * 3)
+    assert len(blocks_of(Setting(sizes).pairs)) == 3  # of 9 pairs that meet at 8, 4 and 2
+
+
+def test_layers_that_are_wide_together_or_alone_have_blocks_of_their_own() -> None:
+    wide = Setting(side_by_side(100, 3, channels=WIDEST // 2))  # two fit in one
+    assert [len(block.groups) for block in blocks_of(wide.pairs)] == [2, 1]
+    alone = Setting(side_by_side(2, 3, channels=7))  # each has more channels than the six that it is compared with
+    assert [len(block.groups) for block in blocks_of(alone.pairs)] == [1, 1, 1]
+    for setting in (wide, alone):
+        actual, plain = setting.pairs(setting.features, setting.targets, setting.weights), setting.slow().mean(0)
+        torch.testing.assert_close(actual, plain, rtol=1e-8, atol=1e-12)
+        assert_equal_gradients(actual.sum(), (setting.weights * plain).sum(), setting.features)
+        assert_equal_gradients(actual.sum(), plain.sum(), setting.phi)

@@ -9,19 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from kd_hpo.core.gaussian import gaussian_nll, inverse_softplus, softplus_variance
 from kd_hpo.core.pair_losses import PairLoss
 from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import LayerShape, pair_plan
-from kd_hpo.core.regressions import (
-    Gaussian,
-    GroupRegressor,
-    Hint,
-    InfoNCE,
-    gaussian_nll,
-    info_nce,
-    inverse_softplus,
-    softplus_variance,
-)
+from kd_hpo.core.regressions import Gaussian, GroupRegressor, Hint, InfoNCE, info_nce
 
 B, N, C = 3, 4, 5
 
