@@ -80,11 +80,13 @@ class LinearGaussian(nn.Module):
         parts = zip(self.places, self.plan.groups, weights, strict=True)
         return [self._block(i).sample_losses(s, features[g.student], blocks[g.size], w) for (i, s), g, w in parts]
 
-    def means(self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None) -> Tensor:
+    def means(
+        self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None, needed: Tensor | None
+    ) -> Tensor:
         """See kd_hpo.core.pair_losses.BatchMeans."""
         if weights is None and torch.is_grad_enabled():  # the plain losses may be differentiated twice
             return torch.cat(self(features, blocks, [None] * len(self.places)), 1).mean(0)
-        cells = [block.means(features, blocks, weights).flatten() for block in self._all()]
+        cells = [block.means(features, blocks, weights, needed).flatten() for block in self._all()]
         return torch.cat(cells).index_select(0, self.cells)
 
     def of_pair(self, t: int, s: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,19 +173,32 @@ class GaussianBlock(nn.Module):
         members = F.one_hot(of_channel, len(counts)).to(nll)
         return nll @ (members / members.sum(0))
 
-    def means(self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None) -> Tensor:
+    def means(
+        self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None, needed: Tensor | None
+    ) -> Tensor:
         """(T, S) of the block's layers, of pairs that are not compared too; weights None or of all pairs (T, S)."""
+        used = [s for s, g in enumerate(self.groups) if needed is None or needed[list(g.teachers), g.student].any()]
+        if not used:
+            return self.weight.new_zeros(len(self.teachers), len(self.groups))
         if _wide(self.plan, self.groups[0]):
             of_group = None if weights is None else weights[self.teachers, self.groups[0].student]
             return self.sample_losses(0, features[self.groups[0].student], blocks[self.size], of_group).mean(0).unsqueeze(1)
-        variance = softplus_variance(self.rho, self.floor)
-        x = torch.cat(
-            [pooled(as_map(features[g.student], layer), self.size) for g, layer in zip(self.groups, self.student, strict=True)], 2
-        )
-        target = self.target(blocks[self.size])
-        scale = torch.ones_like(variance) if weights is None else weights.take(self.pairs)
+        x = torch.cat([pooled(as_map(features[self.groups[s].student], self.student[s]), self.size) for s in used], 2)
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        rho, layers, cells = self.rho, self.layers, self.pairs
+        if len(used) < len(self.groups):
+            columns = _index([column for s in used for column in range(self.columns[s].start, self.columns[s].stop)])
+            weight, layers = weight[:, columns], layers[columns][:, used]
+            bias, rho, cells = (of_layers[:, used] for of_layers in (bias, rho, cells))
+        variance = softplus_variance(rho, self.floor)
+        scale = torch.ones_like(variance) if weights is None else weights.take(cells)
         shares = self.members / self.members.sum(0)
-        return gaussian_means(x, self.weight, self.bias, variance, target, shares, self.layers, scale)
+        means = gaussian_means(x, weight, bias, variance, self.target(blocks[self.size]), shares, layers, scale)
+        if len(used) == len(self.groups):
+            return means
+        everywhere = means.new_zeros(len(self.teachers), len(self.groups))
+        return everywhere.index_copy(1, torch.tensor(used, device=means.device), means)
 
     def target(self, block: Tensor) -> Tensor:
         """(B, N, C'), the teacher at the resolution -> (B, N, C)"""

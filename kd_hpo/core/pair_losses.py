@@ -47,8 +47,14 @@ class PairLoss(Protocol):
 class BatchMeans(Protocol):
     """A module of a pair loss that has a faster way to the mean over the batch."""
 
-    def means(self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None) -> Tensor:
-        """(pairs,), in the order of plan.groups and their teachers; weights None or of all pairs, (T, S)."""
+    def means(
+        self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None, needed: Tensor | None
+    ) -> Tensor:
+        """(pairs,), in the order of plan.groups and their teachers.
+
+        weights  None or of all pairs, (T, S)
+        needed   None or (T, S): where it is False, a loss may be left out, and is 0 then
+        """
         ...
 
 

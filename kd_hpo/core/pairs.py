@@ -56,18 +56,26 @@ class PairMatrix(nn.Module):
                 served[t, group.student] = loss.serves(plan.teacher[t], plan.student[group.student], group.size) is None
         self.register_buffer("served", None if served.all() else served, persistent=False)
 
-    def forward(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        targets: Targets,
+        weights: Tensor | None = None,
+        needed: Tensor | None = None,
+    ) -> Tensor:
         """The (T, S) matrix of pair losses, the batch's mean.
 
         features  S tensors of the student: maps (B, C, H, W), tokens (B, N, C) or vectors (B, C)
         weights   None: plain losses. (T, S): the value is the same, but backward each pair's gradient enters the student
                   multiplied by its weight, while the regressors get theirs at unit weight
+        needed    None: all pairs. (T, S): those where it is False may be left out, with a loss of 0, and then neither train
+                  their regressors nor read their targets (`sizes`)
         """
         features, of_groups = self._weighted(features, weights)
         if not self.plan.groups:
             parts = []
         elif isinstance(self.feature_pairs, BatchMeans):
-            parts = [self.feature_pairs.means(features, targets.blocks, weights)]
+            parts = [self.feature_pairs.means(features, targets.blocks, weights, needed)]
         else:
             parts = [losses.mean(0) for losses in self.feature_pairs(features, targets.blocks, of_groups)]
         if self.plan.logits_pair:
@@ -81,6 +89,12 @@ class PairMatrix(nn.Module):
         if self.plan.logits_pair:
             parts.append(self._logits_pair(features, targets, weights))
         return self._in_order(parts)
+
+    def sizes(self, needed: Tensor | None) -> frozenset[Size]:
+        """The resolutions of the targets that `forward` reads."""
+        if needed is None or not isinstance(self.feature_pairs, BatchMeans):
+            return self.plan.sizes
+        return frozenset(g.size for g in self.plan.groups if needed[list(g.teachers), g.student].any())
 
     def _weighted(self, features: Sequence[Tensor], weights: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
         """The features as they are differentiated, and each group's weights."""

@@ -38,6 +38,13 @@ def held_from_now(trial: Trial) -> bool:
     return not isinstance(settings, LearnedWeights) or trial.step >= (1 - settings.hold) * trial.total_steps
 
 
+def needed_pairs(trial: Trial, pairs: PairState) -> Tensor | None:
+    """(T, S), those with a weight, once lambda stands still: the others never come back. None before, and without lambda."""
+    if pairs.direction is None or not held_from_now(trial):
+        return None
+    return pairs.weighting.weights(trial.epoch) > 0
+
+
 def direction_sees(trial: Trial, pairs: PairState) -> bool:
     """Whether the direction has to see this step."""
     settings = trial.config.weighting
@@ -49,7 +56,8 @@ def direction_sees(trial: Trial, pairs: PairState) -> bool:
 def what_teacher_says(trial: Trial, batch: Indices, x: Tensor) -> Targets | None:
     """As much as this step's losses want of it."""
     if trial.pairs and trial.stage != "task":
-        return trial.prepared.targets.batch(batch, x, trial.pairs.losses.plan.sizes)
+        needed = None if measures_balance_now(trial, trial.pairs) else needed_pairs(trial, trial.pairs)
+        return trial.prepared.targets.batch(batch, x, trial.pairs.losses.sizes(needed))
     return Targets(trial.prepared.targets.logits(batch, x), {}) if trial.config.kd.weight else None
 
 

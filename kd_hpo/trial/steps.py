@@ -16,6 +16,7 @@ from kd_hpo.trial.learning import (
     learns_now,
     measure_balance,
     measures_balance_now,
+    needed_pairs,
     what_teacher_says,
 )
 from kd_hpo.trial.state import PairState, Trial
@@ -87,7 +88,7 @@ def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerL
         weights = pair_weights(trial, trial.pairs, features, compared)
         scales = trial.config.pairs.strength * trial.pairs.weighting.total(trial.epoch) * trial.pairs.balance.scales().to(task)
         if trial.pairs.attention is None:
-            matrix = trial.pairs.losses(as_targets(features), compared, weights * scales)
+            matrix = trial.pairs.losses(as_targets(features), compared, weights * scales, needed_pairs(trial, trial.pairs))
             pair_loss = (weights * scales * matrix.detach()).sum()
             total = total + matrix.sum()
         else:  # weights of each example, learned from the training loss, as their paper does

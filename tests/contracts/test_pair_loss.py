@@ -167,6 +167,20 @@ def test_means_and_their_gradients_are_those_of_the_losses(world: World) -> None
         torch.testing.assert_close(world.pairs(world.features, world.targets), losses, rtol=1e-8, atol=1e-12)
 
 
+def test_pairs_that_are_not_needed_may_be_left_out(world: World) -> None:
+    """Those that are have the same loss and gradients, and no other target is read."""
+    needed, weights = torch.zeros(6, 6, dtype=torch.bool), world.weights()
+    needed[[0, 3, 3], [2, 2, 5]] = True
+    weights[~needed] = 0
+    wanted = {size: block for size, block in world.targets.blocks.items() if size in world.pairs.sizes(needed)}
+    some = world.pairs(world.features, Targets(world.targets.logits, wanted), weights, needed)
+    every = world.pairs(world.features, world.targets, weights)
+    torch.testing.assert_close(some[needed], every[needed], rtol=1e-8, atol=1e-12)
+    assert ((some - every).abs() <= every.abs()).all()  # the others theirs, or 0
+    assert_all_close(gradients(some.sum(), world.features), gradients(every.sum(), world.features), scale=10)
+    assert_all_close(gradients(some[needed].sum(), world.phi), gradients(every[needed].sum(), world.phi), scale=10)
+
+
 def test_single_precision_is_close_to_double(name: str, world: World) -> None:
     single = World(name, TEACHER, STUDENT, torch.float32)
     actual, expected = single.losses(), world.losses()

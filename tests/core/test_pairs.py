@@ -444,6 +444,17 @@ def test_work_is_by_resolution_and_not_by_pair() -> None:
     assert len(blocks_of(Setting(sizes).pairs)) == 3  # of 9 pairs that meet at 8, 4 and 2
 
 
+def test_what_is_not_needed_is_neither_read_nor_pooled() -> None:
+    sizes = example([LayerShape(c, 6, n, n) for c, n in zip("abc", (8, 4, 2), strict=True)], [LayerShape("x", 5, 8, 8)] * 3)
+    setting, needed = Setting(sizes), torch.zeros(3, 3, dtype=torch.bool)
+    needed[1, 2] = True
+    assert setting.pairs.sizes(None) == {(8, 8), (4, 4), (2, 2)}
+    assert setting.pairs.sizes(needed) == {(4, 4)}
+    setting.pairs(setting.features, setting.targets, setting.weights, needed).sum().backward()
+    assert [f.grad is not None for f in setting.features] == [False, False, True]
+    assert all((block.weight.grad is not None) == (block.size == (4, 4)) for block in blocks_of(setting.pairs))
+
+
 def test_layers_that_are_wide_together_or_alone_have_blocks_of_their_own() -> None:
     wide = Setting(side_by_side(100, 3, channels=WIDEST // 2))  # two fit in one
     assert [len(block.groups) for block in blocks_of(wide.pairs)] == [2, 1]

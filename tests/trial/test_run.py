@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from kd_hpo.config.load import with_settings
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
+from kd_hpo.trial import learning, steps
 from kd_hpo.trial.evaluate import Score
+from kd_hpo.trial.learning import needed_pairs
 from kd_hpo.trial.methods import METHODS
 from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.run import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS, run_trial
+from kd_hpo.trial.state import PairState, Trial
 from tests.conftest import digits_trial
 
 
@@ -86,6 +90,32 @@ def test_methods_share_the_student_start_and_the_order(cache: Path, prepared: Pr
     off = digits_trial(pairs={"balance": {"kind": "gradient", "measures": 10**6}}, weighting={"kind": "uniform"})
     pairs_off = run_trial(off, lambda _: None, cache=cache, prepared=prepared)
     assert pairs_off.last.metrics["val/loss"] == kd.last.metrics["val/loss"]
+
+
+def test_pairs_without_weight_are_left_out_once_lambda_is_held(
+    cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else changes."""
+    config = digits_trial(weighting={"kind": "learned", "every": 1, "warmup": 0.25, "hold": 0.5, "keep": 1})
+    computed: list[int] = []
+
+    def counted(trial: Trial, pairs: PairState) -> Tensor | None:
+        needed = needed_pairs(trial, pairs)
+        computed.append(pairs.losses.plan.shape[0] * pairs.losses.plan.shape[1] if needed is None else int(needed.sum()))
+        return needed
+
+    monkeypatch.setattr(steps, "needed_pairs", counted)
+    quick = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
+    everything = computed[0]
+    half = len(computed) // 2
+    assert everything > 1
+    assert computed == [everything] * half + [1] * half
+    monkeypatch.setattr(steps, "needed_pairs", lambda trial, pairs: None)
+    monkeypatch.setattr(learning, "needed_pairs", lambda trial, pairs: None)
+    slow = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
+    for one, other in zip(quick.records, slow.records, strict=True):
+        assert one.weights == other.weights
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4, abs=1e-5)
 
 
 def test_weights_start_uniform_are_learned_between_and_held_at_the_end(cache: Path, prepared: Prepared) -> None:
