@@ -4,33 +4,47 @@ import sys
 
 from cyclopts import App, CycloptsError
 from rich.text import Text
+from rich.traceback import Traceback
 
-from kd_hpo.cli.console import err
+from kd_hpo.cli.console import Output, err
 from kd_hpo.cli.matrices import apply, export
 from kd_hpo.cli.networks import layers, networks
+from kd_hpo.cli.records import list_, report, show
 from kd_hpo.cli.serve import ui
 from kd_hpo.cli.studies import compare, resume, run, teacher
 from kd_hpo.errors import KdHpoError
 
 app = App(name="kd-hpo", help="Learn which teacher layer should teach which student layer, and how much.")
-for command in (run, compare, resume, teacher, export, apply, layers, networks, ui):
+app.command(list_, name="list")
+for command in (run, compare, resume, teacher, show, report, export, apply, layers, networks, ui):
     app.command(command)
+app.register_install_completion_command(help="Complete commands, options and names of studies in this shell from now on.")
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 an error that the last line names, 2 a command that cannot be understood, 130 interrupted."""
+    output = Output()
     try:
-        app(exit_on_error=False)
+        command, bound, _ = app.parse_args(exit_on_error=False)
+        output = next((given for given in bound.arguments.values() if isinstance(given, Output)), output)
+        with output.kept_apart():
+            result = command(*bound.args, **bound.kwargs)
+        if result is not None:
+            output.print(result)
     except CycloptsError:
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except KdHpoError as error:
-        _fail(str(error))
+        _fail(str(error), output)
     except OSError as error:
         if error.filename is None:
             raise
-        _fail(f"{error.filename2 or error.filename}: {error.strerror}; give a place that can be read and written")
+        _fail(f"{error.filename2 or error.filename}: {error.strerror}; give a place that can be read and written", output)
 
 
-def _fail(words: str) -> None:
+def _fail(words: str, output: Output) -> None:
+    if output.verbose:
+        err.print(Traceback())
     err.print(Text(f"error: {words}", style="red"))
     sys.exit(1)

@@ -6,17 +6,18 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from kd_hpo.cli.console import Overrides, Runs, out, runs_option, study_name
+from kd_hpo.cli.console import AS_USUAL, Output, Overrides, Result, Runs, StudyName, runs_option, study_name
 
 
 def export(
-    study: str,
+    study: StudyName,
     /,
     *,
     top: int = 1,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    file: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     runs: Runs = Path("runs"),
-) -> None:
+    output: Output = AS_USUAL,
+) -> Result:
     """Write the best learned matrices of a study to one JSON file.
 
     Parameters
@@ -25,7 +26,7 @@ def export(
         Its name.
     top
         How many matrices, best first.
-    output
+    file
         The file; STUDY-lambda.json if not given.
     runs
         The folder that holds the study.
@@ -33,15 +34,19 @@ def export(
     from kd_hpo.errors import ConfigError
     from kd_hpo.study.export import export_study
     from kd_hpo.study.folder import StudyFolder
+    from kd_hpo.trial.result import METRIC
 
     if top < 1:
         raise ConfigError(f"--top is {top}; give a number of matrices, 1 or more")
     folder = StudyFolder(runs.absolute() / study_name(study))
-    path = output or Path(f"{study}-lambda.json")
+    path = file or Path(f"{study}-lambda.json")
     written = export_study(folder.read_settings(), folder, path, top=top)
-    settings = folder.read_settings()
-    out.print(f"{len(written.matrices)} matrices of study {study} in {path}")
-    out.print(f"apply the best one: kd-hpo apply {path}{runs_option(settings)}")
+    matrices = [{"rank": each.rank, "trial": each.trial, METRIC: each.metrics[METRIC]} for each in written.matrices]
+    return Result(
+        {"study": study, "file": path.absolute(), "matrices": matrices},
+        (f"{len(matrices)} matrices of study {study} in {path}",),
+        (f"apply the best one: kd-hpo apply {path}{runs_option(folder.read_settings())}",),
+    )
 
 
 def apply(
@@ -49,10 +54,11 @@ def apply(
     /,
     *,
     rank: int = 1,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    folder: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     set_: Overrides = (),
     runs: Runs = Path("runs"),
-) -> None:
+    output: Output = AS_USUAL,
+) -> Result:
     """Train a student with an exported matrix, held fixed, on the train and outer splits together.
 
     Parameters
@@ -61,7 +67,7 @@ def apply(
         A file that `kd-hpo export` wrote.
     rank
         Which of its matrices; 1 is the best.
-    output
+    folder
         The folder for the student's weights; RUNS/applied/STUDY-RANK if not given.
     set_
         A setting of the trial to replace, as a.b=value, such as training.epochs=100; may be given several times.
@@ -76,20 +82,28 @@ def apply(
     from kd_hpo.study.telling import telling
 
     exported = load_export(export_file)
-    folder = (output or runs / "applied" / f"{exported.study}-{rank}").absolute()
-    with telling(out) as progress:
+    with telling(output.progress, each_time=output.verbose) as progress:
         applied = apply_matrix(
             exported,
             rank=rank,
             overrides=set_,
-            folder=folder,
+            folder=(folder or runs / "applied" / f"{exported.study}-{rank}").absolute(),
             cache=runs.absolute() / "cache",
             progress=progress,
             report=lambda r: progress(f"training the student: epoch {r.epoch}, accuracy on val {r.metrics['val/accuracy']:.4f}"),
         )
     if not applied.same_teacher:
-        out.print(Text("note: the teacher's weights are not those that the matrix was learned with", style="yellow"))
+        output.progress.print(Text("note: the teacher's weights are not those that the matrix was learned with", style="yellow"))
     last, best = applied.result.last, applied.result.best
-    out.print(f"after epoch {last.epoch}: val {last.metrics['val/accuracy']:.4f}, test {applied.test.last:.4f}")
-    out.print(f"best by val, epoch {best.epoch}: val {best.metrics['val/accuracy']:.4f}, test {applied.test.best:.4f}")
-    out.print(f"the student's weights: {applied.weights}")
+    ends = {
+        "last": {"epoch": last.epoch, "val": last.metrics["val/accuracy"], "test": applied.test.last},
+        "best": {"epoch": best.epoch, "val": best.metrics["val/accuracy"], "test": applied.test.best},
+    }
+    return Result(
+        ends | {"weights": applied.weights, "same_teacher": applied.same_teacher},
+        (
+            "after epoch {epoch}: val {val:.4f}, test {test:.4f}".format(**ends["last"]),
+            "best by val, epoch {epoch}: val {val:.4f}, test {test:.4f}".format(**ends["best"]),
+            f"the student's weights: {applied.weights}",
+        ),
+    )

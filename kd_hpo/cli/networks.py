@@ -1,11 +1,12 @@
 """Commands that show networks: layers, networks."""
 
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.text import Text
 
-from kd_hpo.cli.console import out
+from kd_hpo.cli.console import AS_USUAL, Output, Result, out
 
 
 def layers(
@@ -17,7 +18,8 @@ def layers(
     arguments: str = "{}",
     depth: int | None = None,
     all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
-) -> None:
+    output: Output = AS_USUAL,
+) -> Result:
     """Show the layers of a network, and which ones `layers: auto` takes (*).
 
     FLOPs are those of one image from the start to the end of the layer.
@@ -37,12 +39,13 @@ def layers(
     all_
         Show every layer.
     """
-    from kd_hpo.study.show_layers import show_layers
+    from kd_hpo.study.show_layers import network_layers
 
-    show_layers(network, input_, classes, arguments, depth, all_, out)
+    found = network_layers(network, input_, classes, arguments, output.progress)
+    return Result({"network": network} | found.document(), found.shown(sys.maxsize if all_ else depth, out.width))
 
 
-def networks(pattern: str = "", /) -> None:
+def networks(pattern: str = "", /, *, output: Output = AS_USUAL) -> Result:
     """List the networks that a study can name, by where they come from.
 
     Parameters
@@ -52,7 +55,8 @@ def networks(pattern: str = "", /) -> None:
     """
     from kd_hpo.nets.network_list import networks_like
 
-    for source, names in networks_like(pattern).items():
+    found, lines = networks_like(pattern), list[Text]()
+    for source, names in found.items():
         told = names if pattern or len(names) <= 100 else [f"kd-hpo networks {source}/ lists them"]
-        out.print(Text(f"{source}: {len(names)}", style="bold"))
-        out.print(Text("\n".join(f"  {name}" for name in told)))
+        lines += [Text(f"{source}: {len(names)}", style="bold"), *(Text(f"  {name}") for name in told)]
+    return Result(found, tuple(lines))

@@ -5,16 +5,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from kd_hpo.cli.console import Overrides, Runs, err, out, runs_option, study_name
+from kd_hpo.cli.console import AS_USUAL, Output, Overrides, Result, Runs, StudyName, err, out, runs_option, study_name
 
 if TYPE_CHECKING:
     from kd_hpo.config.study import StudyConfig
-    from kd_hpo.study.summary import Summary
+    from kd_hpo.study.folder import StudyFolder
 
 
-def run(study_file: Path, /, *, set_: Overrides = ()) -> None:
+def run(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_USUAL) -> Result:
     """Run a study: teacher, search with learned lambda, comparison of methods, test, export.
 
     Parameters
@@ -26,12 +24,19 @@ def run(study_file: Path, /, *, set_: Overrides = ()) -> None:
     """
     from kd_hpo.study.read import load_study
 
-    run_and_tell(load_study(study_file, set_))
+    return run_and_tell(load_study(study_file, set_), output)
 
 
 def compare(
-    study_file: Path, /, *, methods: str | None = None, seeds: int | None = None, tune: int | None = None, set_: Overrides = ()
-) -> None:
+    study_file: Path,
+    /,
+    *,
+    methods: str | None = None,
+    seeds: int | None = None,
+    tune: int | None = None,
+    set_: Overrides = (),
+    output: Output = AS_USUAL,
+) -> Result:
     """Compare methods, without a search before: the same splits, steps and seeds for all, then the test split and a table.
 
     Parameters
@@ -51,10 +56,11 @@ def compare(
     from kd_hpo.study.read import load_study
 
     names = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
-    run_and_tell(comparing(load_study(study_file, (*set_, NO_SEARCH)), names, seeds=seeds, tune=tune))
+    study = comparing(load_study(study_file, (*set_, NO_SEARCH)), names, seeds=seeds, tune=tune)
+    return run_and_tell(study, output)
 
 
-def resume(study: str, /, *, runs: Runs = Path("runs")) -> None:
+def resume(study: StudyName, /, *, runs: Runs = Path("runs"), output: Output = AS_USUAL) -> Result:
     """Continue a study that was interrupted; what has ended is not run again.
 
     Parameters
@@ -66,10 +72,10 @@ def resume(study: str, /, *, runs: Runs = Path("runs")) -> None:
     """
     from kd_hpo.study.folder import StudyFolder
 
-    run_and_tell(StudyFolder(runs.absolute() / study_name(study)).read_settings())
+    return run_and_tell(StudyFolder(runs.absolute() / study_name(study)).read_settings(), output)
 
 
-def teacher(study_file: Path, /, *, set_: Overrides = ()) -> None:
+def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_USUAL) -> Result:
     """Train a study's teacher, unless the cache has it, and say how good it is and where its weights are.
 
     Parameters
@@ -86,46 +92,63 @@ def teacher(study_file: Path, /, *, set_: Overrides = ()) -> None:
 
     study = load_study(study_file, set_)
     cache = StudyFolder.of(study).cache
-    with telling(out) as progress:
+    with telling(output.progress, each_time=output.verbose) as progress:
         batches, splits = load_data(study.trial(), cache, progress)
         plan_before_training(study.trial(), batches)  # layers that do not exist are told before
         trained = prepare_teacher(study.trial(), batches, splits, cache, progress)
-    out.print(f"{study.teacher.network.name}: accuracy on val {trained.val.accuracy:.4f} ({len(splits.val)} images)")
-    out.print(f"its weights: {trained.weights or 'as the network comes'}")
     given = "".join(f" --set {shlex.quote(override)}" for override in set_)
-    out.print(f"every study with this teacher finds them there; next: kd-hpo run {study_file}{given}")
+    network, accuracy, images = study.teacher.network.name, trained.val.accuracy, len(splits.val)
+    return Result(
+        {"network": network, "val": accuracy, "val_images": images, "weights": trained.weights},
+        (
+            f"{network}: accuracy on val {accuracy:.4f} ({images} images)",
+            f"its weights: {trained.weights or 'as the network comes'}",
+        ),
+        (f"every study with this teacher finds them there; next: kd-hpo run {study_file}{given}",),
+    )
 
 
-def run_and_tell(study: "StudyConfig") -> None:
+def run_and_tell(study: "StudyConfig", output: Output) -> Result:
     from kd_hpo.study.environment import prepare_environment
 
     prepare_environment()
+    from kd_hpo.study.folder import StudyFolder
     from kd_hpo.study.run import Interrupted, run_study
+    from kd_hpo.study.story import read_story
+    from kd_hpo.study.summary import render
 
     try:
-        summary = run_study(study, out)
+        summary = run_study(study, output.progress, verbose=output.verbose)
     except (Interrupted, KeyboardInterrupt) as stopped:
         err.print(
             f"{str(stopped) or 'stopped'}. What had ended is kept; continue with: kd-hpo resume {study.name}{runs_option(study)}"
         )
         sys.exit(130)
-    _tell_results(study, summary)
-
-
-def _tell_results(study: "StudyConfig", summary: "Summary") -> None:
-    from kd_hpo.study.folder import StudyFolder
-    from kd_hpo.study.summary import render
-
-    folder, option = StudyFolder.of(study), runs_option(study)
-    out.print(Text(), render(summary, out.width), Text())
+    folder = StudyFolder.of(study)
     exported = folder.export.is_file()  # a study of other methods has learned no matrix
+    files = {suffix: folder.comparison(suffix) for suffix in ("csv", "json", "png")}
+    files |= {"lambda": folder.export} if exported else {}
+    return Result(
+        read_story(folder).document() | {"files": files, "mlflow": summary.link},
+        ("", render(summary.comparison, summary.learned, out.width)),
+        ("", *_where(study, folder, summary.link, exported=exported)),
+    )
+
+
+def _where(study: "StudyConfig", folder: "StudyFolder", link: str, *, exported: bool) -> list[str]:
+    """Where all is that a study has made, and what to do with it."""
+    option = runs_option(study)
+    lines = [f"The best matrix, as JSON: {folder.export}"] if exported else []
+    lines += [
+        f"The comparison, a row a method: {folder.comparison('csv')}, with every seed in .json, as a picture in .png",
+        f"Trials, weights, settings: {folder.root}",
+        f"Every trial in MLflow: {link}",
+        "",
+        "Next:",
+        f"  kd-hpo ui{option}    browse the trials and their matrices at the address above",
+        f"  kd-hpo report {study.name}{option}    the story of the study in one page to send to a colleague",
+    ]
     if exported:
-        out.print(f"The best matrix, as JSON: {folder.export}")
-    out.print(f"The comparison, a row a method: {folder.comparison('csv')}, with every seed in .json, as a picture in .png")
-    out.print(f"Trials, weights, settings: {folder.root}")
-    out.print(f"Every trial in MLflow: {summary.link}")
-    out.print("\nNext:")
-    out.print(f"  kd-hpo ui{option}    browse the trials and their matrices at the address above")
-    if exported:
-        out.print(f"  kd-hpo export {study.name} --top 3{option}    the three best matrices in one file")
-        out.print(f"  kd-hpo apply {folder.export}{option}    train a student with the best matrix")
+        lines.append(f"  kd-hpo export {study.name} --top 3{option}    the three best matrices in one file")
+        lines.append(f"  kd-hpo apply {folder.export}{option}    train a student with the best matrix")
+    return lines

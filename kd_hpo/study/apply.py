@@ -17,8 +17,8 @@ from kd_hpo.study.export import Export, ExportedMatrix
 from kd_hpo.study.folder import TestScores
 from kd_hpo.trial.final_test import accuracy_on_test
 from kd_hpo.trial.prepare import Prepared, prepare
-from kd_hpo.trial.result import TOTAL, EpochRecord, TrialResult
-from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS, RESULT, run_trial
+from kd_hpo.trial.result import RESULT, TOTAL, EpochRecord, TrialResult
+from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS, run_trial
 
 
 @dataclass(frozen=True)

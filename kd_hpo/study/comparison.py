@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from scipy.stats import rankdata, ttest_rel
@@ -11,13 +12,15 @@ from scipy.stats import rankdata, ttest_rel
 from kd_hpo.config.load import method_names
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import Method, StudyConfig
+from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design import Searched, compared_ids, trial_config
 from kd_hpo.study.folder import StudyFolder, TrialSpec
-from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.methods import METHODS
-from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import METRIC
+
+if TYPE_CHECKING:
+    from kd_hpo.trial.prepare import Prepared
 
 COLUMNS = {
     "method": "its name in the study",
@@ -147,8 +150,8 @@ class Comparison:
             lines.append(f"| {row['title']} | {' | '.join(accuracies + others)} |")
         return "\n".join([*lines, "", *(f"{line}  " for line in self.failures() + self.caption())])
 
-    def as_json(self) -> str:
-        """The rows of the frame with the scores of every seed; null for what does not exist."""
+    def document(self) -> dict[str, Any]:
+        """As JSON: the rows of the frame with the scores of every seed; null for what does not exist."""
         rows = [
             {name: None if value != value else value for name, value in row.items()} for row in self.frame().to_dict("records")
         ]
@@ -157,7 +160,7 @@ class Comparison:
             row["failures"] = method.failures
             if method.assisted:
                 row["assistant_val"] = None if method.assistant_val != method.assistant_val else method.assistant_val
-        about = {
+        about: dict[str, Any] = {
             "study": self.study,
             "seeds": self.seeds,
             "epochs": self.epochs,
@@ -166,11 +169,11 @@ class Comparison:
             "best_control": self.control.name if self.control else None,
             "columns": COLUMNS,
         }
-        return json.dumps(about | {"methods": rows}, indent=1)
+        return about | {"methods": rows}
 
     def write(self, folder: StudyFolder) -> None:
         write_atomically(folder.comparison("csv"), self.frame().to_csv(index=False))
-        write_atomically(folder.comparison("json"), self.as_json())
+        write_atomically(folder.comparison("json"), json.dumps(self.document(), indent=1))
 
     def _by_tuning(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -179,8 +182,10 @@ class Comparison:
         return found
 
 
-def compared(study: StudyConfig, folder: StudyFolder, prepared: Prepared, searched: Mapping[str, Searched]) -> Comparison:
+def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched]) -> Comparison:
     """What the study's folder holds of its comparison, once all of its trials have ended and `test` has been opened."""
+    from kd_hpo.trial.evaluate import score  # with torch, which a comparison that is read does without
+
     splits = prepared.splits
     return Comparison(
         study=study.name,
@@ -196,7 +201,7 @@ def compared(study: StudyConfig, folder: StudyFolder, prepared: Prepared, search
 
 
 def method_scores(
-    study: StudyConfig, folder: StudyFolder, prepared: Prepared, searched: Mapping[str, Searched], name: str
+    study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched], name: str
 ) -> MethodScores:
     statuses = [folder.status(trial) for trial, (method, _) in compared_ids(study).items() if method == name]
     done = [status for status in statuses if status and status.state == "completed"]
@@ -214,11 +219,50 @@ def method_scores(
         title=name if any(isinstance(m, Method) and m.name == name for m in study.compare.methods) else METHODS[name].title,
         by_seed=by_seed,
         failures=tuple(status.message for status in statuses if status and status.state == "failed"),
-        is_control=not isinstance(config.weighting, LearnedWeights) and not (study.search.trials and name == study.search.method),
+        is_control=is_control(study, spec),
         steps=len(prepared.splits.train) // config.training.batch_size * config.training.epochs,
         assisted=bool(config.assistants),
         assistant_val=spread(taught_by)[0] if config.assistants else NAN,
         tuning=tuning_of(study, searched, name),
+    )
+
+
+def is_control(study: StudyConfig, spec: TrialSpec) -> bool:
+    learns = isinstance(trial_config(study, spec).weighting, LearnedWeights)
+    return not learns and not (study.search.trials and spec.method == study.search.method)
+
+
+def read_comparison(study: StudyConfig, folder: StudyFolder) -> Comparison | None:
+    """The comparison as `write` left it; None where the study has not come so far. Raises StudyError for a broken file."""
+    path = folder.comparison("json")
+    if not path.is_file():
+        return None
+    try:
+        given = json.loads(path.read_bytes())
+        return Comparison(
+            study=given["study"],
+            methods=tuple(_read_method(study, row) for row in given["methods"]),
+            seeds=tuple(given["seeds"]),
+            epochs=given["epochs"],
+            teacher=given["teacher"],
+            splits={name: (split["images"], split["digest"]) for name, split in given["splits"].items()},
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} is broken ({error!r}); write it again with `kd-hpo resume {study.name}`") from error
+
+
+def _read_method(study: StudyConfig, row: Mapping[str, Any]) -> MethodScores:
+    assistant = row.get("assistant_val", NAN)
+    return MethodScores(
+        name=row["method"],
+        title=row["title"],
+        by_seed={int(seed): Scores(**scores) for seed, scores in row["by_seed"].items()},
+        failures=tuple(row["failures"]),
+        is_control=is_control(study, TrialSpec(id=row["method"], kind="compare", method=row["method"], seed=study.seed)),
+        steps=row["steps"],
+        assisted="assistant_val" in row,
+        assistant_val=NAN if assistant is None else assistant,
+        tuning=row["tuning"],
     )
 
 

@@ -9,7 +9,6 @@ from kd_hpo.config.study import Method, Range, StudyConfig, UniformRange
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import ConfigError
 from kd_hpo.study.folder import TrialSpec
-from kd_hpo.trial.effect import effect
 from kd_hpo.trial.methods import METHODS
 
 TPE_LAMBDA = "tpe_lambda"
@@ -121,6 +120,8 @@ def acting_paths(study: StudyConfig, name: str) -> list[str]:
 
     A path for which the method has a range of its own is not among them.
     """
+    from kd_hpo.trial.effect import effect  # it builds losses, with torch
+
     method, own, trial = method_of(study, name), own_space(study, name), study.trial()
     values = {path: [value for _, value in probes(chosen)] for path, chosen in study.search.space.items() if path not in own}
     for path in values:  # where the file has kd.weight 0, kd.temperature acts once the weight is chosen

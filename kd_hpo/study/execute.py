@@ -18,8 +18,8 @@ from kd_hpo.study.failure import kept_failure
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking import MlflowTracker
 from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
-from kd_hpo.trial.result import EpochRecord
-from kd_hpo.trial.run import RESULT, run_trial
+from kd_hpo.trial.result import RESULT, EpochRecord
+from kd_hpo.trial.run import run_trial
 
 Report = Callable[[dict[str, float]], None]
 

@@ -16,8 +16,7 @@ from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
-from kd_hpo.trial.result import EpochRecord, TrialResult
-from kd_hpo.trial.run import RESULT
+from kd_hpo.trial.result import RESULT, EpochRecord, TrialResult
 
 _RECORDS = TypeAdapter(list[EpochRecord])
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -148,6 +147,18 @@ class StudyFolder:
 
     def write_test_scores(self, trial_id: str, scores: TestScores) -> None:
         write_atomically(self.trial(trial_id) / "test.json", scores.model_dump_json())
+
+    def is_driven(self) -> bool:
+        """Whether a process runs the study now."""
+        lock = self.root / ".lock"
+        if not lock.is_file():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
 
     @contextmanager
     def only_driver(self) -> Iterator[None]:

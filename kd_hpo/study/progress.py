@@ -1,42 +1,63 @@
-"""What a person sees while a study runs: a live line on a terminal, plain lines in a log."""
+"""What a person sees while a study runs: a live view on a terminal, plain lines in a log."""
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from ray.tune.progress_reporter import TrialProgressCallback
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
+from kd_hpo.config.wording import one_line
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.search import EPOCH
 from kd_hpo.trial.result import METRIC
 
 _SECONDS_BETWEEN_LINES = 10.0
+_STATES = {"completed": "green", "stopped": "yellow", "failed": "red"}
+_LINES_AROUND_TRIALS = 9
+"""Of the live view, beside those of running trials."""
+_FEWEST_TRIALS, _PAIRS = 3, 3
 
 
 class Board(TrialProgressCallback):  # type: ignore[misc]
     """Counts trials by state, keeps the best accuracy so far, and tells how long the phase will still take.
 
     Stands in for Ray's own callback of that kind, which Ray adds where there is none.
-    trials and epochs say how much work the phase is; a terminal shows one live line, anything else a line now and then.
+
+    trials      how much work the phase is, with
+    epochs      of a trial
+    layers      names of the teacher's and the student's layers, for the pairs of the best trial
+    each_epoch  a line for each epoch of each trial, and no live view
+    A terminal shows a view that changes, anything else a line now and then.
     """
 
-    def __init__(self, console: Console, title: str, folder: StudyFolder, *, trials: int, epochs: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        folder: StudyFolder,
+        *,
+        trials: int,
+        epochs: int,
+        layers: tuple[Sequence[str], Sequence[str]],
+        each_epoch: bool = False,
+    ) -> None:
         self._console, self.name, self._folder = console, title, folder
-        self._trials, self._epochs = trials, epochs
+        self._trials, self._epochs, self._layers, self._each_epoch = trials, epochs, layers, each_epoch
         self._reported: dict[str, int] = {}
+        self._accuracy: dict[str, float] = {}
         self._ended: dict[str, str] = {}
         self._best: tuple[float, str] | None = None
+        self._best_pairs: list[str] = []
         self._started = self._told = time.monotonic()
-        self._live = (
-            Live(console=console, get_renderable=self._line, refresh_per_second=2, transient=True)
-            if console.is_terminal
-            else None
-        )
+        live = console.is_interactive and not each_epoch
+        self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True) if live else None
 
     def __enter__(self) -> Self:
         if self._live:
@@ -58,9 +79,13 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         if METRIC not in result:
             return
-        self._reported[_name(trial)] = max(self._reported.get(_name(trial), 0), result[EPOCH])
+        name = _name(trial)
+        self._reported[name] = max(self._reported.get(name, 0), result[EPOCH])
+        self._accuracy[name] = result[METRIC]
         if self._best is None or result[METRIC] > self._best[0]:
-            self._best = (result[METRIC], _name(trial))
+            self._best, self._best_pairs = (result[METRIC], name), self._pairs_of(name)
+        if self._each_epoch:
+            self._console.print(f"{name}: epoch {result[EPOCH]} of {self._epochs}, accuracy on val {result[METRIC]:.4f}")
         self._tell()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -93,28 +118,80 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
             self._told = now
             self._console.print(self._line())
 
+    # ---- one line
+
     def _line(self) -> Text:
-        ended = Counter(self._ended.values())
-        running = len(self._reported) - len(self._ended)
-        text = Text.assemble((f"{self.name}  ", "bold"), f"{len(self._ended)}/{self._trials} trials: {running} running")
-        for state, style in (("completed", "green"), ("stopped", "yellow"), ("failed", "red")):
-            text.append(f", {ended[state]} {state}", style if ended[state] else "")
+        text = Text.assemble((f"{self.name}  ", "bold"), f"{len(self._ended)}/{self._trials} trials: ", self._states())
         if self._best:
             text.append(f"  best {self._best[0]:.4f} ({self._best[1]})")
+        return text.append(f"  {self._clocks()}")
+
+    def _states(self) -> Text:
+        ended = Counter(self._ended.values())
+        text = Text(f"{len(self._reported) - len(self._ended)} running")
+        for state, style in _STATES.items():
+            text.append(f", {ended[state]} {state}", style if ended[state] else "")
+        return text
+
+    def _clocks(self) -> str:
         left = self._seconds_left()
-        return text.append(f"  {_clock(time.monotonic() - self._started)}" + (f", about {_clock(left)} left" if left else ""))
+        return _clock(time.monotonic() - self._started) + (f", about {_clock(left)} left" if left else "")
+
+    # ---- the live view
+
+    def _view(self) -> RenderableType:
+        """How much is done, the trials that run, the best one so far and its strongest pairs."""
+        running = [name for name in list(self._reported) if name not in self._ended]
+        room = max(self._console.height - _LINES_AROUND_TRIALS, _FEWEST_TRIALS)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for heading, where in (("running", "left"), ("epoch", "right"), ("", "left"), ("accuracy on val", "right")):
+            table.add_column(heading, justify=where, header_style="dim", no_wrap=True)  # type: ignore[arg-type]
+        for name in running[:room]:
+            done, accuracy = self._reported[name], self._accuracy.get(name)
+            bar = ProgressBar(total=self._epochs, completed=done, width=16)
+            table.add_row(name, f"{done}/{self._epochs}", bar, f"{accuracy:.4f}" if accuracy is not None else "-")
+        more = [Text(f"and {len(running) - room} more", "dim")] if len(running) > room else []
+        return Group(*self._header(), Text(), *([table] if running else []), *more, Text(), *self._best_so_far())
+
+    def _header(self) -> list[RenderableType]:
+        """A bar as wide as the terminal has room for beside the words."""
+        counted, clocks = f"{len(self._ended)}/{self._trials} trials", self._clocks()
+        width = self._console.width - len(self.name) - len(counted) - len(clocks) - 7
+        total, line = self._trials * self._epochs, Table.grid(padding=(0, 2, 0, 0))
+        bar = ProgressBar(total=total, completed=total - self._epochs_left(), width=max(min(width, 40), 4))
+        line.add_row(Text(self.name, "bold"), bar, counted, clocks)
+        return [line, self._states()]
+
+    def _best_so_far(self) -> list[RenderableType]:
+        if self._best is None:
+            return [Text("no trial has ended its first epoch yet", "dim")]
+        best = Text.assemble("best so far ", (f"{self._best[0]:.4f}", "bold"), f" by {self._best[1]}")
+        best.append(f": lambda {', '.join(self._best_pairs)}" if self._best_pairs else "")
+        return [best]
+
+    def _pairs_of(self, trial: str) -> list[str]:
+        """The strongest pairs after the trial's last epoch; none for a method without a matrix, or with layers of its own."""
+        records = self._folder.records(trial)
+        weights = records[-1].weights if records else ()
+        teacher, student = self._layers
+        if len(weights) != len(teacher) or {len(row) for row in weights} != {len(student)}:
+            return []
+        cells = [(weight, t, s) for t, row in enumerate(weights) for s, weight in enumerate(row)]
+        largest = sorted(cells, reverse=True)[:_PAIRS]
+        return [f"{one_line(teacher[t])} -> {one_line(student[s])} {weight:.2f}" for weight, t, s in largest if weight >= 0.005]
+
+    # ---- time
 
     def _seconds_left(self) -> float:
-        """From the epochs seen so far; an ended trial has no more, one not started counts in full."""
         seen = sum(self._reported.values())
-        if not seen:
-            return 0.0
-        per_epoch = (time.monotonic() - self._started) / seen
-        waiting = max(self._trials - len(self._reported), 0) * (
-            seen / max(len(self._reported), 1) if self._ended else self._epochs
-        )
-        running = sum(self._epochs - done for name, done in self._reported.items() if name not in self._ended)
-        return per_epoch * (waiting + running)
+        return (time.monotonic() - self._started) / seen * self._epochs_left() if seen else 0.0
+
+    def _epochs_left(self) -> float:
+        """From the epochs seen so far; an ended trial has no more, one not started counts as those before it on average."""
+        seen = sum(self._reported.values())
+        each = seen / len(self._reported) if self._ended else self._epochs
+        running = sum(self._epochs - done for name, done in list(self._reported.items()) if name not in self._ended)
+        return max(self._trials - len(self._reported), 0) * each + running
 
 
 def _name(trial: Any) -> str:

@@ -16,51 +16,57 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from rich.console import Console
 
-from kd_hpo.config.load import method_names, probes, with_settings
-from kd_hpo.config.pairs import NoPairs, Uniform
+from kd_hpo.config.load import method_names
+from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
-from kd_hpo.data.batches import ImageBatches
-from kd_hpo.data.splits import Splits
-from kd_hpo.errors import ConfigError, StudyError, about
+from kd_hpo.errors import StudyError
 from kd_hpo.study.best import best_searched, searched_trials, start_of_lambda
+from kd_hpo.study.checks import check_methods, check_pairs, refuse_other_settings, settle_settings
 from kd_hpo.study.comparison import Comparison, compared
-from kd_hpo.study.design import Searched, acting_paths, compared_ids, method_trials, own_space, searches, trial_config
+from kd_hpo.study.design import Searched, acting_paths, compared_ids, method_trials, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute, prepared_for
 from kd_hpo.study.export import export_study, learned_trials
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.plots import draw_comparison
 from kd_hpo.study.progress import Board
+from kd_hpo.study.record import learned_weights
 from kd_hpo.study.search import MethodSearch, StudyAsha, StudySearch, known_trials
-from kd_hpo.study.summary import Summary, summarise
+from kd_hpo.study.summary import Summary
 from kd_hpo.study.telling import telling
-from kd_hpo.study.tracking import git_commit, mirror, mlflow_answering, open_experiment, write_summary
-from kd_hpo.trial.check import check_trial
+from kd_hpo.study.tracking import experiment_link, git_commit, mirror, mlflow_answering, open_experiment, write_summary
 from kd_hpo.trial.final_test import accuracy_on_test
-from kd_hpo.trial.prepare import Prepared, load_data, plan_before_training, prepare, shared_settings
+from kd_hpo.trial.prepare import Prepared, load_data, prepare, shared_settings
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
+
+Boards = Callable[[str, int], Board]
+"""Gives the board of a phase: its title, and how many trials it has."""
 
 
 class Interrupted(StudyError):
     """The study was asked to stop; what had ended is kept."""
 
 
-def run_study(study: StudyConfig, console: Console) -> Summary:
-    """Runs a study, or continues it where its folder stands; what has ended is never run again.
+def run_study(study: StudyConfig, console: Console, *, verbose: bool = False) -> Summary:
+    """Runs a study, or continues it where its folder stands; what has ended is never run again. `console` sees how it goes.
 
+    verbose  every epoch of every trial is told, and what the processes of the trials print
+    A study that is refused before its teacher is trained has no folder yet.
     Raises StudyError if another study of the name has other settings, or another process drives this one; Interrupted on
     SIGINT or SIGTERM; DataError, ConfigError or FeatureMismatch for what cannot be run.
     """
     prepare_environment()
     folder = StudyFolder.of(study)
+    refuse_other_settings(study, folder)
+    check_methods(study)
+    with telling(console, each_time=verbose) as progress:
+        plan = check_pairs(study, *load_data(study.trial(), folder.cache, progress))
+        searched = searches(study, plan.shape)
     with folder.only_driver():
         settle_settings(study, folder)
-        check_methods(study)
-        with telling(console) as progress:
-            shape = check_pairs(study, *load_data(study.trial(), folder.cache, progress))
-            searched = searches(study, shape)
+        with telling(console, each_time=verbose) as progress:
             prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
             if trials_left(study, folder, searched):
                 prepare_features(study, folder, progress)
@@ -68,15 +74,19 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
             experiment, commit = open_experiment(study), git_commit()
         worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
 
+        def board(title: str, trials: int) -> Board:
+            layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
+            return Board(console, title, folder, trials=trials, epochs=study.training.epochs, layers=layers, each_epoch=verbose)
+
         def plan_of(config: TrialConfig) -> PairPlan:
             return prepared_for(config, folder.cache).plan
 
         try:
             if trials_left(study, folder, searched):
-                with ray_running(study), stopped_by_sigterm():
+                with ray_running(study, verbose=verbose), stopped_by_sigterm():
                     slots(study)  # a trial that fits nowhere is told, not waited for
-                    search(study, folder, searched, worker, console)
-                    compare_methods(study, folder, searched, worker, console)
+                    search(study, folder, searched, worker, board)
+                    compare_methods(study, folder, searched, worker, board)
         finally:
             with mlflow_answering(study):
                 mirror(study, experiment, prepared, partial(trial_config, study), plan_of, commit)
@@ -89,51 +99,7 @@ def run_study(study: StudyConfig, console: Console) -> Summary:
             export_study(study, folder, folder.export, top=1)
         with mlflow_answering(study):
             write_summary(study, experiment, folder, comparison.markdown())
-        return summarise(study, folder, comparison, experiment)
-
-
-def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
-    """Writes the settings of a new study. Raises StudyError where one with other settings has begun under the name.
-
-    A study whose data or layers turned out wrong has not begun: its settings may be mended. One that has begun may compare
-    more methods, at more seeds.
-    """
-    if folder.settings.is_file() and folder.begun:
-        there = folder.read_settings()
-        changed = {name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)}
-        if study.compare.extends(there.compare):
-            changed -= {"compare"}
-        if changed - {"resources", "tracking"}:
-            raise StudyError(
-                f"study {study.name!r} is in {folder.root} already, with another {', '.join(sorted(changed))}. "
-                f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name} "
-                f"--runs {study.runs}. To start it anew, remove its folder"
-            )
-    folder.write_settings(study)
-
-
-def check_methods(study: StudyConfig) -> None:
-    """Raises ConfigError for a method's settings or ranges that do not fit, before anything runs."""
-    for method, config in method_trials(study).items():
-        for path, chosen in own_space(study, method).items() if study.compare.tune else ():
-            for _, value in probes(chosen):
-                try:
-                    with_settings(config, {path: value})
-                except ConfigError as error:
-                    raise ConfigError(f"the space of method {method!r} cannot choose {value!r}: {error}") from error
-
-
-def check_pairs(study: StudyConfig, batches: ImageBatches, splits: Splits) -> tuple[int, int]:
-    """(T, S) of the study's own pairs.
-
-    Raises ConfigError, DataError or FeatureMismatch for a method whose networks, layers and loss do not go together.
-    """
-    pairs = study.trial().replace(assistants=(), weighting=Uniform().model_dump())
-    shape = plan_before_training(pairs, batches).shape
-    for method, config in method_trials(study).items():
-        with about(f"method {method}"):
-            check_trial(config, batches, splits)
-    return shape
+        return Summary(comparison, learned_weights(study, folder), experiment_link(study, experiment))
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:
@@ -159,7 +125,7 @@ def ended_ids(folder: StudyFolder) -> set[str]:
 
 
 def search(
-    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], worker: Callable[..., None], console: Console
+    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], worker: Callable[..., None], board: Boards
 ) -> None:
     """Optuna's trials over the outer settings of every method that is searched, those that are left."""
 
@@ -176,15 +142,15 @@ def search(
     scheduler: TrialScheduler = FIFOScheduler()
     if isinstance(study.search.scheduler, Asha):
         scheduler = StudyAsha(study.search.scheduler, folder, epochs=study.training.epochs)
-    with Board(console, "search", folder, trials=left, epochs=study.training.epochs) as board:
-        run_trials(study, folder, worker, board, left, searcher, scheduler, {})
+    with board("search", left) as told:
+        run_trials(study, folder, worker, told, left, searcher, scheduler, {})
     if lost := searches_left(folder, searched):
         total = sum(search.trials for search in searched.values())
         raise Interrupted(f"the search was stopped with {lost} of {total} trials to go")
 
 
 def compare_methods(
-    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], worker: Callable[..., None], console: Console
+    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], worker: Callable[..., None], board: Boards
 ) -> None:
     """Every method once a seed at its settings, those that are left."""
     ended, left = ended_ids(folder), list[dict[str, Any]]()
@@ -201,11 +167,11 @@ def compare_methods(
             left.append(spec.model_dump(mode="json"))
     if not left:
         return
-    with Board(console, "compare", folder, trials=len(left), epochs=study.training.epochs) as board:
+    with board("compare", len(left)) as told:
         space = {"spec": tune.grid_search(left)}
         # Not TuneConfig's max_concurrent_trials, which this generator does not heed.
         searcher = BasicVariantGenerator(max_concurrent=study.resources.concurrent_trials or 0)
-        run_trials(study, folder, worker, board, 1, searcher, FIFOScheduler(), space)
+        run_trials(study, folder, worker, told, 1, searcher, FIFOScheduler(), space)
     if lost := set(compared_ids(study)) - ended_ids(folder):
         raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(compared_ids(study))} trials to go")
 
@@ -301,11 +267,11 @@ def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared,
 
 
 @contextmanager
-def ray_running(study: StudyConfig) -> Iterator[None]:
+def ray_running(study: StudyConfig, *, verbose: bool) -> Iterator[None]:
     """Ray on this machine, or a connection to the cluster that the study names. Raises StudyError if there is none."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is told by Board, in a line
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "WARNING" if verbose else "ERROR"}
     if study.resources.address == "local":
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:

@@ -1,34 +1,57 @@
-"""`kd-hpo layers`: a network's layers on a terminal."""
+"""`kd-hpo layers`: a network's layers, for a terminal and as data."""
 
 import re
-import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from kd_hpo.config.yaml_source import load_yaml
 from kd_hpo.errors import ConfigError, FeatureMismatch
 from kd_hpo.nets.layer_table import layer_table, yaml_list
 from kd_hpo.nets.proposal import propose_layers
-from kd_hpo.nets.trace import trace
+from kd_hpo.nets.trace import Visit, trace
 from kd_hpo.nets.zoo import build_network
 
 
-def show_layers(
-    network: str, input_text: str, classes: int, arguments_text: str, depth: int | None, everything: bool, out: Console
-) -> None:
-    """Prints the table, then what `layers: auto` takes. Raises ConfigError, or FeatureMismatch, after the table if it can."""
+@dataclass(frozen=True)
+class NetworkLayers:
+    visits: Sequence[Visit]
+    """Of each layer, in the order in which they run; the last one is what `logits` stands for."""
+    proposed: tuple[str, ...]
+    """What `layers: auto` takes."""
+
+    def shown(self, depth: int | None, width: int) -> tuple[RenderableType, ...]:
+        table = layer_table(self.visits, self.proposed, depth, width)
+        return table, Text(f"\n* proposed; in a study: layers: auto, or layers: {yaml_list(self.proposed)}")
+
+    def document(self) -> dict[str, Any]:
+        """As plain data: all layers, however deep."""
+        layers = [
+            {
+                "name": str(visit.layer),
+                "type": type(visit.module).__name__,
+                "outputs": list(visit.outputs.values()),
+                "parameters": visit.parameters,
+                "flops": visit.flops,
+            }
+            for visit in self.visits
+        ]
+        return {"layers": layers, "proposed": self.proposed}
+
+
+def network_layers(network: str, input_text: str, classes: int, arguments_text: str, progress: Console) -> NetworkLayers:
+    """Raises ConfigError, or FeatureMismatch where nothing can be proposed; `progress` then shows all layers before."""
     shape = _image_shape(input_text)
     built = build_network(network, _mapping(arguments_text), shape, classes, seed=0)
-    visits, levels = trace(built, shape), sys.maxsize if everything else depth
+    visits = trace(built, shape)
     try:
-        proposed = propose_layers(built, shape)
+        return NetworkLayers(visits, propose_layers(built, shape))
     except FeatureMismatch:
-        out.print(layer_table(visits, (), levels, out.width))
+        progress.print(layer_table(visits, (), None, progress.width))
         raise
-    out.print(layer_table(visits, proposed, levels, out.width))
-    out.print(Text(f"\n* proposed; in a study: layers: auto, or layers: {yaml_list(proposed)}"))
 
 
 def _image_shape(text: str) -> tuple[int, int, int]:

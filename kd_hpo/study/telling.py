@@ -11,9 +11,14 @@ INTERVAL_S = 15.0
 
 
 @contextmanager
-def telling(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str], None]]:
-    """Gives a function that is told what is being made, as `training the teacher: epoch 3 of 25`."""
-    if console.is_terminal:
+def telling(
+    console: Console, clock: Callable[[], float] = time.monotonic, *, each_time: bool = False
+) -> Iterator[Callable[[str], None]]:
+    """Gives a function that is told what is being made, as `training the teacher: epoch 3 of 25`.
+
+    each_time: every word of it is a line that stays
+    """
+    if console.is_interactive and not each_time:
         with console.status("preparing") as status:
             yield status.update
         return
@@ -21,7 +26,7 @@ def telling(console: Console, clock: Callable[[], float] = time.monotonic) -> It
 
     def tell(words: str) -> None:
         nonlocal thing, told_at
-        if words.split(":")[0] != thing or clock() - told_at >= INTERVAL_S:
+        if each_time or words.split(":")[0] != thing or clock() - told_at >= INTERVAL_S:
             thing, told_at = words.split(":")[0], clock()
             console.print(words)
 

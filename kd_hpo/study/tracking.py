@@ -27,6 +27,7 @@ from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import ConfigError, StudyError
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
+from kd_hpo.study.record import searched_points
 from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import EpochRecord, Rows
 
@@ -269,21 +270,6 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comp
             client.log_artifact(run.run_id, str(file))
     client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", comparison)])
     client.set_terminated(run.run_id, "FINISHED")
-
-
-def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
-    """How each trial of each method's search ended, with its settings."""
-    found: dict[str, list[dict[str, object]]] = {}
-    for status in folder.statuses():
-        if status.spec.kind == "search":
-            records = folder.records(status.spec.id)
-            point = {
-                "trial": status.spec.id,
-                "state": "stopped" if status.state == "running" else status.state,
-                "accuracy": records[-1].metrics["val/accuracy"] if records else None,
-            }
-            found.setdefault(status.spec.method, []).append(point | status.spec.settings)
-    return found
 
 
 def experiment_link(study: StudyConfig, experiment: str) -> str:

@@ -5,6 +5,8 @@ from typing import Literal
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.trial import TrialConfig
 
+RESULT = "result.json"
+"""Where a trial's folder has it."""
 METRIC = "val/accuracy"
 """Compares epochs and trials: the split that no gradient has seen."""
 TOTAL = "weights/total"

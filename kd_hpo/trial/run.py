@@ -25,7 +25,7 @@ from kd_hpo.trial.steps import train_step
 
 Report = Callable[[EpochRecord], None]
 
-CHECKPOINT, RESULT, LAST_WEIGHTS, BEST_WEIGHTS = "checkpoint.pt", "result.json", "last.safetensors", "best.safetensors"
+CHECKPOINT, LAST_WEIGHTS, BEST_WEIGHTS = "checkpoint.pt", "last.safetensors", "best.safetensors"
 
 
 def run_trial(

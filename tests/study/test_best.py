@@ -10,8 +10,8 @@ from kd_hpo.study.best import start_of_lambda
 from kd_hpo.study.design import trial_config
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.prepare import Prepared
-from kd_hpo.trial.result import METRIC, EpochRecord
-from kd_hpo.trial.run import RESULT, run_trial
+from kd_hpo.trial.result import METRIC, RESULT, EpochRecord
+from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study
 
 START = ((0.1, 0.0), (0.0, 0.2), (0.3, 0.4))

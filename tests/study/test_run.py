@@ -10,9 +10,10 @@ from rich.console import Console
 from kd_hpo.config.read import replace_path
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import ConfigError, KdHpoError, StudyError
+from kd_hpo.study.checks import check_methods, settle_settings
 from kd_hpo.study.design import searches
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.run import best_settings, check_methods, run_study, settle_settings
+from kd_hpo.study.run import best_settings, run_study
 from tests.conftest import digits_study
 from tests.study.helpers import LEARNED, record
 
