@@ -112,11 +112,14 @@ def run_and_tell(study: "StudyConfig", output: Output) -> Result:
     from kd_hpo.study.environment import prepare_environment
 
     prepare_environment()
-    from kd_hpo.study.folder import StudyFolder
-    from kd_hpo.study.run import Interrupted, run_study
-    from kd_hpo.study.story import read_story
-    from kd_hpo.study.summary import render
+    from kd_hpo.study.telling import telling
 
+    with telling(output.progress) as progress:
+        progress("starting")  # what is imported now takes seconds
+        from kd_hpo.study.folder import StudyFolder
+        from kd_hpo.study.run import Interrupted, run_study
+        from kd_hpo.study.story import read_story
+        from kd_hpo.study.summary import render
     try:
         summary = run_study(study, output.progress, verbose=output.verbose)
     except (Interrupted, KeyboardInterrupt) as stopped:

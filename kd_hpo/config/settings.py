@@ -1,10 +1,12 @@
 """The base of every configuration model: typed, frozen, closed to unknown keys."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
@@ -15,9 +17,25 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_the_default(cls, data: Any) -> Any:
+        """`weighting: {forget: 0.2}` keeps what is not given, the kind too; another kind has to be named."""
+        if not isinstance(data, Mapping):
+            return data
+        given = {name: data[name] for name in default_kinds(cls) if isinstance(data.get(name), Mapping)}
+        kinds = {name: {"kind": default_kinds(cls)[name], **value} for name, value in given.items() if "kind" not in value}
+        return {**data, **kinds} if kinds else data
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated as a whole (pydantic's `model_copy` does not validate)."""
         return self.model_validate(self.model_dump() | changes)
+
+
+@cache
+def default_kinds(model: type[Settings]) -> dict[str, str]:
+    """Of its fields whose default is one of several kinds."""
+    return {name: field.default.kind for name, field in model.model_fields.items() if hasattr(field.default, "kind")}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from kd_hpo.trial.result import METRIC
 
 _SECONDS_BETWEEN_LINES = 10.0
 _STATES = {"completed": "green", "stopped": "yellow", "failed": "red"}
-_LINES_AROUND_TRIALS = 9
+_LINES_AROUND_TRIALS = 11
 """Of the live view, beside those of running trials."""
 _FEWEST_TRIALS, _PAIRS = 3, 3
 
@@ -54,8 +54,9 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
         self._accuracy: dict[str, float] = {}
         self._ended: dict[str, str] = {}
         self._best: tuple[float, str] | None = None
-        self._best_pairs: list[str] = []
+        self._best_pairs: list[tuple[str, str]] = []
         self._started = self._told = time.monotonic()
+        self._first_result: float | None = None
         live = console.is_interactive and not each_epoch
         self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True) if live else None
 
@@ -80,6 +81,7 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
         if METRIC not in result:
             return
         name = _name(trial)
+        self._first_result = self._first_result or time.monotonic()
         self._reported[name] = max(self._reported.get(name, 0), result[EPOCH])
         self._accuracy[name] = result[METRIC]
         if self._best is None or result[METRIC] > self._best[0]:
@@ -151,6 +153,8 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
             bar = ProgressBar(total=self._epochs, completed=done, width=16)
             table.add_row(name, f"{done}/{self._epochs}", bar, f"{accuracy:.4f}" if accuracy is not None else "-")
         more = [Text(f"and {len(running) - room} more", "dim")] if len(running) > room else []
+        if not running and self._best is None:
+            return Group(*self._header(), Text(), Text("the processes of the trials are starting", "dim"))
         return Group(*self._header(), Text(), *([table] if running else []), *more, Text(), *self._best_so_far())
 
     def _header(self) -> list[RenderableType]:
@@ -164,13 +168,22 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
 
     def _best_so_far(self) -> list[RenderableType]:
         if self._best is None:
-            return [Text("no trial has ended its first epoch yet", "dim")]
+            return [Text("no trial has come to the end of its first epoch yet", "dim")]
         best = Text.assemble("best so far ", (f"{self._best[0]:.4f}", "bold"), f" by {self._best[1]}")
-        best.append(f": lambda {', '.join(self._best_pairs)}" if self._best_pairs else "")
-        return [best]
+        if not self._best_pairs:
+            return [best]
+        pairs = Table.grid(padding=(0, 2, 0, 0))
+        pairs.add_column()
+        pairs.add_column(no_wrap=True, overflow="ellipsis")
+        for weight, pair in self._best_pairs:
+            pairs.add_row(weight, Text(pair))
+        return [best.append(", whose strongest pairs are"), pairs]
 
-    def _pairs_of(self, trial: str) -> list[str]:
-        """The strongest pairs after the trial's last epoch; none for a method without a matrix, or with layers of its own."""
+    def _pairs_of(self, trial: str) -> list[tuple[str, str]]:
+        """Weights and names of the strongest pairs after the trial's last epoch.
+
+        None for a method without a matrix, or with layers of its own.
+        """
         records = self._folder.records(trial)
         weights = records[-1].weights if records else ()
         teacher, student = self._layers
@@ -178,16 +191,19 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
             return []
         cells = [(weight, t, s) for t, row in enumerate(weights) for s, weight in enumerate(row)]
         largest = sorted(cells, reverse=True)[:_PAIRS]
-        return [f"{one_line(teacher[t])} -> {one_line(student[s])} {weight:.2f}" for weight, t, s in largest if weight >= 0.005]
+        return [(f"{weight:.3f}", one_line(f"{teacher[t]} -> {student[s]}")) for weight, t, s in largest if weight >= 0.0005]
 
     # ---- time
 
     def _seconds_left(self) -> float:
-        seen = sum(self._reported.values())
-        return (time.monotonic() - self._started) / seen * self._epochs_left() if seen else 0.0
+        """From the pace since the first result: the start of the trials' processes comes once, and is long."""
+        since = sum(self._reported.values()) - 1
+        if self._first_result is None or since < 1:
+            return 0.0
+        return (time.monotonic() - self._first_result) / since * self._epochs_left()
 
     def _epochs_left(self) -> float:
-        """From the epochs seen so far; an ended trial has no more, one not started counts as those before it on average."""
+        """An ended trial has no more, one that has not started counts as those before it on average."""
         seen = sum(self._reported.values())
         each = seen / len(self._reported) if self._ended else self._epochs
         running = sum(self._epochs - done for name, done in list(self._reported.items()) if name not in self._ended)

@@ -94,7 +94,10 @@ class Report:
         facts = [
             ("teacher", described(study.teacher.network)),
             ("student", described(study.student.network)),
-            ("data", in_yaml(study.data.model_dump(mode="json", exclude_defaults=True) | {"kind": study.data.kind})),
+            (
+                "data",
+                with_arguments(study.data.kind, study.data.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})),
+            ),
             ("splits", self._splits()),
             ("a trial", each + (f", augmented by {', '.join(study.augment)}" if study.augment else "")),
             ("pairs", f"{study.pairs.loss.kind} loss, strength {study.pairs.strength:g}, weighting {self._weighting()}"),
@@ -273,15 +276,15 @@ def settings_of(points: list[dict[str, object]]) -> list[str]:
 
 
 def described(network: Network) -> str:
-    """plain_conv {channels: [16, 32], hidden: 64}"""
-    words = f"{network.name} {in_yaml(network.arguments)}" if network.arguments else network.name
-    return words + (", pretrained" if network.pretrained else "")
+    return with_arguments(network.name, network.arguments) + (", pretrained" if network.pretrained else "")
 
 
 def shaped(layer: LayerRecord) -> str:
-    """conv2: 32 x 6 x 6"""
-    return f"{layer.name}: {' x '.join(map(str, layer.shape))}"
+    """conv2 (32 x 6 x 6)"""
+    return f"{layer.name} ({' x '.join(map(str, layer.shape))})"
 
 
-def in_yaml(data: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(data), default_flow_style=True, sort_keys=False, width=float("inf")).strip()
+def with_arguments(name: str, arguments: Mapping[str, Any]) -> str:
+    """plain_conv {channels: [16, 32], hidden: 64}"""
+    written = yaml.safe_dump(dict(arguments), default_flow_style=True, sort_keys=False, width=float("inf")).strip()
+    return f"{name} {written}" if arguments else name

@@ -70,8 +70,9 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False) ->
             prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
             if trials_left(study, folder, searched):
                 prepare_features(study, folder, progress)
-        with mlflow_answering(study):
-            experiment, commit = open_experiment(study), git_commit()
+            progress("opening the experiment in MLflow")
+            with mlflow_answering(study):
+                experiment, commit = open_experiment(study), git_commit()
         worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
 
         def board(title: str, trials: int) -> Board:
@@ -83,7 +84,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False) ->
 
         try:
             if trials_left(study, folder, searched):
-                with ray_running(study, verbose=verbose), stopped_by_sigterm():
+                with ray_running(study, console, verbose=verbose), stopped_by_sigterm():
                     slots(study)  # a trial that fits nowhere is told, not waited for
                     search(study, folder, searched, worker, board)
                     compare_methods(study, folder, searched, worker, board)
@@ -267,7 +268,7 @@ def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared,
 
 
 @contextmanager
-def ray_running(study: StudyConfig, *, verbose: bool) -> Iterator[None]:
+def ray_running(study: StudyConfig, console: Console, *, verbose: bool) -> Iterator[None]:
     """Ray on this machine, or a connection to the cluster that the study names. Raises StudyError if there is none."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is told by Board, in a line
@@ -275,7 +276,9 @@ def ray_running(study: StudyConfig, *, verbose: bool) -> Iterator[None]:
     if study.resources.address == "local":
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
-        ray.init(address=study.resources.address, **options)
+        with telling(console) as progress:
+            progress("starting Ray")
+            ray.init(address=study.resources.address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudyError(f"no Ray cluster answers at resources.address {study.resources.address!r}: {first}") from error

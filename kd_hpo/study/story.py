@@ -107,11 +107,13 @@ def _against_controls(found: list[Verdict]) -> list[str]:
 
 
 def _gap(story: Story) -> list[str]:
-    """How much of what the teacher is better than the student alone was closed."""
+    """How much of what the teacher is better than the student alone was closed, where lambda is better than nothing."""
     assert story.comparison is not None and story.learned is not None
     by_name = {method.name: spread(method.all("test").values())[0] for method in story.comparison.methods}
-    alone, taught, teacher = by_name.get("ce", float("nan")), by_name[story.learned.method], story.comparison.teacher["test"]
-    if alone != alone or teacher - alone < 0.005 or taught < alone:
+    if not any(verdict.control.name == "ce" and verdict.sign == "better" for verdict in story.verdicts):
+        return []
+    alone, taught, teacher = by_name["ce"], by_name[story.learned.method], story.comparison.teacher["test"]
+    if teacher <= alone:
         return []
     share = (taught - alone) / (teacher - alone)
     return [f"The student alone reaches {alone:.4f}, the teacher {teacher:.4f}: {share:.2f} of that gap is closed."]

@@ -317,7 +317,7 @@ def test_unknown_keys(tmp_path: Path, text: str, message: str) -> None:
         ),
         ("optimizer:\n  kind: rms", "study.yaml:2: optimizer.kind is 'rms'; it should be one of sgd, adam"),
         ("optimizer:\n  kind: [1]", "study.yaml:2: optimizer.kind is '[1]'; it should be one of sgd, adam"),
-        ("seed: 1\noptimizer:\n  lr: 1", "study.yaml:2: optimizer.kind is missing; add it: one of sgd, adam"),
+        ("seed: 1\nmaybe:\n  lr: 1", "study.yaml:2: maybe.kind is missing; add it: one of sgd, adam"),
         (
             "layers:\n- optimizer: {kind: adm}",
             "study.yaml:2: layers.0.optimizer.kind is 'adm'; it should be one of sgd, adam; did you mean adam?",
@@ -456,7 +456,10 @@ FILE = "name: a\nmatrix: [[1, 2], [3, 4]]\noptimizer:\n  kind: sgd\n  momentum: 
             "optimizer={kind: adam, lrr: 1}",
             "optimizer.lrr is not a key of kind adam (given 1); did you mean optimizer.lr?",
         ),
-        ("optimizer={lr: 1}", "optimizer.kind is missing; add it: one of sgd, adam"),
+        (
+            "optimizer={betas: [0, 0]}",
+            "optimizer.betas is not a key of kind sgd (given [0, 0]); the keys there are kind, lr, momentum",
+        ),
         ("optimizer.kind=adm", "optimizer.kind is 'adm'; it should be one of sgd, adam; did you mean adam?"),
         ("maybe.lr=1", "maybe.kind is missing; add it: one of sgd, adam"),
         ("layers=[{width: 2}, {width: 0}]", "layers.1.width is 0; it should be greater than 0"),
@@ -465,6 +468,16 @@ FILE = "name: a\nmatrix: [[1, 2], [3, 4]]\noptimizer:\n  kind: sgd\n  momentum: 
 )
 def test_overrides(tmp_path: Path, override: str, mistake: str) -> None:
     assert complaint(tmp_path, FILE, override) == f"--set {override}: {mistake}"
+
+
+def test_what_is_not_given_is_that_of_the_default_its_kind_too(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: a\n")
+    assert read_settings(Study, path, ["optimizer.lr=3"]).optimizer == Sgd(lr=3)
+    path.write_text("name: a\noptimizer: {lr: 2}\n")
+    assert read_settings(Study, path).optimizer == Sgd(lr=2)
+    path.write_text("name: a\noptimizer: {kind: adam}\n")
+    assert read_settings(Study, path, ["optimizer.lr=3"]).optimizer == Adam(lr=3)
 
 
 def test_a_mistake_of_the_file_names_the_override_that_made_it_one(tmp_path: Path) -> None:
