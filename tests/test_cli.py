@@ -71,13 +71,16 @@ def study(kd_hpo: Command) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["", "run", "compare", "resume", "export", "apply", "ui"])
+@pytest.mark.parametrize("command", ["", "run", "compare", "resume", "list", "show", "report", "export", "apply", "ui"])
 def test_help_tells_every_command(kd_hpo: Command, command: str) -> None:
     told = kd_hpo(*command.split(), "--help")
     assert (told.code, told.err) == (0, "")
     words = {
-        "": ["run", "compare", "resume", "export", "apply", "ui"],
-        "run": ["STUDY_FILE", "--set", "a.b=value"],
+        "": ["run", "compare", "resume", "list", "show", "report", "export", "apply", "ui", "--install-completion"],
+        "run": ["STUDY_FILE", "--set", "a.b=value", "--json", "--quiet", "-q", "--verbose", "-v"],
+        "list": ["--runs", "--json"],
+        "show": ["STUDY", "--runs", "--json"],
+        "report": ["STUDY", "--output", "-o", ".html", ".md", "--runs"],
         "compare": ["STUDY_FILE", "--methods", "--seeds", "--tune", "--set", "a.b=value"],
         "resume": ["STUDY", "--runs", "KD_HPO_RUNS"],
         "export": ["STUDY", "--top", "--output", "-o", "--runs"],
@@ -97,6 +100,7 @@ def test_help_tells_every_command(kd_hpo: Command, command: str) -> None:
         ["export", "digits", "--top", "three"],
         ["apply"],
         ["ui", "--port", "http"],
+        ["list", "--quiet", "--verbose"],
     ],
     ids=" ".join,
 )
@@ -151,7 +155,7 @@ def test_comparison_that_is_refused(kd_hpo: Command, study: Path, arguments: lis
 
 def test_comparison_takes_its_methods_seeds_and_tuning(kd_hpo: Command, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[StudyConfig] = []
-    monkeypatch.setattr(studies, "run_and_tell", asked.append)
+    monkeypatch.setattr(studies, "run_and_tell", lambda study, output: asked.append(study))
     given = ["--methods", "ce, kd,vid", "--seeds", "5", "--tune", "2", "--set", "training.epochs=7"]
     assert kd_hpo("compare", study, *given).code == 0
     assert kd_hpo("compare", study).code == 0
@@ -160,7 +164,7 @@ def test_comparison_takes_its_methods_seeds_and_tuning(kd_hpo: Command, study: P
     assert asked[1].compare == load_study(study).compare
 
 
-@pytest.mark.parametrize("command", ["resume", "export"])
+@pytest.mark.parametrize("command", ["resume", "export", "show", "report"])
 def test_unknown_study_names_those_that_exist(kd_hpo: Command, command: str) -> None:
     folder = kd_hpo.folder / "runs" / "digits"
     folder.mkdir(parents=True)
@@ -169,7 +173,7 @@ def test_unknown_study_names_those_that_exist(kd_hpo: Command, command: str) -> 
     assert "no study 'digits' in /nowhere. Start one" in kd_hpo(command, "digits", "--runs", "/nowhere").error
 
 
-@pytest.mark.parametrize("command", ["resume", "export"])
+@pytest.mark.parametrize("command", ["resume", "export", "show", "report"])
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "x" * 65, ""])
 def test_name_that_leaves_the_folder_is_refused(kd_hpo: Command, command: str, name: str) -> None:
     assert kd_hpo(command, name).error.startswith(f"{name!r} is no name of a study")
@@ -263,7 +267,7 @@ def test_ui_without_a_database(kd_hpo: Command) -> None:
 def test_interrupted_study_tells_how_to_go_on(kd_hpo: Command, study: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     import kd_hpo.study.run as module
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, verbose: bool) -> None:
         raise module.Interrupted(words) if words else KeyboardInterrupt
 
     monkeypatch.setattr(module, "run_study", interrupted)

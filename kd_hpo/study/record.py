@@ -1,6 +1,5 @@
 """What a study's folder says of it, finished or not: read by `list`, `show` and `report`, without Ray, MLflow or a network."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from kd_hpo.config.load import method_names
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
+from kd_hpo.study.comparison import read_comparison
 from kd_hpo.study.design import compared_ids, searches
 from kd_hpo.study.export import learned_trials
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
@@ -112,12 +112,12 @@ def standing(study: StudyConfig, folder: StudyFolder) -> Standing:
 
 def is_finished(study: StudyConfig, folder: StudyFolder, statuses: Sequence[TrialStatus]) -> bool:
     """Whether the comparison that stands in the folder is all that the study asks for: more may have been asked for since."""
-    if not folder.comparison("json").is_file():
+    comparison = read_comparison(study, folder)
+    if comparison is None:
         return False
     ended = {status.spec.id for status in statuses if status.spec.kind == "compare" and status.state in _ENDED["compare"]}
-    written = json.loads(folder.comparison("json").read_bytes())
-    compared = {f"{row['method']}-s{seed}" for row in written["methods"] for seed in written["seeds"]}
-    return set(compared_ids(study)) <= ended & compared
+    compared = {(method.name, seed) for method in comparison.methods for seed in comparison.seeds}
+    return all(trial in ended and each in compared for trial, each in compared_ids(study).items())
 
 
 def read_statuses(folder: StudyFolder) -> list[TrialStatus]:

@@ -188,7 +188,8 @@ def test_summary_holds_every_method(finished: Finished) -> None:
     assert list(frame["method"]) == ["ce", "hetero"]
     assert frame["test"].between(0, 1, inclusive="right").all()
     assert list(frame["tuning"]) == ["the settings that 4 trials of hetero found", "4 trials of its own over 2 settings"]
-    assert finished.summary.matrix is not None and sum(map(sum, finished.summary.matrix)) == pytest.approx(1, abs=1e-4)
+    learned = finished.summary.learned
+    assert learned is not None and sum(map(sum, learned.matrix)) == pytest.approx(1, abs=1e-4)
     summary = by_trial(finished.study)["summary"]
     client = MlflowClient(tracking_uri(finished.study))
     artifacts = {file.path for file in client.list_artifacts(summary.info.run_id)}

@@ -228,7 +228,7 @@ def test_assistant_is_told_beside_the_teacher(tmp_path: Path, prepared: Prepared
     add(study, "takd", 0, [0.6])  # whose teacher has .9 on val
     comparison = comparison_of(study, prepared)
     assert "which then teaches, is trained for takd (val 0.9000), ifm (val -)." in "\n".join(comparison.caption())
-    told = {method["method"]: method.get("assistant_val", "none") for method in json.loads(comparison.as_json())["methods"]}
+    told = {method["method"]: method.get("assistant_val", "none") for method in comparison.document()["methods"]}
     assert told == {"kd": "none", "takd": 0.9, "ifm": None}
 
 
@@ -266,7 +266,7 @@ def test_comparison_without_a_control_or_without_methods(tmp_path: Path, prepare
     assert math.isnan(row(comparison.frame(), LEARNED)["difference"])
     assert "There is no control to compare with." in comparison.caption()
     empty = comparison_of(study_of(tmp_path), prepared)
-    assert empty.frame().empty and empty.markdown() and empty.as_json()
+    assert empty.frame().empty and empty.markdown() and empty.document()
 
 
 def test_trials_beyond_the_methods_and_seeds_do_not_count(study: StudyConfig, prepared: Prepared) -> None:

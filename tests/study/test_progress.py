@@ -11,6 +11,7 @@ from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.progress import Board
 from kd_hpo.study.search import EPOCH
 from kd_hpo.trial.result import METRIC
+from tests.study.helpers import record
 
 
 class RayTrial:
@@ -28,10 +29,13 @@ class RayTrial:
 class Phase:
     """A board over a folder; `told` is all that it has printed."""
 
-    def __init__(self, folder: StudyFolder, *, terminal: bool = False) -> None:
+    def __init__(self, folder: StudyFolder, *, terminal: bool = False, width: int = 200, each_epoch: bool = False) -> None:
         self.folder, self._file = folder, StringIO()
-        console = Console(file=self._file, width=200, force_terminal=terminal, color_system=None)
-        self.board = Board(console, "search", folder, trials=4, epochs=10)
+        self._console = Console(
+            file=self._file, width=width, height=20, force_terminal=terminal, color_system=None, _environ={"TERM": "xterm"}
+        )
+        layers = ["conv1", "blocks.0[x]\x1b", "fc"], ["conv1", "fc"]
+        self.board = Board(self._console, "search", folder, trials=4, epochs=10, layers=layers, each_epoch=each_epoch)
 
     @property
     def told(self) -> str:
@@ -40,6 +44,13 @@ class Phase:
     @property
     def line(self) -> str:
         return self.board._line().plain
+
+    @property
+    def view(self) -> list[str]:
+        """The lines of the live view."""
+        with self._console.capture() as captured:
+            self._console.print(self.board._view())
+        return [line.rstrip() for line in captured.get().splitlines()]
 
     def start(self, trial: RayTrial) -> None:
         self.folder.write_status(TrialStatus(spec=trial.spec, state="running"))
@@ -152,3 +163,71 @@ def test_board_stands_in_for_rays_own_printer(phase: Phase, capsys: pytest.Captu
     phase.start(trial)
     phase.complete(trial, "failed", "why")
     assert capsys.readouterr().out == ""
+
+
+def test_live_view_has_the_running_trials_the_best_one_and_its_pairs(tmp_path: Path) -> None:
+    phase = Phase(StudyFolder(tmp_path), terminal=True, width=80)
+    assert phase.view[-1] == "the processes of the trials are starting"
+    one, two = RayTrial("trial-000"), RayTrial("trial-001")
+    phase.start(one)
+    assert phase.view[-1] == "no trial has come to the end of its first epoch yet"
+    phase.start(two)
+    phase.folder.write_records("trial-001", [record(3, 0.8123, ((0.0, 0.1), (0.7, 0.0), (0.2, 0.0)))])
+    phase.report(one, 1, 0.5)
+    phase.report(two, 3, 0.8123)
+    view = phase.view
+    assert view[0].startswith("search  ━") and "0/4 trials  0:00, about 0:00 left" in view[0]
+    assert view[1] == "2 running, 0 completed, 0 stopped, 0 failed"
+    rows = [line.split() for line in view if line.startswith("trial-")]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("trial-000", "1/10", "0.5000"), ("trial-001", "3/10", "0.8123")]
+    assert view[-4:] == [
+        "best so far 0.8123 by trial-001, whose strongest pairs are",
+        "0.700  blocks.0[x]\\x1b -> conv1",
+        "0.200  fc -> conv1",
+        "0.100  conv1 -> fc",
+    ]
+    phase.complete(two, "completed")
+    assert [line.split()[0] for line in phase.view if line.startswith("trial-")] == ["trial-000"]
+    assert max(map(len, view)) <= 80
+
+
+def test_live_view_of_more_trials_than_there_are_lines(tmp_path: Path) -> None:
+    phase = Phase(StudyFolder(tmp_path), terminal=True)
+    for i in range(30):
+        phase.start(RayTrial(f"trial-{i:03d}"))
+    assert len([line for line in phase.view if line.startswith("trial-")]) == 9
+    assert "and 21 more" in phase.view
+    assert len(phase.view) <= 20
+
+
+def test_best_trial_without_a_matrix_or_with_other_layers_shows_no_pairs(phase: Phase) -> None:
+    one, two = RayTrial("trial-000"), RayTrial("trial-001")
+    phase.folder.write_records("trial-001", [record(1, 0.6, ((0.5, 0.5),))])
+    for trial, accuracy in ((one, 0.5), (two, 0.6)):
+        phase.start(trial)
+        phase.report(trial, 1, accuracy)
+        assert phase.view[-1] == f"best so far {accuracy:.4f} by {trial.spec.id}"
+
+
+def test_verbose_tells_each_epoch_and_has_no_live_view(tmp_path: Path) -> None:
+    phase = Phase(StudyFolder(tmp_path), terminal=True, each_epoch=True)
+    with phase.board:
+        trial = RayTrial("trial-000")
+        phase.start(trial)
+        phase.report(trial, 1, 0.5)
+    assert phase.told.splitlines()[0] == "trial-000: epoch 1 of 10, accuracy on val 0.5000"
+    assert len(phase.told.splitlines()) == 2 and "\x1b[" not in phase.told
+
+
+def test_time_left_is_reckoned_from_the_first_result(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes take 60 s to start; then an epoch takes 2 s: 8 of the first trial's and 3 whole trials are left."""
+    now = [phase.board._started]
+    monkeypatch.setattr("kd_hpo.study.progress.time.monotonic", lambda: now[0])
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    now[0] += 60
+    phase.report(trial, 1, 0.5)
+    assert "left" not in phase.line
+    now[0] += 2
+    phase.report(trial, 2, 0.5)
+    assert phase.line.endswith("1:02, about 1:16 left")  # 2 s x (8 + 3 x 10)

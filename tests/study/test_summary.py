@@ -10,8 +10,10 @@ from rich.console import Console
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.comparison import compared
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
-from kd_hpo.study.summary import Summary, render, summarise
+from kd_hpo.study.record import Learned, learned_weights
+from kd_hpo.study.summary import Summary, render, render_learned
 from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.result import LayerRecord
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import LEARNED, record, result_of
 from tests.study.test_comparison import add
@@ -32,13 +34,15 @@ def add_learned(study: StudyConfig, seed: int, matrix: tuple[tuple[float, ...], 
 
 def summary_of(study: StudyConfig, prepared: Prepared) -> Summary:
     folder = StudyFolder.of(study)
-    return summarise(study, folder, compared(study, folder, prepared, {}), "7")
+    return Summary(compared(study, folder, prepared, {}), learned_weights(study, folder), "a link")
 
 
 def shown(summary: Summary, width: int = 160) -> str:
     """As the command line prints it."""
     file = StringIO()
-    Console(file=file, width=width, color_system=None, highlight=False, soft_wrap=True).print(render(summary, width))
+    Console(file=file, width=width, color_system=None, highlight=False, soft_wrap=True).print(
+        render(summary.comparison, summary.learned, width)
+    )
     return file.getvalue()
 
 
@@ -55,10 +59,11 @@ def summary(tmp_path: Path, prepared: Prepared) -> Summary:
 
 
 def test_matrix_is_the_mean_over_seeds_with_the_names_of_its_layers(summary: Summary) -> None:
-    assert summary.matrix == [[0.25, 0.25], [0.125, 0.125], [0.125, 0.125]]
-    assert summary.matrix_method == LEARNED
+    assert summary.learned is not None
+    assert summary.learned.matrix == [[0.25, 0.25], [0.125, 0.125], [0.125, 0.125]]
+    assert summary.learned.whose() == f"{LEARNED}, mean of 2 seeds"
     text = shown(summary)
-    lines = text[text.index(f"Learned lambda ({LEARNED})") :].splitlines()[1:]
+    lines = text[text.index(f"Learned lambda ({LEARNED}, mean of 2 seeds)") :].splitlines()[1:]
     cells = [re.findall(r"[\w.]+", line) for line in lines]
     assert [row for row in cells if row] == [
         ["conv1", "fc"],
@@ -99,6 +104,39 @@ def test_study_without_learned_weights_shows_no_matrix(tmp_path: Path, prepared:
     add(study, "ce", 0, [0.5])
     add(study, LEARNED, 0, [0.5], state="failed")
     summary = summary_of(study, prepared)
-    assert (summary.matrix, summary.teacher_layers, summary.student_layers) == (None, (), ())
+    assert summary.learned is None
     assert "Learned lambda" not in shown(summary)
     assert f"{LEARNED}: 1 of 1 trials failed: it diverged" in shown(summary)
+
+
+def wide_matrix(columns: int) -> Learned:
+    matrix = [[(s + 1) / 1000 for s in range(columns)], [0.9, *[0.0] * (columns - 1)]]
+    teacher = tuple(LayerRecord(name=name, shape=(1, 1, 1)) for name in ("[red]odd\x1b[2J", "fc"))
+    student = tuple(LayerRecord(name=f"layer{s}.conv", shape=(1, 1, 1)) for s in range(columns))
+    course = (matrix,)
+    return Learned("hetero", ("hetero-s0",), True, teacher, student, matrix, matrix, matrix, (1,), course)
+
+
+def learned_at(width: int, columns: int) -> str:
+    file = StringIO()
+    Console(file=file, width=width, color_system=None, highlight=False, soft_wrap=True).print(
+        render_learned(wide_matrix(columns), width)
+    )
+    return file.getvalue()
+
+
+def test_matrix_that_is_too_wide_has_numbers_for_names_and_then_only_its_largest_weights() -> None:
+    assert "layer3.conv" in learned_at(200, 6).splitlines()[2]
+    numbered = learned_at(80, 6)
+    assert re.findall(r"\d", numbered.splitlines()[3]) == ["1", "2", "3", "4", "5", "6"]
+    assert "Columns: 1 layer0.conv, 2 layer1.conv" in numbered
+    largest = learned_at(80, 40)
+    assert "Of its 2 x 40 weights, the largest are:\n  0.900  fc -> layer0.conv\n  0.040  " in largest
+    for text in (numbered, largest):
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+
+
+def test_names_of_layers_are_shown_as_they_are_and_do_nothing_to_the_terminal() -> None:
+    for columns in (6, 40):
+        assert "[red]odd\\x1b[2J" in learned_at(200, columns)
+        assert "\x1b" not in learned_at(200, columns)

@@ -22,3 +22,11 @@ def test_a_terminal_has_one_line_that_changes() -> None:
     with telling(Console(file=written, force_terminal=True)) as tell:
         tell("training: epoch 1 of 5")
     assert "\n\n" not in written.getvalue()
+
+
+def test_each_time_is_a_line_that_stays_on_a_terminal_too() -> None:
+    written = io.StringIO()
+    with telling(Console(file=written, force_terminal=True, color_system=None), each_time=True) as tell:
+        for epoch in (1, 2, 3):
+            tell(f"training: epoch {epoch} of 3")
+    assert written.getvalue().splitlines() == [f"training: epoch {epoch} of 3" for epoch in (1, 2, 3)]
