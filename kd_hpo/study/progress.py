@@ -172,12 +172,8 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
         best = Text.assemble("best so far ", (f"{self._best[0]:.4f}", "bold"), f" by {self._best[1]}")
         if not self._best_pairs:
             return [best]
-        pairs = Table.grid(padding=(0, 2, 0, 0))
-        pairs.add_column()
-        pairs.add_column(no_wrap=True, overflow="ellipsis")
-        for weight, pair in self._best_pairs:
-            pairs.add_row(weight, Text(pair))
-        return [best.append(", whose strongest pairs are"), pairs]
+        pairs = [Text(f"{weight}  {pair}", no_wrap=True, overflow="ellipsis") for weight, pair in self._best_pairs]
+        return [best.append(", whose strongest pairs are"), *pairs]
 
     def _pairs_of(self, trial: str) -> list[tuple[str, str]]:
         """Weights and names of the strongest pairs after the trial's last epoch.
