@@ -187,7 +187,7 @@ def _panel(name: str, points: Sequence[Mapping[str, object]], best: Mapping[str,
         labels = [f"{tick:g}" for tick in ticks]
     else:
         slots = sorted({str(p[name]) for p in present})
-        labels = [_shorten(slot, max(4, 38 // len(slots))) for slot in slots]
+        labels = [shorten(slot, max(4, 38 // len(slots))) for slot in slots]
         marks = [(i + 0.5) / len(slots) for i in range(len(slots))]
         spread = [(i * 0.618034 % 1 - 0.5) * 0.6 / len(slots) for i in range(len(present))]  # same slot, not same spot
         place = [marks[slots.index(str(p[name]))] + aside for p, aside in zip(present, spread, strict=True)]
@@ -311,7 +311,7 @@ def _text(value: object) -> str:
     return escape(_printable(value))
 
 
-def _shorten(text: str, letters: int) -> str:
+def shorten(text: str, letters: int) -> str:
     """Without its middle: both ends of a layer's path tell it from others."""
     if len(text) <= letters:
         return text
@@ -329,8 +329,8 @@ def _font(size: int, name: str = "DejaVuSans.ttf") -> "FreeTypeFont":
 
 
 def _fit(text: str, font: "FreeTypeFont", width: float) -> str:
-    text = _shorten(_printable(text), 100)
-    return next((short for n in range(len(text), 3, -1) if font.getlength(short := _shorten(text, n)) <= width), text[:3])
+    text = shorten(_printable(text), 100)
+    return next((short for n in range(len(text), 3, -1) if font.getlength(short := shorten(text, n)) <= width), text[:3])
 
 
 def colours(position: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.pages import shorten
 from kd_hpo.study.search import EPOCH
 from kd_hpo.trial.result import METRIC
 
@@ -54,7 +55,7 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
         self._accuracy: dict[str, float] = {}
         self._ended: dict[str, str] = {}
         self._best: tuple[float, str] | None = None
-        self._best_pairs: list[tuple[str, str]] = []
+        self._best_pairs: list[tuple[float, str, str]] = []
         self._started = self._told = time.monotonic()
         self._first_result: float | None = None
         live = console.is_interactive and not each_epoch
@@ -172,10 +173,12 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
         best = Text.assemble("best so far ", (f"{self._best[0]:.4f}", "bold"), f" by {self._best[1]}")
         if not self._best_pairs:
             return [best]
-        pairs = [Text(f"{weight}  {pair}", no_wrap=True, overflow="ellipsis") for weight, pair in self._best_pairs]
+        room = max((self._console.width - len("0.123   -> ")) // 2, 8)
+        named = [(weight, shorten(teacher, room), shorten(student, room)) for weight, teacher, student in self._best_pairs]
+        pairs = [Text(f"{weight:.3f}  {teacher} -> {student}", no_wrap=True) for weight, teacher, student in named]
         return [best.append(", whose strongest pairs are"), *pairs]
 
-    def _pairs_of(self, trial: str) -> list[tuple[str, str]]:
+    def _pairs_of(self, trial: str) -> list[tuple[float, str, str]]:
         """Weights and names of the strongest pairs after the trial's last epoch.
 
         None for a method without a matrix, or with layers of its own.
@@ -187,7 +190,7 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
             return []
         cells = [(weight, t, s) for t, row in enumerate(weights) for s, weight in enumerate(row)]
         largest = sorted(cells, reverse=True)[:_PAIRS]
-        return [(f"{weight:.3f}", one_line(f"{teacher[t]} -> {student[s]}")) for weight, t, s in largest if weight >= 0.0005]
+        return [(weight, one_line(teacher[t]), one_line(student[s])) for weight, t, s in largest if weight >= 0.0005]
 
     # ---- time
 

@@ -198,7 +198,7 @@ def test_long_names_of_layers_are_cut_and_leave_the_weights(tmp_path: Path) -> N
     phase.folder.write_records("trial-000", [record(1, 0.5, ((0.0, 0.0), (0.7, 0.0), (0.3, 0.0)))])
     phase.board._layers = ["conv1", "layer3.a.very.long.path.of.a.block", "fc"], ["conv1", "fc"]
     phase.report(trial, 1, 0.5)
-    assert phase.view[-2:] == ["0.700  layer3.a.very.long.pat…", "0.300  fc -> conv1"]
+    assert phase.view[-2:] == ["0.700  la….block -> conv1", "0.300  fc -> conv1"]
 
 
 def test_live_view_of_more_trials_than_there_are_lines(tmp_path: Path) -> None:
