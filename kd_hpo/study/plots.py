@@ -112,12 +112,13 @@ def _search_panel(axes: Axes, method: str, points: Sequence[Mapping[str, object]
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an <svg> element for a page that gives its colours as --ink, --faint, --grid and --page."""
+    """The figure as an <svg> element for a page that gives its colours as --ink, --faint, --grid, --link and --bad."""
     text = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd_hpo"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     drawn = text.getvalue()
-    for colour, name in ((_INK, "ink"), ("#000000", "ink"), (_FAINT, "faint"), (_GRID, "grid")):
+    names = {_INK: "ink", "#000000": "ink", _FAINT: "faint", _GRID: "grid", _POINTS: "link", _CONTROL: "bad"}
+    for colour, name in names.items():
         drawn = drawn.replace(colour, f"var(--{name})")
     return drawn[drawn.index("<svg") :]
 
