@@ -108,7 +108,7 @@ class Method(Settings):
 class Compare(Settings):
     """After the search: each method once a seed, on the same splits and for as many steps."""
 
-    methods: tuple[str | Method, ...] = ("ce", "kd", "uniform", "hetero")
+    methods: tuple[str | Method, ...] = ("ce", "kd", "vid", "uniform", "hetero")
     seeds: PositiveInt = 3
     tune: NonNegativeInt = 0
     """Trials of a search of its own for each method that `search` does not name, whose best settings it then has; with 0 they
