@@ -15,7 +15,7 @@ def import_callable(reference: str) -> Callable[..., Any]:
     Raises ConfigError if there is no such module or no such callable in it; an error inside the module goes on as it is.
     """
     module_name, _, name = reference.partition(":")
-    if not module_name or not name.isidentifier():
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise ConfigError(f"{reference!r} names no callable; write package.module:callable")
     here = str(Path.cwd())
     if here not in sys.path:

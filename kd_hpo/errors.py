@@ -1,11 +1,29 @@
 """What kd_hpo raises: each message says what was given, what is accepted and what to do."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_CREDENTIALS = re.compile(
+    r"""(?<=://)[^\s'"<>]*@|(?<=[?&;])((?:[a-z]+[_-])*(?:password|passwd|pwd|token|secret|key)=)[^\s'"<>&;]+""", re.IGNORECASE
+)
+"""What stands before the host in a URI, and the values of parameters that are called secret."""
+
+
+def without_secrets(text: str) -> str:
+    """The text with `***` for the credentials in any URI."""
+    return _CREDENTIALS.sub(lambda found: f"{found[1]}***" if found[1] else "***@", text)
+
 
 class KdHpoError(Exception):
-    """Base of every error that kd_hpo raises on purpose; the command line prints it as one line."""
+    """Base of every error that kd_hpo raises on purpose; the command line prints it as one line.
+
+    Its words end up on terminals, in logs and in MLflow: they hold no credentials, and no character that acts on a terminal.
+    """
+
+    def __init__(self, words: str) -> None:
+        shown = (each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in without_secrets(words))
+        super().__init__("".join(shown))
 
 
 class ConfigError(KdHpoError):

@@ -27,7 +27,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def only_one_process(lock: Path) -> Iterator[None]:
     """Waits until no other process holds `lock`; the system lets go of it when a process dies."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with lock.open("a") as file:  # whatever file a link leads to, it stays as it is
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -27,7 +27,7 @@ BELOW["cli"] = BELOW["study"] | {"study"}
 """What each floor may import, beside itself."""
 
 ONLY_IN = {
-    "ray": {"kd_hpo.study.search_space", "kd_hpo.study.search", "kd_hpo.study.run", "kd_hpo.study.progress"},
+    "ray": {f"kd_hpo.study.{name}" for name in ("search_space", "search", "run", "progress", "loopback")},
     "mlflow": {"kd_hpo.study.tracking"},
     "optuna": {"kd_hpo.study.search"},
 }

@@ -1,11 +1,10 @@
 """What a trial reads: the images, how they are split, and the random views of them that training sees."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from kd_hpo.config.settings import Settings, WrittenAs
+from kd_hpo.config.settings import FilePath, Plain, Settings, WrittenAs
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Size = PositiveInt | Share
@@ -25,7 +24,7 @@ class ImageFolder(Settings):
     """A folder of images: `<class>/*.png`, or `train/<class>/*` and `test/<class>/*`."""
 
     kind: Literal["image_folder"] = "image_folder"
-    path: Path
+    path: FilePath
     size: PositiveInt | None = None
     """Side in pixels that images are brought to; needed where their sizes differ."""
 
@@ -35,7 +34,7 @@ class TorchvisionData(Settings):
 
     kind: Literal["torchvision"] = "torchvision"
     name: str
-    root: Path
+    root: FilePath
     download: bool = False
     size: PositiveInt | None = None
     """Side in pixels that images are brought to; needed where their sizes differ."""
@@ -46,7 +45,7 @@ class CallableData(Settings):
 
     kind: Literal["callable"] = "callable"
     callable: Callable
-    arguments: dict[str, Any] = Field(default={})
+    arguments: dict[str, Plain] = Field(default={})
     size: PositiveInt | None = None
     """Side in pixels that images are brought to; needed where their sizes differ."""
 

@@ -1,13 +1,12 @@
 """The pairs of a trial: the losses that compare two layers, and how the T x S of them are weighted."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Callable
 from kd_hpo.config.directions import Direction, GradientFlowDirection
-from kd_hpo.config.settings import Fraction, Settings
+from kd_hpo.config.settings import FilePath, Fraction, Plain, Settings
 
 Matrix = tuple[tuple[NonNegativeFloat, ...], ...]
 
@@ -106,7 +105,7 @@ class OwnLoss(_PairLoss):
 
     kind: Literal["callable"] = "callable"
     callable: Callable
-    options: dict[str, Any] = Field(default={})
+    options: dict[str, Plain] = Field(default={})
     """What it is called with."""
 
     def arguments(self) -> dict[str, Any]:
@@ -213,7 +212,7 @@ class ExportedMatrix(Settings):
     """A learned matrix of a file that `kd-hpo export` wrote; reading the study makes it a fixed one."""
 
     kind: Literal["exported"] = "exported"
-    path: Path
+    path: FilePath
     rank: PositiveInt = 1
     """Which of the file's matrices, best first; its mean over the epochs in which it was held still."""
 

@@ -1,17 +1,58 @@
 """The base of every configuration model: typed, frozen, closed to unknown keys."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_MAX_DEPTH = 50
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A copy of what JSON keeps as it is, with lists for tuples; a study is handed to its trials, and kept, as JSON."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"it should be nested {_MAX_DEPTH} deep at most")
+    if isinstance(value, Mapping):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise ValueError(f"it should have strings for keys, and {wrong[0]!r} is none; write it in quotes")
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"it should be of finite numbers, and {value} is none")
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"it should be of mappings, lists, strings, numbers, true, false and null, not {type(value).__name__}")
+    return value
+
+
+Plain = Annotated[Any, AfterValidator(_plain)]
+"""What a study file can say: for settings whose meaning is somebody else's."""
+
+
+def _a_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("it should be a path, which has no null character")
+    return path
+
+
+FilePath = Annotated[Path, AfterValidator(_a_path)]
 
 
 class Settings(BaseModel):

@@ -1,16 +1,53 @@
 """What a study does: a trial, the search around it, the methods it is compared with, and where it runs."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from kd_hpo.config.settings import Settings, WrittenAs
+from kd_hpo.config.settings import FilePath, Plain, Settings, WrittenAs
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.errors import without_secrets
 
 Name = Annotated[
     str, WrittenAs(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, '.', '_' and '-', 64 at most, a letter or digit first")
 ]
+TAKEN = ("cache", "applied", "mlflow-artifacts", "mlflow.db")
+"""What else stands in a runs folder, beside the studies."""
+VARIABLE = r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"
+"""Of the environment, in a tracking URI."""
+
+
+def _not_taken(name: str) -> str:
+    if name in TAKEN:
+        raise ValueError(f"it should be another name: in the runs folder, {', '.join(TAKEN)} are not studies")
+    return name
+
+
+def _runs_folder(runs: Path) -> Path:
+    if "?" in str(runs):
+        raise ValueError("it should be a folder without '?' in its path, which would end the path in the tracking database's URI")
+    return runs
+
+
+def _no_secret(uri: str) -> str:
+    """Whatever stands in a study file stands in its record, in its trials and on command lines."""
+    literal = re.sub(VARIABLE, "", uri)
+    try:
+        scheme = urlsplit(literal).scheme
+    except ValueError as error:
+        raise ValueError(f"it should be a URI ({error})") from error
+    user, colon, password = (re.findall("(?<=://)(.*)@", literal) or [""])[0].partition(":")
+    rest = re.sub("(?<=://).*@", "", literal)
+    token = user if not colon and scheme in ("http", "https") else ""
+    if password or token or without_secrets(rest) != rest:
+        raise ValueError(
+            "it should hold no password or token; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, "
+            "or name a variable there: ${NAME} in the URI stands for what it holds"
+        )
+    return uri
 
 
 class _Between(Settings):
@@ -43,7 +80,7 @@ class IntRange(_Between):
 
 class Choice(Settings):
     kind: Literal["choice"] = "choice"
-    values: Annotated[tuple[Any, ...], Field(min_length=1)]
+    values: Annotated[tuple[Plain, ...], Field(min_length=1)]
 
 
 Range = Annotated[UniformRange | LogUniformRange | IntRange | Choice, Field(discriminator="kind")]
@@ -99,7 +136,7 @@ class Method(Settings):
     name: Name
     base: str
     """One of kd_hpo.trial.methods.METHODS, which the settings start from."""
-    set: dict[str, Any] = Field(default={})
+    set: dict[str, Plain] = Field(default={})
     """Dotted paths of the trial's configuration and their values."""
     space: dict[str, Range] = Field(default={})
     """Ranges of its own, where it is tuned for itself; they come over those of `search.space`."""
@@ -135,18 +172,19 @@ class Resources(Settings):
 class Tracking(Settings):
     """MLflow; null uri keeps a SQLite file in the runs folder."""
 
-    uri: str | None = None
+    uri: Annotated[str, AfterValidator(_no_secret)] | None = None
+    """It holds no password: `${NAME}` in it stands for that variable of the environment, wherever a process of the study runs."""
 
 
 class StudyConfig(TrialConfig):
     """A study file: the fields of a trial, and how a study searches around them."""
 
-    name: Name
+    name: Annotated[Name, AfterValidator(_not_taken)]
     search: Search = Search()
     compare: Compare = Compare()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
-    runs: Path = Path("runs")
+    runs: Annotated[FilePath, AfterValidator(_runs_folder)] = Path("runs")
     """The folder of all that is written: the study's own folder, the tracking database, the shared cache."""
 
     def trial(self) -> TrialConfig:

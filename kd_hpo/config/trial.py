@@ -1,13 +1,12 @@
 """What one trial does: data, networks, the inner problem, and how the pairs are weighted."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
 from kd_hpo.config.pairs import Distillation, LearnedWeights, NoPairs, Pairs, Weighting
-from kd_hpo.config.settings import Fraction, Settings
+from kd_hpo.config.settings import FilePath, Fraction, Plain, Settings
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -15,7 +14,7 @@ Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 class Network(Settings):
     name: str
     """Of kd_hpo's own, torchvision's or timm's networks (`kd-hpo networks` lists them), or `package.module:callable`."""
-    arguments: dict[str, Any] = Field(default={})
+    arguments: dict[str, Plain] = Field(default={})
     pretrained: bool | str = False
     """Starts from the library's own weights: true takes its default ones, a name those of that name."""
 
@@ -57,7 +56,7 @@ class Teacher(Settings):
     network: Network
     layers: Layers
     """Module names or globs, in order of depth, or auto; the logits are added where `pairs.logits` says inside."""
-    weights: Path | None = None
+    weights: FilePath | None = None
     """A safetensors file, or a torch file of tensors; null trains the teacher once and keeps it for all that have the same."""
     images: Literal["train", "train_and_extra"] = "train"
     """What it is trained on: the train split, or also the images that no split holds."""
@@ -73,7 +72,7 @@ class Teacher(Settings):
 class Student(Settings):
     network: Network
     layers: Layers
-    weights: Path | None = None
+    weights: FilePath | None = None
     """What it starts from; null starts it from fresh weights."""
 
 

@@ -4,9 +4,15 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-from kd_hpo.errors import ConfigError
+from kd_hpo.errors import ConfigError, without_secrets
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(without_secrets(x), level)  # before a part of them is cut off, and nothing tells them any more
+
+
+_short = _Short()
 _short.maxlevel, _short.maxstring, _short.maxother = 3, 80, 80
 
 
@@ -15,6 +21,7 @@ def brief(value: object) -> str:
 
 
 def cut(text: str) -> str:
+    text = without_secrets(text)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

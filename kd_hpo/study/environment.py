@@ -8,7 +8,6 @@ from kd_hpo.errors import StudyError
 _DEFAULTS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, the only way to no output at all
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",  # a local cluster on loopback; a shared one sets "token" on every node
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

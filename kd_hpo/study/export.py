@@ -8,8 +8,9 @@ from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
 
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.settings import Settings
-from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.study import Name, StudyConfig
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.wording import one_line
 from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec
@@ -18,6 +19,8 @@ from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
 Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
 SCHEMA = Path(__file__).with_name("export.schema.json")
 _TOLERANCE = 1e-3
+MAX_BYTES = 2**26
+"""Of a file: thousands of matrices of networks with a hundred layers each."""
 
 
 class ExportedTeacher(Settings):
@@ -75,7 +78,7 @@ class Export(Settings):
 
     kind: Literal["kd_hpo export"] = "kd_hpo export"
     schema_version: Literal[1] = 1
-    study: str
+    study: Name
     created: str
     matrices: Annotated[tuple[ExportedMatrix, ...], Field(min_length=1)]
 
@@ -135,9 +138,13 @@ def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResu
 def load_export(path: Path) -> Export:
     """Reads and checks an exported file. Raises ExportError that says what is wrong and where."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read ({error.strerror}); give a file that `kd-hpo export` wrote") from error
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{path} cannot be read ({reason}); give a file that `kd-hpo export` wrote") from error
+    if len(content) > MAX_BYTES:
+        raise ExportError(f"{path} has more than {MAX_BYTES} bytes, the most that an export may have; export fewer matrices")
     try:
         return Export.model_validate_json(content)
     except ValidationError as error:
@@ -145,5 +152,5 @@ def load_export(path: Path) -> Export:
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ExportError(
-            f"{path} is not an export of kd_hpo: {where}: {first['msg']}{more}; write it again with `kd-hpo export`"
+            one_line(f"{path} is not an export of kd_hpo: {where}: {first['msg']}{more}; write it again with `kd-hpo export`")
         ) from error

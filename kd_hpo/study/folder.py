@@ -6,32 +6,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, RootModel, ValidationError
 
 from kd_hpo.config.pairs import Matrix
 from kd_hpo.config.read import read_settings
-from kd_hpo.config.settings import Settings
-from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.settings import Settings, WrittenAs
+from kd_hpo.config.study import Name, StudyConfig
+from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.trial.result import RESULT, EpochRecord, TrialResult
 
-_RECORDS = TypeAdapter(list[EpochRecord])
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 """Characters that JSON takes as they are, and YAML refuses or takes for the end of a line."""
 
+M = TypeVar("M", bound=BaseModel)
+TrialId = Annotated[str, WrittenAs(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", "letters, digits, '.', '_' and '-'")]
+"""A trial's folder, its name in MLflow and in filters there: no more than a study's name can it lead elsewhere."""
 State = Literal["running", "completed", "stopped", "failed"]
 
 
 class TrialSpec(Settings):
     """One trial of a study: which method, which outer settings, which seed."""
 
-    id: str
+    id: TrialId
     """uniform-t007 in the search of a method; uniform-s1 in the comparison."""
     kind: Literal["search", "compare"]
-    method: str
+    method: Name
     seed: int
     settings: dict[str, Any] = Field(default_factory=dict)
     """Dotted paths of the trial's configuration: what was searched."""
@@ -55,6 +58,10 @@ class TestScores(Settings):
     last: float
     best: float
     """At the epoch of the highest accuracy on `val`."""
+
+
+class _Records(RootModel[list[EpochRecord]]):
+    """records.json of a trial."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +121,29 @@ class StudyFolder:
         write_atomically(self.trial(status.spec.id) / "status.json", status.model_dump_json(indent=1))
 
     def status(self, trial_id: str) -> TrialStatus | None:
-        path = self.trial(trial_id) / "status.json"
-        return TrialStatus.model_validate_json(path.read_bytes()) if path.is_file() else None
+        return self._status(self.trial(trial_id) / "status.json")
 
     def statuses(self) -> list[TrialStatus]:
         """Of every trial that was started, by id."""
-        found = sorted((self.root / "trials").glob("*/status.json"))
-        return [TrialStatus.model_validate_json(path.read_bytes()) for path in found]
+        found = map(self._status, sorted((self.root / "trials").glob("*/status.json")))
+        return [status for status in found if status]
+
+    def _status(self, path: Path) -> TrialStatus | None:
+        status = self._written(path, TrialStatus) if path.is_file() else None
+        if status and status.spec.id != path.parent.name:
+            raise StudyError(f"{path} is of another trial, {status.spec.id}; put it back, or remove the folder of this trial")
+        return status
 
     def result(self, trial_id: str) -> TrialResult:
-        return TrialResult.model_validate_json((self.trial(trial_id) / RESULT).read_bytes())
+        return self._written(self.trial(trial_id) / RESULT, TrialResult)
 
     def records(self, trial_id: str) -> list[EpochRecord]:
         """The epochs that a trial has reported, however it ended."""
         path = self.trial(trial_id) / "records.json"
-        return _RECORDS.validate_json(path.read_bytes()) if path.is_file() else []
+        return self._written(path, _Records).root if path.is_file() else []
 
     def write_records(self, trial_id: str, records: list[EpochRecord]) -> None:
-        write_atomically(self.trial(trial_id) / "records.json", _RECORDS.dump_json(records))
+        write_atomically(self.trial(trial_id) / "records.json", _Records(records).model_dump_json())
 
     def write_run_id(self, trial_id: str, run_id: str) -> None:
         write_atomically(self.trial(trial_id) / "mlflow_run_id", run_id)
@@ -139,11 +151,26 @@ class StudyFolder:
     def run_id(self, trial_id: str) -> str | None:
         """The trial's run in MLflow; None where tracking never reached it."""
         path = self.trial(trial_id) / "mlflow_run_id"
-        return path.read_text() if path.is_file() else None
+        return path.read_text(errors="replace") if path.is_file() else None
 
     def test_scores(self, trial_id: str) -> TestScores | None:
         path = self.trial(trial_id) / "test.json"
-        return TestScores.model_validate_json(path.read_bytes()) if path.is_file() else None
+        return self._written(path, TestScores) if path.is_file() else None
+
+    def _written(self, path: Path, model: type[M]) -> M:
+        """What stands in a file of the study. Raises StudyError where it is missing, broken or something else."""
+        try:
+            return model.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise StudyError(f"{path} cannot be read ({error.strerror}); {self._remedy(path)}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            said = cut(one_line(f"{where}: {first['msg']}"))
+            raise StudyError(f"{path} is broken ({said}); {self._remedy(path)}") from error
+
+    def _remedy(self, path: Path) -> str:
+        return f"remove {path.parent}, and go on without what that trial was: kd-hpo resume {self.root.name}"
 
     def write_test_scores(self, trial_id: str, scores: TestScores) -> None:
         write_atomically(self.trial(trial_id) / "test.json", scores.model_dump_json())

@@ -46,7 +46,10 @@ def fixed_matrix(exported: ExportedMatrix, study: StudyConfig) -> FixedMatrix:
     """Raises ConfigError where the file has no such rank, or matrices of other layers than the study names."""
     from kd_hpo.study.export import load_export
 
-    export = load_export(exported.path.expanduser())
+    try:
+        export = load_export(exported.path.expanduser())
+    except RuntimeError as error:
+        raise config_error(f"{exported.path}: there is no such home; write the path in full") from error
     found = {matrix.rank: matrix for matrix in export.matrices}
     if exported.rank not in found:
         raise config_error(f"{exported.path} has no matrix of rank {exported.rank}; it has {', '.join(map(str, found))}")

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,6 +30,7 @@ from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute, prepared_for
 from kd_hpo.study.export import export_study, learned_trials
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
+from kd_hpo.study.loopback import on_loopback
 from kd_hpo.study.plots import draw_comparison
 from kd_hpo.study.progress import Board
 from kd_hpo.study.record import learned_weights
@@ -273,10 +274,11 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool) -> Itera
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is told by Board, in a line
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "WARNING" if verbose else "ERROR"}
-    if study.resources.address == "local":
+    local = study.resources.address == "local"
+    if local:
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
-        with telling(console) as progress:
+        with telling(console) as progress, on_loopback() if local else nullcontext():
             progress("starting Ray")
             ray.init(address=study.resources.address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:

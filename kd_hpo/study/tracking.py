@@ -24,20 +24,17 @@ from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
-from kd_hpo.errors import ConfigError, StudyError
+from kd_hpo.errors import ConfigError, StudyError, without_secrets
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.study.record import searched_points
+from kd_hpo.study.tracking_uri import server_address, tracking_uri
 from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import EpochRecord, Rows
 
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
 _MLFLOW_STATUS = {"running": "KILLED", "completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
-
-
-def tracking_uri(study: StudyConfig) -> str:
-    return study.tracking.uri or f"sqlite:///{study.runs / 'mlflow.db'}"
 
 
 def artifact_root(study: StudyConfig) -> Path:
@@ -52,7 +49,8 @@ def mlflow_answering(study: StudyConfig) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         first = str(error).strip().splitlines()[0]
         where = "tracking.uri" if study.tracking.uri else str(study.runs / "mlflow.db")
-        raise StudyError(f"MLflow does not work at {where}: {first}. The study's own folder is kept; see tracking.uri") from error
+        cause = error if without_secrets(str(error)) == str(error) else None  # a traceback would tell it
+        raise StudyError(f"MLflow does not work at {where}: {first}. The study's own folder is kept; see tracking.uri") from cause
 
 
 def open_experiment(study: StudyConfig) -> str:
@@ -60,7 +58,10 @@ def open_experiment(study: StudyConfig) -> str:
     at once would destroy a fresh SQLite file."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # making the database is no news
-    client = MlflowClient(tracking_uri(study))
+    try:
+        client = MlflowClient(tracking_uri(study))
+    except ModuleNotFoundError as error:
+        raise StudyError(f"tracking.uri is of a database whose driver is not installed ({error}); pip install it") from error
     found = client.get_experiment_by_name(study.name)
     if found is not None:
         return str(found.experiment_id)
@@ -274,8 +275,7 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comp
 
 def experiment_link(study: StudyConfig, experiment: str) -> str:
     """The address that opens the experiment's charts in the model-training view: of the study's server, or of `kd-hpo ui`."""
-    uri = tracking_uri(study)
-    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    server = server_address(study) or "http://127.0.0.1:5000"
     return f"{server}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
 
 

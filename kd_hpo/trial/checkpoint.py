@@ -8,10 +8,13 @@ from typing import Any
 import torch
 
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import CheckpointMismatch
 from kd_hpo.files import write_atomically
 
-VERSION = 1
+VERSION = 2
+_SUM = 32
+"""Bytes of the sha256 that goes before the rest: torch reads a tensor whose bytes have changed as if it were whole."""
 
 
 def config_digest(config: TrialConfig) -> str:
@@ -21,24 +24,29 @@ def config_digest(config: TrialConfig) -> str:
 def save_checkpoint(path: Path, config: TrialConfig, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"version": VERSION, "config": config_digest(config), "state": state}, buffer)
-    write_atomically(path, buffer.getvalue())
+    content = buffer.getvalue()
+    write_atomically(path, hashlib.sha256(content).digest() + content)
 
 
 def load_checkpoint(path: Path, config: TrialConfig) -> dict[str, Any] | None:
     """The state that `save_checkpoint` wrote, on the CPU, or None where there is no file.
 
-    Raises CheckpointMismatch for a file that is truncated, of another version or of another configuration.
+    Raises CheckpointMismatch for a file that is truncated or changed, of another version or of another configuration.
     """
     if not path.exists():
         return None
     remedy = "Remove the file to start the trial again"
     try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        version, digest, state = saved["version"], saved["config"], saved["state"]
+        written = memoryview(path.read_bytes())
+        if hashlib.sha256(written[_SUM:]).digest() != written[:_SUM]:
+            raise ValueError("its bytes are not those that were written")
+        saved = torch.load(io.BytesIO(written[_SUM:]), weights_only=True, map_location="cpu")
+        version, digest, state = int(saved["version"]), str(saved["config"]), dict(saved["state"])
     except Exception as error:
-        raise CheckpointMismatch(f"{path} is not a whole checkpoint of kd_hpo ({type(error).__name__}). {remedy}") from error
+        said = cut(one_line(f"{type(error).__name__}: {error}"))
+        raise CheckpointMismatch(f"{path} is not a whole checkpoint of kd_hpo ({said}). {remedy}") from error
     if version != VERSION or digest != config_digest(config):
         raise CheckpointMismatch(
             f"{path} was written by another configuration or version of kd_hpo. {remedy}, or write to another folder (--output)"
         )
-    return state  # type: ignore[no-any-return]
+    return state

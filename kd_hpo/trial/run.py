@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.pair_losses import entropy
 from kd_hpo.data.batches import shuffled_batches
-from kd_hpo.errors import Diverged
+from kd_hpo.errors import CheckpointMismatch, Diverged
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
 from kd_hpo.trial.evaluate import score
@@ -51,9 +52,17 @@ def run_trial(
 
 
 def resume(trial: Trial, folder: Path | None) -> None:
+    """Raises CheckpointMismatch for a checkpoint that is broken, of another trial, or that the trial does not fit."""
     state = load_checkpoint(folder / CHECKPOINT, trial.config) if folder else None
-    if state is not None:
+    if state is None:
+        return
+    try:
         trial.load_state_dict(state)
+    except Exception as error:  # what it holds may be anything
+        said = cut(one_line(f"{type(error).__name__}: {error}"))
+        raise CheckpointMismatch(
+            f"the checkpoint in {folder} does not fit the trial ({said}). Remove the file to start the trial again"
+        ) from error
 
 
 def run_epoch(trial: Trial, folder: Path | None) -> EpochRecord:

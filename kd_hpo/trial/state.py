@@ -147,16 +147,40 @@ class Trial:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises an error of nearly any type where the state is not one that `state_dict` could have given."""
+        self.records = [EpochRecord.model_validate_json(record) for record in state["records"]]
         self.step, self.epoch = state["step"], state["epoch"]
+        expected = len(self.records) * self.steps_per_epoch, len(self.records)
+        if (self.step, self.epoch) != expected or self.epoch > self.config.training.epochs:
+            raise ValueError(f"step {self.step} and epoch {self.epoch} after {len(self.records)} epochs")
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
+        require_fitting(self.optimizer)
         self.schedule.load_state_dict(state["schedule"])
         if self.pairs:
             for name, part in self.pairs.modules().items():
+                require_alike(state["pairs"][name], part.state_dict())
                 part.load_state_dict(state["pairs"][name])
-            self.pairs.held_sum, self.pairs.held_epochs = state["held"]
+            require_fitting(self.pairs.optimizer)
+            held, count = state["held"]
+            require_alike({"held": held}, {"held": self.pairs.held_sum})
+            self.pairs.held_sum, self.pairs.held_epochs = held, int(count)
         set_random_state(state["random"])
-        self.records = [EpochRecord.model_validate_json(record) for record in state["records"]]
+
+
+def require_alike(state: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the tensors of a fresh part are there, as large and of the same type."""
+    for name, tensor in fresh.items():
+        if isinstance(tensor, Tensor) and (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(f"{name} is {tuple(state[name].shape)} of {state[name].dtype}, not {tuple(tensor.shape)}")
+
+
+def require_fitting(optimizer: Optimizer) -> None:
+    """Raises ValueError where what an optimiser keeps of a parameter is not as large as that, which it does not see itself."""
+    for parameter, kept in optimizer.state.items():
+        wrong = [name for name, value in kept.items() if isinstance(value, Tensor) and value.shape not in ((), parameter.shape)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} of the optimiser is {tuple(kept[wrong[0]].shape)}, not {tuple(parameter.shape)}")
 
 
 def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:

@@ -32,6 +32,7 @@ from kd_hpo.study.summary import Summary
 from kd_hpo.study.tracking import all_runs, tracking_uri
 from kd_hpo.trial.result import EpochRecord
 from tests.conftest import digits_study
+from tests.security.listening import reachable_from_elsewhere
 
 pytestmark = pytest.mark.service
 
@@ -71,6 +72,8 @@ class Killed:
     ended: dict[Path, int]
     """When the epochs and the results of the trials that had ended were written."""
     told: str
+    reachable: list[str]
+    """Where it listened, Ray with it, for others than this machine."""
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +100,12 @@ def killed(runs: Path) -> Killed:
         while not in_mid_search():
             assert driver.poll() is None, told.seek(0) or told.read()
             time.sleep(0.02)
+        reachable = reachable_from_elsewhere(driver.pid)
         driver.kill()
         driver.wait()
     statuses = {status.spec.id: status for status in folder.statuses()}
     ended = [folder.trial(trial) for trial, status in statuses.items() if status.state != "running"]
-    return Killed(study, statuses, written(*ended), (runs / "told").read_text())
+    return Killed(study, statuses, written(*ended), (runs / "told").read_text(), reachable)
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,10 @@ def test_a_killed_study_goes_on_and_repeats_nothing(killed: Killed, finished: Fi
     assert written(*{path.parent for path in killed.ended}) == killed.ended
     suggested = [json.dumps(trial.params) for trial in known_trials(finished.folder, "hetero")]
     assert len(suggested) == len(set(suggested)) == 4
+
+
+def test_ray_listens_on_loopback_only(killed: Killed) -> None:
+    assert killed.reachable == []
 
 
 def test_absurd_settings_fail_with_their_message_and_the_study_goes_on(killed: Killed, finished: Finished) -> None:

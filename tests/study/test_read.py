@@ -46,7 +46,7 @@ def test_an_exported_matrix_becomes_a_fixed_one(tmp_path: Path, exported: Path, 
     kd, applied = study.compare.methods
     assert kd == "kd"
     assert isinstance(applied, Method)
-    assert applied.set == {"weighting": FixedMatrix(matrix=matrix).model_dump(), "pairs.strength": 2.0}  # type: ignore[arg-type]
+    assert applied.set == {"weighting": FixedMatrix(matrix=matrix).model_dump(mode="json"), "pairs.strength": 2.0}  # type: ignore[arg-type]
 
 
 def test_a_rank_that_is_not_there_is_told(tmp_path: Path, exported: Path) -> None:
