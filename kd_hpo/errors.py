@@ -21,13 +21,18 @@ class KdHpoError(Exception):
     Its words end up on terminals, in logs and in MLflow: they hold no credentials, and no character that acts on a terminal.
     """
 
+    _ends_lines = False
+
     def __init__(self, words: str) -> None:
-        shown = (each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in without_secrets(words))
+        kept = "\n" if self._ends_lines else ""
+        shown = (each if each.isprintable() or each in kept else repr(each)[1:-1] for each in without_secrets(words))
         super().__init__("".join(shown))
 
 
 class ConfigError(KdHpoError):
-    """A study file, an override or an argument that cannot be used."""
+    """A study file, an override or an argument that cannot be used; a line for each mistake."""
+
+    _ends_lines = True
 
 
 class DataError(KdHpoError):

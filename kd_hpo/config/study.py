@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from kd_hpo.config.settings import FilePath, Plain, Settings, WrittenAs
 from kd_hpo.config.trial import TrialConfig
@@ -41,7 +50,7 @@ def _no_secret(uri: str) -> str:
         raise ValueError(f"it should be a URI ({error})") from error
     user, colon, password = (re.findall("(?<=://)(.*)@", literal) or [""])[0].partition(":")
     rest = re.sub("(?<=://).*@", "", literal)
-    token = user if not colon and scheme in ("http", "https") else ""
+    token = user if not colon and "/" not in user and scheme in ("http", "https") else ""
     if password or token or without_secrets(rest) != rest:
         raise ValueError(
             "it should hold no password or token; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment, "
@@ -172,12 +181,16 @@ class Resources(Settings):
 class Tracking(Settings):
     """MLflow; null uri keeps a SQLite file in the runs folder."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     uri: Annotated[str, AfterValidator(_no_secret)] | None = None
     """It holds no password: `${NAME}` in it stands for that variable of the environment, wherever a process of the study runs."""
 
 
 class StudyConfig(TrialConfig):
     """A study file: the fields of a trial, and how a study searches around them."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # a traceback shows no tracking URI that was refused
 
     name: Annotated[Name, AfterValidator(_not_taken)]
     search: Search = Search()

@@ -85,9 +85,22 @@ def _read(home: Path, name: str, key: str) -> ImageSet | None:
             return None
         if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             return None
-        return ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"])
+    except (OSError, ValueError, LookupError, TypeError, EOFError, OverflowError, RecursionError):
         return None
+    return found if _consistent(found) else None
+
+
+def _consistent(images: ImageSet) -> bool:
+    """Whether what describes the pixels fits them, which nobody asks again."""
+    count, start = len(images.labels), images.test_start
+    return (
+        count > 0
+        and all(isinstance(name, str) for name in images.classes)
+        and 0 <= images.labels.min() <= images.labels.max() < len(images.classes)
+        and (start is None or (type(start) is int and 0 <= start <= count))
+        and isinstance(images.digest, str)
+    )
 
 
 def _build(home: Path, name: str, key: str, build: Callable[[Path], Labelling]) -> ImageSet:

@@ -9,6 +9,9 @@ from PIL import Image, ImageOps
 
 from kd_hpo.errors import DataError
 
+MAX_PIXELS = 2**26
+"""Of an image file, before it is brought to a size: 67 million; a file of a few bytes may claim any number."""
+
 
 class Unreadable(Exception):
     """Why one image cannot be read; whoever reads many counts and names such images."""
@@ -30,6 +33,8 @@ def read_file(file: Path, size: int | None) -> Image.Image:
         kind = opened.format
         if size is not None:
             opened.draft(None, (2 * size, 2 * size))  # lets a JPEG decode at a fraction of its size
+        if opened.width * opened.height > MAX_PIXELS:
+            raise Unreadable(f"{opened.width} x {opened.height} pixels, more than {MAX_PIXELS} in all")
         return fitted(_eight_bits(ImageOps.exif_transpose(opened), kind), size)
 
 

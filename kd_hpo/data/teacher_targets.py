@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.pairs import Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
+from kd_hpo.data.arrays import read_array
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
 from kd_hpo.errors import DataError, FeatureMismatch
 from kd_hpo.files import folder_published_atomically
@@ -125,11 +126,30 @@ def teacher_reader(
     if not folder.is_dir():
         with folder_published_atomically(folder) as temporary:
             _measure(network, shapes, everything, batches, train, temporary)
-    channels = tuple(torch.from_numpy(np.load(folder / f"channels-{t}.npy")).to(batches.device) for t in range(len(shapes)))
+    channels = tuple(_channels(folder / f"channels-{t}.npy", shape).to(batches.device) for t, shape in enumerate(shapes))
     kept = [replace(s, channels=len(c)) for s, c in zip(shapes, channels, strict=True)]
     plan = pair_plan(kept, student, logits_pair=logits_pair, meet=meet)
-    statistics = {size: torch.from_numpy(np.load(folder / f"{_name(size)}.npy")).to(batches.device) for size in plan.blocks}
+    statistics = {size: _statistics(folder, plan, size, batches).to(batches.device) for size in plan.blocks}
     return TeacherReader(network, shapes, plan, channels, statistics, batches)
+
+
+def _channels(file: Path, shape: LayerShape) -> Tensor:
+    channels = read_array(file, np.int64, (None,))
+    if not len(channels) or channels[0] < 0 or channels[-1] >= shape.channels or (np.diff(channels) <= 0).any():
+        raise DataError(f"{file} of the cache is not of layer {shape}. Remove the folder {file.parent} and start again.")
+    return torch.from_numpy(channels)
+
+
+def _statistics(folder: Path, plan: PairPlan, size: Size, batches: ImageBatches) -> Tensor:
+    return torch.from_numpy(read_array(folder / f"{_name(size)}.npy", _numpy(batches.dtype), (2, _width(plan, size))))
+
+
+def _numpy(dtype: torch.dtype) -> np.dtype[Any]:
+    return torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def _width(plan: PairPlan, size: Size) -> int:
+    return sum(plan.teacher[t].channels for t in plan.blocks[size])
 
 
 def cached_targets(reader: TeacherReader, images: Indices, cache: Path) -> CachedTargets:
@@ -146,8 +166,12 @@ def cached_targets(reader: TeacherReader, images: Indices, cache: Path) -> Cache
             _write(reader, images, temporary)
     rows = np.full(len(batches.images.labels), -1)
     rows[images] = np.arange(len(images))
-    blocks = {size: np.load(folder / f"{_name(size)}.npy", mmap_mode="r") for size in plan.blocks}
-    return CachedTargets(plan, np.load(folder / "logits.npy", mmap_mode="r"), blocks, rows, batches.device)
+    blocks = {
+        (h, w): read_array(folder / f"{_name((h, w))}.npy", np.float32, (len(images), h * w, _width(plan, (h, w))), mapped=True)
+        for h, w in plan.blocks
+    }
+    logits = read_array(folder / "logits.npy", _numpy(batches.dtype), (len(images), len(batches.images.classes)), mapped=True)
+    return CachedTargets(plan, logits, blocks, rows, batches.device)
 
 
 def _read(

@@ -17,7 +17,7 @@ STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts keep the weights in a file that holds more."""
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 """What wrappers (DataParallel, Lightning, torch.compile, FeatureTap) put before the names of a network's weights."""
-_TOLD = 3
+_TOLD, _DEEPEST = 3, 10
 _LIBRARIES = ("torch", "torchvision", "timm", "kd_hpo")
 """Their modules are told by how they print."""
 
@@ -53,7 +53,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
             f"{path} does not hold weights of this {type(network).__name__}: {'; '.join(faults)}. "
             "Build the network as it was when they were saved: name, arguments, image size, classes"
         )
-    network.load_state_dict(state, strict=False)  # what may differ has been checked
+    try:  # in the network's own types first, so that what cannot be brought to them leaves the network as it is
+        fitted = {name: expected[name].detach().clone().copy_(tensor) for name, tensor in state.items()}
+    except Exception as error:  # a tensor may be sparse, quantised or without values
+        raise ConfigError(f"{path} holds tensors that a network cannot take ({_one_line(error)}); save plain ones") from error
+    network.load_state_dict(fitted, strict=False)  # what may differ has been checked
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -74,13 +78,15 @@ def network_digest(network: nn.Module) -> str:
 
 
 def _tensors(state: object) -> State:
-    return {name: t for name, t in state.items() if isinstance(t, Tensor)} if isinstance(state, Mapping) else {}
+    items = state.items() if isinstance(state, Mapping) else ()
+    return {name: t for name, t in items if isinstance(name, str) and isinstance(t, Tensor)}
 
 
 def _state_in(content: Any) -> Any:
-    """The innermost mapping under `STATE_KEYS`."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), None)
+    """The innermost mapping under `STATE_KEYS`; of one that holds itself, some way down."""
+    for _ in range(_DEEPEST):
+        named = content if isinstance(content, Mapping) else {}
+        inner = next((named[key] for key in STATE_KEYS if isinstance(named.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
@@ -109,8 +115,20 @@ def _misfits(expected: State, state: State) -> list[str]:
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
-    told = {"missing": missing, "unknown": unknown, "of another shape (given -> expected)": differ}
+    kinds = [
+        f"{name} {state[name].dtype} -> {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in state and _kind(state[name]) != _kind(tensor)
+    ]
+    told = {"missing": missing, "unknown": unknown, "of another shape (given -> expected)": differ, "of another kind": kinds}
     return [f"{what}: {_few(names)}" for what, names in told.items() if names]
+
+
+def _kind(tensor: Tensor) -> str:
+    """Floats of any size are one kind, and so are whole numbers: those of 8 bits stand for others by a scale kept elsewhere."""
+    if tensor.dtype == torch.bool or tensor.is_complex() or tensor.is_quantized:
+        return str(tensor.dtype)
+    return "float" if tensor.is_floating_point() else "int"
 
 
 def _few(names: Iterable[str]) -> str:

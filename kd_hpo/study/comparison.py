@@ -16,6 +16,7 @@ from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design import Searched, compared_ids, trial_config
 from kd_hpo.study.folder import StudyFolder, TrialSpec
+from kd_hpo.study.markdown import as_text
 from kd_hpo.trial.methods import METHODS
 from kd_hpo.trial.result import METRIC
 
@@ -148,7 +149,7 @@ class Comparison:
             others = [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
             others += [number(row["difference"], "+.4f"), p_value(row["p_value"])]
             lines.append(f"| {row['title']} | {' | '.join(accuracies + others)} |")
-        return "\n".join([*lines, "", *(f"{line}  " for line in self.failures() + self.caption())])
+        return "\n".join([*lines, "", *(f"{line}  " for line in [*map(as_text, self.failures()), *self.caption()])])
 
     def document(self) -> dict[str, Any]:
         """As JSON: the rows of the frame with the scores of every seed; null for what does not exist."""

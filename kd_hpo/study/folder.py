@@ -191,7 +191,7 @@ class StudyFolder:
     def only_driver(self) -> Iterator[None]:
         """Raises StudyError while another process drives the study; the lock goes with the process that holds it."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
+        with (self.root / ".lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -20,6 +20,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kd_hpo.config.pairs import Matrix
 from kd_hpo.config.study import Asha
+from kd_hpo.config.wording import cut, one_line
+from kd_hpo.errors import StudyError
 from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import StudyFolder, TrialSpec
 from kd_hpo.study.search_space import ray_space
@@ -207,8 +209,16 @@ class _EndedTrial:
 
 
 def journal(path: Path) -> JournalStorage:
+    """Raises StudyError for a file that is no journal of Optuna's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))  # reads it
+    except Exception as error:  # for broken lines Optuna raises nearly any type
+        said = cut(one_line(f"{type(error).__name__}: {error}"))
+        raise StudyError(
+            f"{path} is broken ({said}), so the study's search is lost; its trials are in {path.parent / 'trials'}. "
+            "Start the study under another name (--set name=...)"
+        ) from error
 
 
 def known_trials(folder: StudyFolder, method: str) -> list[optuna.trial.FrozenTrial]:

@@ -26,6 +26,7 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import ConfigError, StudyError, without_secrets
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.markdown import as_text
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.study.record import searched_points
 from kd_hpo.study.tracking_uri import server_address, tracking_uri
@@ -300,7 +301,7 @@ def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:
 
 def note(status: TrialStatus, records: Sequence[EpochRecord]) -> str:
     """Markdown for the run's description."""
-    lines = [f"**{status.spec.method}**, seed {status.spec.seed}: {status.state} {status.message}".rstrip()]
+    lines = [f"**{status.spec.method}**, seed {status.spec.seed}: {status.state} {as_text(status.message)}".rstrip()]
     if records:
         best = max(records, key=lambda r: r.metrics["val/accuracy"])
         last = records[-1]

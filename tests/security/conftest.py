@@ -1,0 +1,53 @@
+"""Ray and MLflow at home before any test module imports them; the small studies that the tests spoil."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kd_hpo.study.environment import prepare_environment
+
+prepare_environment()
+
+from kd_hpo.config.study import StudyConfig  # noqa: E402
+from kd_hpo.study.export import export_study  # noqa: E402
+from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus  # noqa: E402
+from kd_hpo.study.tracking import open_experiment  # noqa: E402
+from tests.conftest import digits_study  # noqa: E402
+from tests.study.helpers import record, result_of  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs: to make one takes seconds, so tests take copies."""
+    runs = tmp_path_factory.mktemp("database")
+    open_experiment(digits_study(runs, name="template"))
+    return runs / "mlflow.db"
+
+
+@pytest.fixture
+def tracked(tmp_path: Path, database: Path) -> StudyConfig:
+    """A study that has a database of its own."""
+    shutil.copy(database, tmp_path / "mlflow.db")
+    return digits_study(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    """A study with one trial that has learned its weights."""
+    study = digits_study(tmp_path)
+    there = StudyFolder.of(study)
+    there.write_settings(study)
+    result = result_of([record(1, 0.5), record(2, 0.75)])
+    spec = TrialSpec(id="hetero-t000", kind="search", method="hetero", seed=3, settings={"kd.weight": 1.5})
+    there.write_status(TrialStatus(spec=spec, state="completed"))
+    there.write_records(spec.id, list(result.records))
+    (there.trial(spec.id) / "result.json").write_text(result.model_dump_json())
+    return there
+
+
+@pytest.fixture
+def export(folder: StudyFolder) -> Path:
+    path = folder.root / "lambda.json"
+    export_study(folder.read_settings(), folder, path, top=1)
+    return path
