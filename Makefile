@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint ci clean
+.PHONY: demo test lint ci audit clean
 demo: $(INSTALLED)
 	$(BIN)/kd-hpo run studies/digits.yaml
 
@@ -16,6 +16,10 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 ci: lint test
+
+# Known vulnerabilities in what is installed. It fails too where a package could not be looked up.
+audit: $(INSTALLED)
+	$(BIN)/pip-audit --local --skip-editable --strict --progress-spinner off
 
 # torch and torchvision first and in one command, so that the two fit each other.
 $(INSTALLED): pyproject.toml

@@ -36,8 +36,10 @@ def _not_taken(name: str) -> str:
 
 
 def _runs_folder(runs: Path) -> Path:
-    if "?" in str(runs):
-        raise ValueError("it should be a folder without '?' in its path, which would end the path in the tracking database's URI")
+    if set("?%") & set(str(runs)):
+        raise ValueError(
+            "it should be a folder without '?' and '%' in its path: the tracking database's URI reads them otherwise"
+        )
     return runs
 
 

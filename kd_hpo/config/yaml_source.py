@@ -11,7 +11,7 @@ import yaml
 from kd_hpo.config.paths import Keys, split_key
 from kd_hpo.config.wording import brief, config_error
 
-MAX_BYTES, MAX_VALUES = 2**20, 10**6
+MAX_BYTES, MAX_VALUES = 2**20, 2**17
 TAG = "tag:yaml.org,2002:"
 SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "null": (r"~|null|Null|NULL|", lambda text: None),
@@ -83,7 +83,7 @@ class _Build:
         self.count += 1
         self.lines[keys] = line
         if self.count > MAX_VALUES:
-            raise _marked(node, f"its aliases expand to more than {MAX_VALUES} values")
+            raise _marked(node, f"it holds more than {MAX_VALUES} values, those of aliases counted wherever they stand")
         if isinstance(node, yaml.MappingNode) and node.tag == f"{TAG}map":
             return self._mapping(node, keys)
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{TAG}seq":

@@ -12,7 +12,7 @@ from kd_hpo.errors import DataError
 def read_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int | None, ...], *, mapped: bool = False) -> npt.NDArray[Any]:
     """shape has None where any length will do; mapped leaves the values on disk. Raises DataError for another array or none."""
     try:
-        array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
         given = array.dtype, array.shape
     except Exception as error:  # for broken headers numpy raises nearly any type
         raise _broken(file, f"{type(error).__name__}: {error}") from error

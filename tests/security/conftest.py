@@ -34,20 +34,28 @@ def tracked(tmp_path: Path, database: Path) -> StudyConfig:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> StudyFolder:
-    """A study with one trial that has learned its weights."""
-    study = digits_study(tmp_path)
-    there = StudyFolder.of(study)
-    there.write_settings(study)
-    result = result_of([record(1, 0.5), record(2, 0.75)])
-    spec = TrialSpec(id="hetero-t000", kind="search", method="hetero", seed=3, settings={"kd.weight": 1.5})
-    there.write_status(TrialStatus(spec=spec, state="completed"))
-    there.write_records(spec.id, list(result.records))
-    (there.trial(spec.id) / "result.json").write_text(result.model_dump_json())
-    return there
+    return learned_study(tmp_path)
 
 
 @pytest.fixture
 def export(folder: StudyFolder) -> Path:
+    return written_export(folder)
+
+
+def learned_study(runs: Path) -> StudyFolder:
+    """One with a single trial, which has learned its weights."""
+    study = digits_study(runs)
+    folder = StudyFolder.of(study)
+    folder.write_settings(study)
+    result = result_of([record(1, 0.5), record(2, 0.75)])
+    spec = TrialSpec(id="hetero-t000", kind="search", method="hetero", seed=3, settings={"kd.weight": 1.5})
+    folder.write_status(TrialStatus(spec=spec, state="completed"))
+    folder.write_records(spec.id, list(result.records))
+    (folder.trial(spec.id) / "result.json").write_text(result.model_dump_json())
+    return folder
+
+
+def written_export(folder: StudyFolder) -> Path:
     path = folder.root / "lambda.json"
     export_study(folder.read_settings(), folder, path, top=1)
     return path

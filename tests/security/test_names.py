@@ -144,7 +144,7 @@ def test_files_are_as_open_as_the_user_wants_and_never_writable_by_all(folder: S
 # ---- names in MLflow
 
 
-@pytest.mark.parametrize("name", ["a b", "a%20b", "a%b", "a#b", "a'b\"c", "{x}", "a;b&c=d", "é", "a:b@c", "a\nb"])
+@pytest.mark.parametrize("name", ["a b", "a#b", "a'b\"c", "{x};b&c=d", "a:b@é\n"])
 def test_a_runs_folder_of_any_name_holds_its_database_and_artefacts(tmp_path: Path, database: Path, name: str) -> None:
     runs = tmp_path / name
     runs.mkdir()
@@ -157,9 +157,10 @@ def test_a_runs_folder_of_any_name_holds_its_database_and_artefacts(tmp_path: Pa
     assert artefact.read_text() == "told"
 
 
-def test_a_runs_folder_that_would_end_the_databases_path_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=r"without '\?' in its path"):
-        digits_study(tmp_path / "a?mode=memory")
+@pytest.mark.parametrize("name", ["a?mode=memory", "a%2F..%2Fb", "100%"])
+def test_a_runs_folder_whose_database_would_lie_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValidationError, match=r"without '\?' and '%' in its path"):
+        digits_study(tmp_path / name)
 
 
 def test_filters_find_the_run_of_the_trial_and_no_other(tracked: StudyConfig) -> None:
