@@ -7,4 +7,4 @@ from kd_hpo.config.wording import one_line
 
 def as_text(words: str) -> str:
     """Words of an error or a name, on one line and as they are: in Markdown they make no link, picture, heading or tag."""
-    return re.sub(r"([\\`*_\[\]<>!|~&#$])", r"\\\1", one_line(words))
+    return re.sub(r"([\\`*\[\]<>!|~&#$]|(?<!\w)_|_(?!\w))", r"\\\1", one_line(words))
