@@ -134,3 +134,32 @@ def test_the_digest_tells_names_types_and_values() -> None:
     others = [tensor + 1, tensor.half(), tensor.bfloat16(), tensor[None], tensor.bool(), torch.tensor(1.0)]
     digests = [digest(tensor), digest(tensor, "b"), *map(digest, others)]
     assert len(set(digests)) == len(digests) and digests[0] == digest(tensor.clone())
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_no_weights(tmp_path: Path, kind: torch.dtype) -> None:
+    """Copied as they are, whole numbers of a quantised file would be weights a hundred times too large."""
+    target = network(1)
+    before = weights_digest(target)
+    torch.save({name: t.to(kind) if name == "3.weight" else t for name, t in network(0).state_dict().items()}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=rf"of another kind: 3\.weight {kind} -> torch\.float32"):
+        load_weights(target, tmp_path / "w.pt")
+    assert weights_digest(target) == before
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_another_size_are_weights(tmp_path: Path, kind: torch.dtype) -> None:
+    target, saved = network(1), network(0)
+    torch.save({name: t.to(kind) if t.is_floating_point() else t for name, t in saved.state_dict().items()}, tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    torch.testing.assert_close(target[3].weight, saved[3].weight.to(kind).float())
+
+
+def test_a_tensor_without_values_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+    target = network(1)
+    before = weights_digest(target)
+    state = network(0).state_dict()
+    torch.save(state | {"3.weight": state["3.weight"].to(device="meta")}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError):
+        load_weights(target, tmp_path / "w.pt")
+    assert weights_digest(target) == before
