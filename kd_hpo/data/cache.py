@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kd_hpo.data.arrays import read_array
 from kd_hpo.errors import DataError
 from kd_hpo.files import only_one_process
 
@@ -79,14 +80,10 @@ def _read(home: Path, name: str, key: str) -> ImageSet | None:
         meta = json.loads((home / "meta.json").read_text())
         if (meta["format"], meta["key"]) != (FORMAT, key):
             return None
-        images = np.lib.format.open_memmap(home / "images.npy", mode="r")
-        labels = np.lib.format.open_memmap(home / "labels.npy", mode="r")
-        if images.dtype != np.uint8 or list(images.shape) != meta["shape"]:
-            return None
-        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-            return None
+        images = read_array(home / "images.npy", np.uint8, tuple(meta["shape"]), mapped=True)
+        labels = read_array(home / "labels.npy", np.int64, images.shape[:1], mapped=True)
         found = ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"])
-    except (OSError, ValueError, LookupError, TypeError, EOFError, OverflowError, RecursionError):
+    except (DataError, OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return found if _consistent(found) else None
 
@@ -95,7 +92,8 @@ def _consistent(images: ImageSet) -> bool:
     """Whether what describes the pixels fits them, which nobody asks again."""
     count, start = len(images.labels), images.test_start
     return (
-        count > 0
+        images.images.ndim == 4
+        and count > 0
         and all(isinstance(name, str) for name in images.classes)
         and 0 <= images.labels.min() <= images.labels.max() < len(images.classes)
         and (start is None or (type(start) is int and 0 <= start <= count))

@@ -563,7 +563,7 @@ def test_any_change_of_the_image_cache_is_built_again(
         return Labelling(np.arange(2), ("a", "b"), 1)
 
     open_or_build(there, "set", "kind", "key", build)
-    path = there / "kind-key" / name
+    path = there / "kind-key" / name  # whole, or built again after what the example before left
     before = path.read_bytes()
     content = json.dumps(changed(json.loads(before), changes)).encode() if name == "meta.json" else damaged(before, at, 3, put)
     path.write_bytes(content)
@@ -611,3 +611,12 @@ def test_a_folder_that_holds_itself(tmp_path: Path) -> None:
         (tmp_path / "images" / name / "whole.png").write_bytes(PICTURES["PNG"])
     (tmp_path / "images" / "a" / "again").symlink_to(tmp_path / "images" / "a")
     assert ours(lambda: load_image_folder(tmp_path / "cache", tmp_path / "images")) is None
+
+
+def test_an_array_whose_header_is_no_python(there: Path) -> None:
+    """numpy reads it with Python's tokenizer, which raises what nothing else does."""
+    np.save(there / "header.npy", np.zeros((4, 3), np.float32))
+    content = (there / "header.npy").read_bytes()
+    for put in (b"\xae", b"(", b"'''", b"\\", b"\0"):
+        (there / "header.npy").write_bytes(content[:100] + put + content[100 + len(put) :])
+        ours(lambda: read_array(there / "header.npy", np.float32, (None, 3)))
