@@ -1,5 +1,6 @@
 """The kd-hpo command: parse, call, print, exit code. Heavy imports wait until a command needs them."""
 
+import errno
 import sys
 
 from cyclopts import App, CycloptsError
@@ -40,7 +41,9 @@ def main() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        _fail(f"{error.filename2 or error.filename}: {error.strerror}; give a place that can be read and written", output)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space, and go on with the same command" if full else "give a place that can be read and written"
+        _fail(f"{error.filename2 or error.filename}: {error.strerror}; {remedy}", output)
 
 
 def _fail(words: str, output: Output) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kd_hpo.data.arrays import read_array
 from kd_hpo.errors import DataError
-from kd_hpo.files import only_one_process
+from kd_hpo.files import only_one_process, reserve
 
 FORMAT = 1
 """Raise it when the pixels of the same source change: every cache of an older format is then built again."""
@@ -54,7 +54,9 @@ def new_images(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np
             f"{shape[0]} decoded images take {need / 1e9:.1f} GB and the disk of the cache has {free / 1e9:.1f} GB left. "
             "Free some space, put the cache elsewhere, or ask for a smaller `size`."
         )
-    return np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    reserve(folder / "images.npy")  # another process may fill the disk meanwhile
+    return images
 
 
 def open_or_build(cache: Path, name: str, kind: str, key: str, build: Callable[[Path], Labelling]) -> ImageSet:

@@ -19,7 +19,7 @@ from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.data.arrays import read_array
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
 from kd_hpo.errors import DataError, FeatureMismatch
-from kd_hpo.files import folder_published_atomically
+from kd_hpo.files import folder_published_atomically, reserve
 from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
 from kd_hpo.nets.weights import network_digest
 
@@ -234,6 +234,8 @@ def _write(reader: TeacherReader, images: Indices, folder: Path) -> None:
         size: np.lib.format.open_memmap(folder / f"{_name(size)}.npy", mode="w+", dtype=np.float32, shape=shape)
         for size, shape in shapes.items()
     }
+    for size in blocks:
+        reserve(folder / f"{_name(size)}.npy")  # another process may fill the disk meanwhile
     logits, at = [], 0
     for x in _plain(reader.batches, images):
         targets = reader.batch(images, x, reader.plan.blocks)

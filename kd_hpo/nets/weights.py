@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kd_hpo.errors import ConfigError
-from kd_hpo.files import write_atomically
+from kd_hpo.files import Write, write_atomically
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts keep the weights in a file that holds more."""
@@ -24,9 +24,9 @@ _LIBRARIES = ("torch", "torchvision", "timm", "kd_hpo")
 State = dict[str, Tensor]
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+def save_weights(state: Mapping[str, Tensor], path: Path, write: Write = write_atomically) -> None:
     """Writes a state dict as safetensors, atomically; tensors that share memory are written one by one."""
-    write_atomically(path, save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}))
+    write(path, save({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import CheckpointMismatch
-from kd_hpo.files import write_atomically
+from kd_hpo.files import Write, write_atomically
 
 VERSION = 2
 _SUM = 32
@@ -21,11 +21,11 @@ def config_digest(config: TrialConfig) -> str:
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
 
 
-def save_checkpoint(path: Path, config: TrialConfig, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, config: TrialConfig, state: dict[str, Any], write: Write = write_atomically) -> None:
     buffer = io.BytesIO()
     torch.save({"version": VERSION, "config": config_digest(config), "state": state}, buffer)
     content = buffer.getvalue()
-    write_atomically(path, hashlib.sha256(content).digest() + content)
+    write(path, hashlib.sha256(content).digest() + content)
 
 
 def load_checkpoint(path: Path, config: TrialConfig) -> dict[str, Any] | None:

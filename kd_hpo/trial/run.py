@@ -14,6 +14,7 @@ from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.pair_losses import entropy
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.errors import CheckpointMismatch, Diverged
+from kd_hpo.files import Write, write_atomically
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
 from kd_hpo.trial.evaluate import score
@@ -30,7 +31,13 @@ CHECKPOINT, LAST_WEIGHTS, BEST_WEIGHTS = "checkpoint.pt", "last.safetensors", "b
 
 
 def run_trial(
-    config: TrialConfig, report: Report, *, cache: Path, folder: Path | None = None, prepared: Prepared | None = None
+    config: TrialConfig,
+    report: Report,
+    *,
+    cache: Path,
+    folder: Path | None = None,
+    prepared: Prepared | None = None,
+    write: Write = write_atomically,
 ) -> TrialResult:
     """Learns student and pair weights together, epoch by epoch; continues where a checkpoint in `folder` stands.
 
@@ -38,6 +45,7 @@ def run_trial(
     cache     what trials share is read from here, or made here first
     folder    where the checkpoint and the student's weights (last, and best by `val`) are written; None writes nothing
     prepared  what `prepare(config, cache)` gave, if the caller has it
+    write     puts files in their place in `folder`
     Raises Diverged with the step and the outer settings when a loss is not finite.
     """
     with random_state_kept():
@@ -47,7 +55,7 @@ def run_trial(
             for record in trial.records:
                 report(record)
             while trial.epoch < config.training.epochs:
-                report(run_epoch(trial, folder))
+                report(run_epoch(trial, folder, write))
             return trial_result(trial)
 
 
@@ -65,7 +73,7 @@ def resume(trial: Trial, folder: Path | None) -> None:
         ) from error
 
 
-def run_epoch(trial: Trial, folder: Path | None) -> EpochRecord:
+def run_epoch(trial: Trial, folder: Path | None, write: Write = write_atomically) -> EpochRecord:
     batches = shuffled_batches(
         trial.prepared.splits.train, trial.config.training.batch_size, trial.config.seed, ORDER, trial.epoch
     )
@@ -78,8 +86,8 @@ def run_epoch(trial: Trial, folder: Path | None) -> EpochRecord:
     record = epoch_record(trial, table.mean(0), held)
     trial.records.append(record)
     if folder is not None:
-        write_weights(trial, folder)
-        save_checkpoint(folder / CHECKPOINT, trial.config, trial.state_dict())
+        write_weights(trial, folder, write)
+        save_checkpoint(folder / CHECKPOINT, trial.config, trial.state_dict(), write)
     return record
 
 
@@ -135,12 +143,12 @@ def epoch_weights(trial: Trial) -> Tensor:
     return trial.pairs.weighting.weights(trial.epoch - 1)
 
 
-def write_weights(trial: Trial, folder: Path) -> None:
+def write_weights(trial: Trial, folder: Path, write: Write) -> None:
     state = trial.student.network.state_dict()
-    save_weights(state, folder / LAST_WEIGHTS)
+    save_weights(state, folder / LAST_WEIGHTS, write)
     best = max(record.metrics["val/accuracy"] for record in trial.records[:-1]) if trial.records[:-1] else -1.0
     if trial.records[-1].metrics["val/accuracy"] > best:
-        save_weights(state, folder / BEST_WEIGHTS)
+        save_weights(state, folder / BEST_WEIGHTS, write)
 
 
 def trial_result(trial: Trial) -> TrialResult:

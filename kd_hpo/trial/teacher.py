@@ -14,7 +14,7 @@ from kd_hpo.config.trial import Teacher, Training
 from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.splits import Splits
-from kd_hpo.errors import DataError, Diverged
+from kd_hpo.errors import ConfigError, DataError, Diverged
 from kd_hpo.files import only_one_process
 from kd_hpo.nets.weights import load_weights, network_digest, save_weights
 from kd_hpo.trial.evaluate import Score, score
@@ -51,7 +51,7 @@ def trained_teacher(
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
     path = cache / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
     with only_one_process(path.with_suffix(".lock")):
-        if not path.is_file():
+        if not loads(network, path):
             images = splits.train
             if config.images == "train_and_extra":
                 images = np.concatenate([splits.train, splits.extra])
@@ -59,8 +59,17 @@ def trained_teacher(
                 torch.manual_seed(config.seed)  # for its dropout
                 train_teacher(network, config, config.training, batches, images, progress)
             save_weights(network.state_dict(), path)
-    load_weights(network, path)
+            load_weights(network, path)
     return TrainedTeacher.measured(network, batches, splits.val, path)
+
+
+def loads(network: nn.Module, path: Path) -> bool:
+    """Reads the file into the network, unless it is missing, truncated or not of this network."""
+    try:
+        load_weights(network, path)
+    except ConfigError:
+        return False
+    return True
 
 
 def train_teacher(

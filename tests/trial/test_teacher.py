@@ -81,3 +81,12 @@ def test_teacher_with_dropout_comes_out_the_same_and_its_code_counts(tmp_path: P
     relu, gelu = told("dropping_two", "ReLU", None, 2), told("dropping_three", "GELU", None, 2)
     assert relu[0] == gelu[0]
     assert relu[1] != gelu[1]
+
+
+def test_a_cached_teacher_that_is_cut_short_is_trained_again(tmp_path: Path) -> None:
+    first = prepare(digits_trial(), tmp_path).teacher
+    assert first.weights is not None
+    whole = first.weights.read_bytes()
+    first.weights.write_bytes(whole[:1000])
+    assert prepare(digits_trial(), tmp_path).teacher.val == first.val
+    assert first.weights.read_bytes() == whole
