@@ -267,7 +267,7 @@ def test_ui_without_a_database(kd_hpo: Command) -> None:
 def test_interrupted_study_tells_how_to_go_on(kd_hpo: Command, study: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     import kd_hpo.study.run as module
 
-    def interrupted(*arguments: object, verbose: bool) -> None:
+    def interrupted(*arguments: object, verbose: bool, again: bool) -> None:
         raise module.Interrupted(words) if words else KeyboardInterrupt
 
     monkeypatch.setattr(module, "run_study", interrupted)

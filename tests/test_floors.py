@@ -27,8 +27,8 @@ BELOW["cli"] = BELOW["study"] | {"study"}
 """What each floor may import, beside itself."""
 
 ONLY_IN = {
-    "ray": {f"kd_hpo.study.{name}" for name in ("search_space", "search", "run", "progress", "loopback")},
-    "mlflow": {"kd_hpo.study.tracking"},
+    "ray": {f"kd_hpo.study.{name}" for name in ("search_space", "search", "run", "progress", "halting", "loopback")},
+    "mlflow": {"kd_hpo.study.tracking", "kd_hpo.study.mirror"},
     "optuna": {"kd_hpo.study.search"},
 }
 

@@ -60,8 +60,8 @@ def compare(
     return run_and_tell(study, output)
 
 
-def resume(study: StudyName, /, *, runs: Runs = Path("runs"), output: Output = AS_USUAL) -> Result:
-    """Continue a study that was interrupted; what has ended is not run again.
+def resume(study: StudyName, /, *, runs: Runs = Path("runs"), retry_failed: bool = False, output: Output = AS_USUAL) -> Result:
+    """Continue a study that was interrupted; what has ended is not run again. Writes what MLflow lacks of it, too.
 
     Parameters
     ----------
@@ -69,10 +69,13 @@ def resume(study: StudyName, /, *, runs: Runs = Path("runs"), output: Output = A
         Its name.
     runs
         The folder that holds it.
+    retry_failed
+        Run trials that failed again, from their start. What they left is kept in the study's folder, under set_aside.
     """
     from kd_hpo.study.folder import StudyFolder
 
-    return run_and_tell(StudyFolder(runs.absolute() / study_name(study)).read_settings(), output)
+    settings = StudyFolder(runs.absolute() / study_name(study)).read_settings()
+    return run_and_tell(settings, output, again=retry_failed)
 
 
 def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_USUAL) -> Result:
@@ -108,7 +111,7 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
     )
 
 
-def run_and_tell(study: "StudyConfig", output: Output) -> Result:
+def run_and_tell(study: "StudyConfig", output: Output, *, again: bool = False) -> Result:
     from kd_hpo.study.environment import prepare_environment
 
     prepare_environment()
@@ -121,7 +124,7 @@ def run_and_tell(study: "StudyConfig", output: Output) -> Result:
         from kd_hpo.study.story import read_story
         from kd_hpo.study.summary import render
     try:
-        summary = run_study(study, output.progress, verbose=output.verbose)
+        summary = run_study(study, output.progress, verbose=output.verbose, again=again)
     except (Interrupted, KeyboardInterrupt) as stopped:
         err.print(
             f"{str(stopped) or 'stopped'}. What had ended is kept; continue with: kd-hpo resume {study.name}{runs_option(study)}"

@@ -187,6 +187,8 @@ class Tracking(Settings):
 
     uri: Annotated[str, AfterValidator(_no_secret)] | None = None
     """It holds no password: `${NAME}` in it stands for that variable of the environment, wherever a process of the study runs."""
+    patience_s: PositiveFloat = 30.0
+    """How long the end of a study waits for an MLflow that does not answer. What MLflow lacks then, `kd-hpo resume` writes."""
 
 
 class StudyConfig(TrialConfig):

@@ -1,8 +1,10 @@
-"""Runs one trial of a study inside a Ray worker: the trial, its files, its tracking, its reports to Ray."""
+"""Runs one trial of a study inside a Ray worker: the trial, its files, its reports to Ray."""
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,10 @@ from kd_hpo.config.pairs import PairsFirst
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import KdHpoError
-from kd_hpo.files import write_atomically
+from kd_hpo.study.attempt import Attempt, Superseded, worker_name
 from kd_hpo.study.design import trial_config
 from kd_hpo.study.failure import kept_failure
-from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.tracking import MlflowTracker
+from kd_hpo.study.folder import State, StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
 from kd_hpo.trial.result import RESULT, EpochRecord
 from kd_hpo.trial.run import run_trial
@@ -24,29 +25,33 @@ from kd_hpo.trial.run import run_trial
 Report = Callable[[dict[str, float]], None]
 
 
-def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit: str, report: Report) -> None:
+def execute(sampled: dict[str, Any], *, study_json: str, report: Report) -> None:
     """The trainable. Ends early when `report` raises SystemExit, as Ray does to stop a trial: with the state `stopped` that
     the driver has written (Board), or still `running` where the driver was interrupted.
 
     An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other is written to the
-    status, for Board to tell, and goes on to Ray, which starts the trial again from its checkpoint.
+    status, for Board to tell, and goes on to Ray, which starts the trial again from its checkpoint. Where that has been done
+    already, without this process having been told, it writes nothing more (Attempt).
     """
     study = StudyConfig.model_validate_json(study_json)
     spec = TrialSpec.model_validate(sampled["spec"])
-    folder = StudyFolder.of(study)
+    attempt = Attempt.begin(StudyFolder.of(study).trial(spec.id))
+    folder = replace(StudyFolder.of(study), write=attempt.write)
     # Whatever OMP_NUM_THREADS says: trials that share cores with more threads than they have wait for each other.
     torch.set_num_threads(max(1, int(study.resources.cpus_per_trial)))
     try:
-        run_tracked(study, spec, folder, experiment, commit, report)
+        run_recorded(study, spec, folder, report)
+    except Superseded:
+        raise
     except Exception as error:
         status = folder.status(spec.id)
         if status is None or status.state == "running":
-            message = kept_failure(error, folder.trial(spec.id))
+            message = kept_failure(error, folder.trial(spec.id), folder.write)
             folder.write_status(TrialStatus(spec=spec, state="running", message=message))
         raise
 
 
-def run_tracked(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, experiment: str, commit: str, report: Report) -> None:
+def run_recorded(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, report: Report) -> None:
     started = time.monotonic()
     try:
         config = trial_config(study, spec)
@@ -54,19 +59,15 @@ def run_tracked(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, experi
     except KdHpoError as error:  # searched settings that do not go together
         folder.write_status(TrialStatus(spec=spec, state="failed", message=str(error)))
         return
-    tracker = MlflowTracker(study, experiment, spec, config, prepared, commit)
     records: list[EpochRecord] = []
 
     def end(state: State, message: str = "") -> None:
         duration = round(time.monotonic() - started, 3)
-        status = TrialStatus(spec=spec, state=state, message=message, duration_s=duration)
-        folder.write_status(status)
-        tracker.finish(status)
+        folder.write_status(TrialStatus(spec=spec, state=state, message=message, duration_s=duration))
 
     def tell(record: EpochRecord) -> None:
         records.append(record)
         folder.write_records(spec.id, records)
-        tracker.log(record)
         if record.epoch == config.training.epochs:
             return  # Ray may end the trial inside its last report: that one comes when all else is done
         stages = config.pairs.stages
@@ -74,10 +75,11 @@ def run_tracked(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, experi
             return  # no label has been seen yet: the scheduler has nothing to judge
         report({"epoch": record.epoch, **record.metrics})
 
+    folder.write_about(spec.id, about_trial(config, prepared))
     folder.write_status(TrialStatus(spec=spec, state="running"))
     try:
-        result = run_trial(config, tell, cache=folder.cache, folder=folder.trial(spec.id), prepared=prepared)
-        write_atomically(folder.trial(spec.id) / RESULT, result.model_dump_json())
+        result = run_trial(config, tell, cache=folder.cache, folder=folder.trial(spec.id), prepared=prepared, write=folder.write)
+        folder.write(folder.trial(spec.id) / RESULT, result.model_dump_json())
         end("completed")
         report({"epoch": result.last.epoch, **result.last.metrics})
     except SystemExit:
@@ -85,10 +87,25 @@ def run_tracked(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, experi
         if status and status.state != "completed":
             end(status.state, status.message)
         raise
+    except Superseded:
+        raise
     except KdHpoError as error:
         end("failed", str(error))
-    finally:
-        tracker.close()
+
+
+def about_trial(config: TrialConfig, prepared: Prepared) -> TrialAbout:
+    images, plan = prepared.batches.images, prepared.plan
+    return TrialAbout(
+        config=config,
+        teacher_layers=tuple(layer.name for layer in plan.teacher),
+        student_layers=tuple(layer.name for layer in plan.student),
+        split_digests=dict(prepared.splits.digests),
+        teacher_digest=prepared.teacher_digest,
+        data_name=images.name,
+        data_digest=images.digest,
+        versions={name: version(name) for name in ("kd_hpo", "torch", "ray", "optuna", "mlflow")},
+        worker=worker_name(),
+    )
 
 
 def prepared_for(config: TrialConfig, cache: Path) -> Prepared:

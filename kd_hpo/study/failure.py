@@ -7,17 +7,17 @@ from pathlib import Path
 import kd_hpo
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import without_secrets
-from kd_hpo.files import write_atomically
+from kd_hpo.files import Write
 
 TRACEBACK = "traceback.txt"
 _LIBRARIES = (Path(kd_hpo.__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 _MOST_CHARACTERS = 300
 
 
-def kept_failure(error: Exception, folder: Path) -> str:
+def kept_failure(error: Exception, folder: Path, write: Write) -> str:
     """Type, text and place of the error on one line, which names the file in `folder` that now holds the traceback."""
     file = folder / TRACEBACK
-    write_atomically(file, without_secrets("".join(traceback.format_exception(error))))
+    write(file, without_secrets("".join(traceback.format_exception(error))))
     said = one_line(without_secrets(f"{type(error).__name__}: {error}").rstrip(": "))[:_MOST_CHARACTERS]
     return f"{said} ({place_of(error)}); the whole traceback is in {file}"
 

@@ -2,9 +2,11 @@
 
 import fcntl
 import re
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,9 +16,10 @@ from kd_hpo.config.pairs import Matrix
 from kd_hpo.config.read import read_settings
 from kd_hpo.config.settings import Settings, WrittenAs
 from kd_hpo.config.study import Name, StudyConfig
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
-from kd_hpo.files import write_atomically
+from kd_hpo.files import Write, write_atomically
 from kd_hpo.trial.result import RESULT, EpochRecord, TrialResult
 
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -51,6 +54,21 @@ class TrialStatus(Settings):
     duration_s: float = 0.0
 
 
+class TrialAbout(Settings):
+    """What a trial runs with, written when an attempt at it starts: all that MLflow shows of it beside its epochs."""
+
+    config: TrialConfig
+    teacher_layers: tuple[str, ...]
+    student_layers: tuple[str, ...]
+    split_digests: dict[str, str]
+    teacher_digest: str
+    data_name: str
+    data_digest: str
+    versions: dict[str, str]
+    worker: str
+    """The process of the latest attempt, as host:pid."""
+
+
 class TestScores(Settings):
     """Accuracy on the test split, which was opened once for this trial."""
 
@@ -64,9 +82,15 @@ class _Records(RootModel[list[EpochRecord]]):
     """records.json of a trial."""
 
 
+class _Times(RootModel[list[int]]):
+    """times.json of a trial."""
+
+
 @dataclass(frozen=True)
 class StudyFolder:
     root: Path
+    write: Write = field(default=write_atomically, compare=False)
+    """How its files are written; an attempt at a trial writes its own by `Attempt.write`."""
 
     @classmethod
     def of(cls, study: StudyConfig) -> "StudyFolder":
@@ -107,7 +131,7 @@ class StudyFolder:
     def write_settings(self, study: StudyConfig) -> None:
         """As JSON, which is YAML whose strings are all quoted: any value is read back as it was."""
         text = study.model_dump_json(indent=2)
-        write_atomically(self.settings, _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+        self.write(self.settings, _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
     def read_settings(self) -> StudyConfig:
         """As they were, but for `runs`, since the folder may have moved. Raises StudyError where there is no study."""
@@ -118,7 +142,7 @@ class StudyFolder:
         return read_settings(StudyConfig, self.settings).replace(runs=self.root.parent)
 
     def write_status(self, status: TrialStatus) -> None:
-        write_atomically(self.trial(status.spec.id) / "status.json", status.model_dump_json(indent=1))
+        self.write(self.trial(status.spec.id) / "status.json", status.model_dump_json(indent=1))
 
     def status(self, trial_id: str) -> TrialStatus | None:
         return self._status(self.trial(trial_id) / "status.json")
@@ -143,10 +167,50 @@ class StudyFolder:
         return self._written(path, _Records).root if path.is_file() else []
 
     def write_records(self, trial_id: str, records: list[EpochRecord]) -> None:
-        write_atomically(self.trial(trial_id) / "records.json", _Records(records).model_dump_json())
+        """With the time of each that is new. Epochs that a continued trial tells again, as they stand, leave the files alone."""
+        if records == self.records(trial_id)[: len(records)]:
+            return
+        times = self.times(trial_id)[: len(records)]
+        times += [time.time_ns() // 10**6] * (len(records) - len(times))
+        self.write(self.trial(trial_id) / "times.json", _Times(times).model_dump_json())
+        self.write(self.trial(trial_id) / "records.json", _Records(records).model_dump_json())
+
+    def times(self, trial_id: str) -> list[int]:
+        """When each of the epochs was first reported, in milliseconds since 1970; perhaps one more than there are records."""
+        path = self.trial(trial_id) / "times.json"
+        return self._written(path, _Times).root if path.is_file() else []
+
+    def write_about(self, trial_id: str, about: TrialAbout) -> None:
+        self.write(self.trial(trial_id) / "about.json", about.model_dump_json())
+
+    def about(self, trial_id: str) -> TrialAbout | None:
+        """None where the trial failed before it could start."""
+        path = self.trial(trial_id) / "about.json"
+        return self._written(path, TrialAbout) if path.is_file() else None
+
+    def changed(self, trial_id: str) -> tuple[int, ...]:
+        """Another tuple after any change of what the trial tells of itself."""
+        files = (self.trial(trial_id) / name for name in ("status.json", "records.json", "about.json"))
+        return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+    def identity(self, trial_id: str | None = None) -> str:
+        """Of the study, or of a trial in its present life: what MLflow knows it by, whatever else has its name."""
+        path = (self.trial(trial_id) if trial_id else self.root) / "identity"
+        if not path.is_file():
+            self.write(path, uuid.uuid4().hex)
+        return path.read_text()
+
+    def set_aside(self, trial_id: str) -> None:
+        """Moves what a failed trial left out of the way of a new attempt from its start."""
+        if not self.trial(trial_id).exists():
+            return
+        kept = self.root / "set_aside"
+        kept.mkdir(exist_ok=True)
+        self.trial(trial_id).rename(kept / f"{trial_id}.{1 + len(list(kept.glob(f'{trial_id}.*')))}")
 
     def write_run_id(self, trial_id: str, run_id: str) -> None:
-        write_atomically(self.trial(trial_id) / "mlflow_run_id", run_id)
+        if run_id != self.run_id(trial_id):
+            self.write(self.trial(trial_id) / "mlflow_run_id", run_id)
 
     def run_id(self, trial_id: str) -> str | None:
         """The trial's run in MLflow; None where tracking never reached it."""
@@ -173,7 +237,7 @@ class StudyFolder:
         return f"remove {path.parent}, and go on without what that trial was: kd-hpo resume {self.root.name}"
 
     def write_test_scores(self, trial_id: str, scores: TestScores) -> None:
-        write_atomically(self.trial(trial_id) / "test.json", scores.model_dump_json())
+        self.write(self.trial(trial_id) / "test.json", scores.model_dump_json())
 
     def is_driven(self) -> bool:
         """Whether a process runs the study now."""

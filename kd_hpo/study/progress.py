@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kd_hpo.config.wording import one_line
+from kd_hpo.study.attempt import Attempt
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.halting import Halt
 from kd_hpo.study.pages import shorten
 from kd_hpo.study.search import EPOCH
 from kd_hpo.trial.result import METRIC
@@ -51,6 +53,7 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
     ) -> None:
         self._console, self.name, self._folder = console, title, folder
         self._trials, self._epochs, self._layers, self._each_epoch = trials, epochs, layers, each_epoch
+        self.halt = Halt()
         self._reported: dict[str, int] = {}
         self._accuracy: dict[str, float] = {}
         self._ended: dict[str, str] = {}
@@ -96,18 +99,24 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
         if status and status.state == "running":  # the scheduler ends it, and its process has not come to say so
             words = f"after epoch {self._reported.get(_name(trial), 0)}, by the scheduler"
             status = status.replace(state="stopped", message=words)
-            self._folder.write_status(status)
+            self._write(status)
         self._end(_name(trial), status)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial's process died, or raised, more often than `max_failures` allows."""
+        """The trial's process died, or raised, more often than `max_failures` allows. Where it lives on, it writes no more."""
+        with self.halt.on_error(self._folder.trial(_name(trial))):
+            Attempt.begin(self._folder.trial(_name(trial)))
         status = self._folder.status(_name(trial))
         if status is None or status.state == "running":
             spec = TrialSpec.model_validate(trial.config["spec"])
             said = status.message if status else ""  # what it raised, where it could still write that
             status = TrialStatus(spec=spec, state="failed", message=said or _last_line(trial))
-            self._folder.write_status(status)
+            self._write(status)
         self._end(_name(trial), status)
+
+    def _write(self, status: TrialStatus) -> None:
+        with self.halt.on_error(self._folder.trial(status.spec.id)):
+            self._folder.write_status(status)
 
     def _end(self, name: str, status: TrialStatus | None) -> None:
         self._ended[name] = status.state if status else "failed"

@@ -1,8 +1,6 @@
 """A study: prepare what trials share, search the outer settings, compare methods at the best ones, test, export."""
 
 import logging
-import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -19,25 +17,26 @@ from rich.console import Console
 from kd_hpo.config.load import method_names
 from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.study import Asha, StudyConfig
-from kd_hpo.config.trial import TrialConfig
-from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import StudyError
 from kd_hpo.study.best import best_searched, searched_trials, start_of_lambda
 from kd_hpo.study.checks import check_methods, check_pairs, refuse_other_settings, settle_settings
 from kd_hpo.study.comparison import Comparison, compared
 from kd_hpo.study.design import Searched, acting_paths, compared_ids, method_trials, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
-from kd_hpo.study.execute import execute, prepared_for
+from kd_hpo.study.execute import execute
 from kd_hpo.study.export import export_study, learned_trials
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.loopback import on_loopback
+from kd_hpo.study.mirror import mirrored
 from kd_hpo.study.plots import draw_comparison
 from kd_hpo.study.progress import Board
 from kd_hpo.study.record import learned_weights
-from kd_hpo.study.search import MethodSearch, StudyAsha, StudySearch, known_trials
+from kd_hpo.study.retry import retry_failed
+from kd_hpo.study.search import MethodSearch, StudyAsha, StudySearch, known_trials, mend_journal
+from kd_hpo.study.stopping import heed_sigterm, stopped_by_sigterm
 from kd_hpo.study.summary import Summary
 from kd_hpo.study.telling import telling
-from kd_hpo.study.tracking import experiment_link, git_commit, mirror, mlflow_answering, open_experiment, write_summary
+from kd_hpo.study.tracking import experiment_link
 from kd_hpo.trial.final_test import accuracy_on_test
 from kd_hpo.trial.prepare import Prepared, load_data, prepare, shared_settings
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
@@ -50,8 +49,8 @@ class Interrupted(StudyError):
     """The study was asked to stop; what had ended is kept."""
 
 
-def run_study(study: StudyConfig, console: Console, *, verbose: bool = False) -> Summary:
-    """Runs a study, or continues it where its folder stands; what has ended is never run again. `console` sees how it goes.
+def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, again: bool = False) -> Summary:
+    """Runs a study, or continues it where its folder stands; what has ended is never run again, but failed trials `again`.
 
     verbose  every epoch of every trial is told, and what the processes of the trials print
     A study that is refused before its teacher is trained has no folder yet.
@@ -65,43 +64,38 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False) ->
     with telling(console, each_time=verbose) as progress:
         plan = check_pairs(study, *load_data(study.trial(), folder.cache, progress))
         searched = searches(study, plan.shape)
-    with folder.only_driver():
+    with folder.only_driver(), stopped_by_sigterm():
         settle_settings(study, folder)
+        mend_journal(folder)
         with telling(console, each_time=verbose) as progress:
+            if again:
+                progress(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
             prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
             if trials_left(study, folder, searched):
                 prepare_features(study, folder, progress)
-            progress("opening the experiment in MLflow")
-            with mlflow_answering(study):
-                experiment, commit = open_experiment(study), git_commit()
-        worker = partial(execute, study_json=study.model_dump_json(), experiment=experiment, commit=commit)
+        worker = partial(execute, study_json=study.model_dump_json())
 
         def board(title: str, trials: int) -> Board:
             layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
             return Board(console, title, folder, trials=trials, epochs=study.training.epochs, layers=layers, each_epoch=verbose)
 
-        def plan_of(config: TrialConfig) -> PairPlan:
-            return prepared_for(config, folder.cache).plan
-
-        try:
+        with mirrored(study, console) as mirror:
             if trials_left(study, folder, searched):
-                with ray_running(study, console, verbose=verbose), stopped_by_sigterm():
+                with ray_running(study, console, verbose=verbose):
+                    heed_sigterm()
                     slots(study)  # a trial that fits nowhere is told, not waited for
                     search(study, folder, searched, worker, board)
                     compare_methods(study, folder, searched, worker, board)
-        finally:
-            with mlflow_answering(study):
-                mirror(study, experiment, prepared, partial(trial_config, study), plan_of, commit)
-        open_test_split(study, folder, prepared, console)
-        comparison = compared(study, folder, prepared, searched)
-        comparison.write(folder)
-        require_some_result(comparison)
-        draw_comparison(comparison, folder.comparison("png"))
-        if learned_trials(folder):
-            export_study(study, folder, folder.export, top=1)
-        with mlflow_answering(study):
-            write_summary(study, experiment, folder, comparison.markdown())
-        return Summary(comparison, learned_weights(study, folder), experiment_link(study, experiment))
+            open_test_split(study, folder, prepared, console)
+            comparison = compared(study, folder, prepared, searched)
+            comparison.write(folder)
+            require_some_result(comparison)
+            draw_comparison(comparison, folder.comparison("png"))
+            if learned_trials(folder):
+                mirror.caught_up()  # the export names its runs
+                export_study(study, folder, folder.export, top=1)
+            mirror.caught_up(comparison=comparison.markdown())
+        return Summary(comparison, learned_weights(study, folder), experiment_link(study, mirror.experiment))
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:
@@ -137,15 +131,15 @@ def search(
             one, folder, trial_seed=study.seed, sampler_seed=study.search.seed, epochs=study.training.epochs, start=start
         )
 
-    searcher = StudySearch([of_method(one) for one in searched.values()])
-    left = searcher.left
+    searches_of_all = [of_method(one) for one in searched.values()]
+    left = sum(one.left for one in searches_of_all)
     if not left:
         return
     scheduler: TrialScheduler = FIFOScheduler()
     if isinstance(study.search.scheduler, Asha):
         scheduler = StudyAsha(study.search.scheduler, folder, epochs=study.training.epochs)
     with board("search", left) as told:
-        run_trials(study, folder, worker, told, left, searcher, scheduler, {})
+        run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, told.halt), scheduler, {})
     if lost := searches_left(folder, searched):
         total = sum(search.trials for search in searched.values())
         raise Interrupted(f"the search was stopped with {lost} of {total} trials to go")
@@ -183,8 +177,12 @@ def best_settings(
 ) -> dict[str, Any] | None:
     """Those of the method's own search; else what acts on it of those that the study's search has found; else the file's.
 
+    Seeds that have ended settle it: one that comes later, or is run again, has the settings of those that it stands beside.
     None where its own search has completed no trial. Raises StudyError where the study's search has completed none.
     """
+    for status in folder.statuses():
+        if (status.spec.kind, status.spec.method, status.state) == ("compare", method, "completed"):
+            return status.spec.settings
     if study.search.trials and best_searched(folder, study.search.method) is None:
         why = first_failure(folder, study.search.method)
         raise StudyError(f"no trial of the search was completed, so there is nothing to compare or export{why}")
@@ -213,7 +211,7 @@ def run_trials(
     resources = study.resources
     if isinstance(searcher, StudySearch):
         searcher = ConcurrencyLimiter(searcher, max_concurrent=resources.concurrent_trials or slots(study))
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(
             partial(worker, report=tune.report), {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
         ),
@@ -229,9 +227,15 @@ def run_trials(
             storage_path=mkdtemp(dir=made(folder.ray)),
             verbose=0,
             callbacks=[board],
+            stop=board.halt,
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         ),
-    ).fit()
+    )
+    try:
+        with board.halt.on_error(folder.ray):  # Ray writes there too
+            tuner.fit()
+    finally:
+        board.halt.raise_error()  # rather than what Ray makes of it
 
 
 def slots(study: StudyConfig) -> int:
@@ -281,23 +285,13 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool) -> Itera
         with telling(console) as progress, on_loopback() if local else nullcontext():
             progress("starting Ray")
             ray.init(address=study.resources.address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # among them a bare one, where a busy machine does not start Ray in time
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudyError(f"no Ray cluster answers at resources.address {study.resources.address!r}: {first}") from error
     try:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM stops a study as SIGINT does: Ray ends its trials, and what had ended is kept."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def made(folder: Path) -> str:

@@ -4,12 +4,14 @@ The searches of several methods run side by side, each with its own sampler and 
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -24,6 +26,7 @@ from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
 from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import StudyFolder, TrialSpec
+from kd_hpo.study.halting import Halt
 from kd_hpo.study.search_space import ray_space
 from kd_hpo.trial.result import METRIC
 
@@ -33,8 +36,9 @@ EPOCH = "epoch"
 class StudySearch(Searcher):  # type: ignore[misc]
     """Suggests the trials of several methods' searches, one method after the other: they share what a worker has prepared."""
 
-    def __init__(self, searches: Sequence["MethodSearch"]) -> None:
+    def __init__(self, searches: Sequence["MethodSearch"], halt: Halt | None = None) -> None:
         super().__init__(metric=METRIC, mode="max")
+        self._halt = halt or Halt()
         self._waiting = [search for search in searches for _ in range(search.left)]
         self._of: dict[str, MethodSearch] = {}
 
@@ -48,14 +52,18 @@ class StudySearch(Searcher):  # type: ignore[misc]
             if not self._waiting:
                 return Searcher.FINISHED
             self._of[trial_id] = self._waiting.pop(0)
-        return self._of[trial_id].suggest(trial_id)
+        with self._halt.on_error(self._of[trial_id].journal):
+            return self._of[trial_id].suggest(trial_id)
+        return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._of[trial_id].on_trial_result(trial_id, result)
+        with self._halt.on_error(self._of[trial_id].journal):
+            self._of[trial_id].on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._of:
-            self._of[trial_id].on_trial_complete(trial_id, result, error)
+            with self._halt.on_error(self._of[trial_id].journal):
+                self._of[trial_id].on_trial_complete(trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's folder is the record."""
@@ -66,7 +74,9 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
 
     A trial is known by its number in the method's study of Optuna's journal. Trials that were running when the driver died
     are suggested again first, under the same number, so that they go on from their checkpoints; new ones are asked for after
-    them. Ray 2.60's OptunaSearch completes stopped trials and chokes on a journal that is ahead of it; this one asks and
+    them. What a new one is depends on its number, the seed and the trials that have ended, not on how often the study was
+    interrupted. A trial that has failed may be run again: in the journal under a new number, in the folder under its old one.
+    Ray 2.60's OptunaSearch completes stopped trials and chokes on a journal that is ahead of it; this one asks and
     tells Optuna itself, through the private `_ot_trials` and `_ot_study` of that version.
 
     trial_seed    of every trial
@@ -86,36 +96,33 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
-        self._start = start
-        known = known_trials(folder, search.method)
+        self._start, self.journal = start, folder.optuna
         super().__init__(
             space=self.convert_search_space(ray_space(search.space)),
             metric=METRIC,
             mode="max",
             storage=journal(folder.optuna),
             study_name=search.method,
-            sampler=optuna.samplers.TPESampler(seed=sampler_seed + len(known)),  # the same seed would suggest the same points
         )
+        self._sampler_seed = sampler_seed
         self._catch_up()
-        finished = sum(trial.state.is_finished() for trial in self._ot_study.get_trials(deepcopy=False))
-        self.left = max(search.trials - finished, 0)
+        ended = sum(trial.state.is_finished() for trial in known_trials(folder, search.method))
+        self.left = max(search.trials - ended, 0)
         self._unfinished = [t.number for t in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         if trial_id not in self._ot_trials:
             self._ot_trials[trial_id] = self._next_trial()
         trial = self._ot_trials[trial_id]
-        return {"spec": self.spec(trial.number, trial.params).model_dump(mode="json")}
+        return {"spec": self.spec(self._id(trial), trial.params).model_dump(mode="json")}
 
-    def spec(self, number: int, params: dict[str, Any]) -> TrialSpec:
-        begun = self._folder.status(self._id(number))
+    def spec(self, name: str, params: dict[str, Any]) -> TrialSpec:
+        begun = self._folder.status(name)
         start = begun.spec.start if begun else self._start()  # one that goes on is the same trial, whatever was learned since
-        return TrialSpec(
-            id=self._id(number), kind="search", method=self._method, seed=self._trial_seed, settings=params, start=start
-        )
+        return TrialSpec(id=name, kind="search", method=self._method, seed=self._trial_seed, settings=params, start=start)
 
-    def _id(self, number: int) -> str:
-        return f"{self._method}-t{number:03d}"
+    def _id(self, trial: Trial | optuna.trial.FrozenTrial) -> str:
+        return searched_id(self._method, number_in_folder(trial))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id not in self._completed_trials:
@@ -126,7 +133,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
             return
         self._completed_trials.add(trial_id)
         value, epoch, trial = (result or {}).get(METRIC), (result or {}).get(EPOCH, 0), self._ot_trials[trial_id]
-        status = self._folder.status(self._id(trial.number))
+        status = self._folder.status(self._id(trial))
         failed = error or (status is not None and status.state == "failed")  # Ray knows of no error that the trial caught
         if not failed:
             self._report(trial, value, epoch)  # Ray does not pass on the result at which the scheduler stops a trial
@@ -139,6 +146,8 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
             for name, distribution in self._space.items():  # gives what the journal has, and what it lost in mid-writing
                 trial._suggest(name, distribution)
             return trial
+        number = len(self._ot_study.get_trials(deepcopy=False))
+        self._ot_study.sampler = optuna.samplers.TPESampler(seed=mixed(self._sampler_seed, number))
         asked: Trial = self._ot_study.ask(fixed_distributions=self._space)
         return asked
 
@@ -158,7 +167,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
     def _catch_up(self) -> None:
         """Tells Optuna of trials whose end is on disk, but which the driver died before it could tell of."""
         for trial in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            status = self._folder.status(self._id(trial.number))
+            status = self._folder.status(self._id(trial))
             if status is None or status.state == "running":
                 continue
             records = self._folder.records(status.spec.id)
@@ -208,6 +217,9 @@ class _EndedTrial:
     config: dict[str, Any]
 
 
+# ---- Optuna's journal
+
+
 def journal(path: Path) -> JournalStorage:
     """Raises StudyError for a file that is no journal of Optuna's."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,10 +233,54 @@ def journal(path: Path) -> JournalStorage:
         ) from error
 
 
+def mend_journal(folder: StudyFolder) -> None:
+    """Takes away what a driver left that died while it wrote, or whose disk was full: half a line, which the next one would
+    be written behind, and the lock of the file. Only the study's driver may do so."""
+    Path(f"{folder.optuna}.lock").unlink(missing_ok=True)
+    if folder.optuna.is_file():
+        whole = folder.optuna.read_bytes().rfind(b"\n") + 1
+        os.truncate(folder.optuna, whole)
+
+
 def known_trials(folder: StudyFolder, method: str) -> list[optuna.trial.FrozenTrial]:
-    """The method's trials in the study's journal, finished or not; none where there is no journal yet."""
+    """The method's trials in the study's journal, finished or not; of one that is run again, the latest run.
+
+    None where there is no journal yet.
+    """
     if not folder.optuna.is_file():
         return []
     storage = journal(folder.optuna)
     names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
-    return optuna.load_study(study_name=method, storage=storage).trials if method in names else []
+    trials = optuna.load_study(study_name=method, storage=storage).trials if method in names else []
+    return list({number_in_folder(trial): trial for trial in trials}.values())
+
+
+def ask_again(folder: StudyFolder, method: str) -> list[str]:
+    """Puts the method's failed trials before those that are still to be suggested, with the settings that they had.
+
+    What they left is set aside before, so that they start anew: a driver that dies in between finds them failed still.
+    """
+    failed = [trial for trial in known_trials(folder, method) if trial.state == TrialState.FAIL]
+    names = [searched_id(method, number_in_folder(trial)) for trial in failed]
+    for name, trial in zip(names, failed, strict=True):
+        folder.set_aside(name)
+        study = optuna.load_study(study_name=method, storage=journal(folder.optuna))
+        study.enqueue_trial(trial.params, user_attrs={_AGAIN: number_in_folder(trial)})
+    return names
+
+
+_AGAIN = "again"
+"""Marks a trial of the journal as a new run of an earlier one, whose number it holds."""
+
+
+def number_in_folder(trial: Trial | optuna.trial.FrozenTrial) -> int:
+    return int(trial.user_attrs.get(_AGAIN, trial.number))
+
+
+def searched_id(method: str, number: int) -> str:
+    return f"{method}-t{number:03d}"
+
+
+def mixed(*numbers: int) -> int:
+    """A seed for each tuple of numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

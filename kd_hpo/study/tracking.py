@@ -1,40 +1,37 @@
-"""MLflow mirrors a study: an experiment is a study, its runs are the trials and one summary. Only this module imports it."""
+"""What MLflow holds of a study: an experiment is a study, its runs are the trials and one summary. `mirror` keeps it so."""
 
 import json
 import logging
-import os
-import platform
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib.metadata import version
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from PIL import Image
+from requests import RequestException
+from sqlalchemy.exc import OperationalError
 
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.trial import TrialConfig
-from kd_hpo.core.plan import PairPlan
-from kd_hpo.errors import ConfigError, StudyError, without_secrets
-from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.errors import StudyError
+from kd_hpo.files import only_one_process
+from kd_hpo.study.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.study.markdown import as_text
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.study.record import searched_points
 from kd_hpo.study.tracking_uri import server_address, tracking_uri
-from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import EpochRecord, Rows
 
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
+_THUMBNAIL = 256
 _MLFLOW_STATUS = {"running": "KILLED", "completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 
 
@@ -42,32 +39,36 @@ def artifact_root(study: StudyConfig) -> Path:
     return study.runs / "mlflow-artifacts"
 
 
-@contextmanager
-def mlflow_answering(study: StudyConfig) -> Iterator[None]:
-    """Raises StudyError where MLflow does not do what it is asked."""
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        first = str(error).strip().splitlines()[0]
-        where = "tracking.uri" if study.tracking.uri else str(study.runs / "mlflow.db")
-        cause = error if without_secrets(str(error)) == str(error) else None  # a traceback would tell it
-        raise StudyError(f"MLflow does not work at {where}: {first}. The study's own folder is kept; see tracking.uri") from cause
+def passing(error: BaseException) -> bool:
+    """Whether the same call may do later: MLflow is away, busy or slow, its database locked or its disk full."""
+    if isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+        return status >= 500 or status in (408, 429)
+    return isinstance(error, (OperationalError, RequestException, OSError))
 
 
 def open_experiment(study: StudyConfig) -> str:
-    """The id of the study's experiment, made if need be. The driver calls this before any trial starts: two first users
-    at once would destroy a fresh SQLite file."""
+    """The id of the study's experiment, made if need be.
+
+    It is known by the study's identity: where another study had the name first, in this database or on this server, the
+    experiment of this one gets a name of its own. One process at a time: two first users would destroy a fresh SQLite file.
+    """
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # making the database is no news
-    try:
-        client = MlflowClient(tracking_uri(study))
-    except ModuleNotFoundError as error:
-        raise StudyError(f"tracking.uri is of a database whose driver is not installed ({error}); pip install it") from error
-    found = client.get_experiment_by_name(study.name)
-    if found is not None:
-        return str(found.experiment_id)
-    where = None if study.tracking.uri else (artifact_root(study) / study.name).as_uri()
-    return str(client.create_experiment(study.name, artifact_location=where, tags={"kd.study": study.name}))
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # making the database is no news, and what fails is told in a line
+    identity = StudyFolder.of(study).identity()
+    with only_one_process(study.runs / ".mlflow.lock"):
+        try:
+            client = MlflowClient(tracking_uri(study))
+        except ModuleNotFoundError as error:
+            raise StudyError(f"tracking.uri is of a database whose driver is not installed ({error}); pip install it") from error
+        found = client.search_experiments(filter_string=f"tags.`kd.identity` = '{identity}'", max_results=1)
+        if found:
+            return str(found[0].experiment_id)
+        taken = client.search_experiments(view_type=ViewType.ALL, filter_string=f"name = '{study.name}'", max_results=1)
+        name = f"{study.name}-{identity[:8]}" if taken else study.name
+        where = None if study.tracking.uri else (artifact_root(study) / name).as_uri()
+        tags = {"kd.study": study.name, "kd.identity": identity}
+        return str(client.create_experiment(name, artifact_location=where, tags=tags))
 
 
 class RunLog:
@@ -76,55 +77,78 @@ class RunLog:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self.run_id = client, run_id
         self._epochs = {int(m.step) for m in client.get_metric_history(run_id, "val/accuracy")}
+        self._about: tuple[object, ...] = ()
 
     @classmethod
-    def find_or_create(cls, client: MlflowClient, experiment: str, trial: str, tags: Mapping[str, str]) -> "RunLog":
-        """The run whose tag kd.trial is `trial`, running."""
-        runs = client.search_runs([experiment], filter_string=f"tags.`kd.trial` = '{trial}'", max_results=1)
-        if runs:
-            run_id = runs[0].info.run_id
-            client.update_run(run_id, status="RUNNING")
-            client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-            return cls(client, run_id)
-        run = client.create_run(experiment, run_name=trial, tags={"kd.trial": trial, "mlflow.source.name": "kd-hpo", **tags})
-        return cls(client, run.info.run_id)
+    def find_or_create(
+        cls, client: MlflowClient, experiment: str, trial: str, identity: str, tags: Mapping[str, str]
+    ) -> "RunLog":
+        """The run of the trial, running. Any other run with its name goes: of an earlier life, or made by a call that was
+        carried out after it had been given up."""
+        runs = client.search_runs([experiment], f"tags.`kd.trial` = '{trial}'", order_by=["attributes.start_time ASC"])
+        own = [run.info.run_id for run in runs if run.data.tags.get("kd.identity") == identity]
+        for run in runs:
+            if run.info.run_id not in own[:1]:
+                client.delete_run(run.info.run_id)
+        if not own:
+            tags = {"kd.trial": trial, "kd.identity": identity, "mlflow.source.name": "kd-hpo", **tags}
+            return cls(client, client.create_run(experiment, run_name=trial, tags=tags).info.run_id)
+        client.update_run(own[0], status="RUNNING")
+        client.log_batch(own[0], tags=[RunTag(name, value) for name, value in tags.items()])
+        return cls(client, own[0])
 
-    def describe(self, config: TrialConfig | None, spec: TrialSpec, prepared: Prepared, commit: str) -> None:
-        """Once, at the start: the few settings that a person compares, the whole configuration, what it was trained on."""
+    def describe(self, about: TrialAbout | None, spec: TrialSpec, commit: str) -> None:
+        """At the start of an attempt: the few settings that a person compares, the whole configuration, what it is trained on."""
+        if self._about == (about, spec):
+            return
         params = {"method": spec.method, "seed": spec.seed, **spec.settings}
-        tags = {f"kd.split.{name}": digest for name, digest in prepared.splits.digests.items()}
-        tags |= {f"kd.version.{name}": version(name) for name in ("kd_hpo", "torch", "ray", "optuna", "mlflow")}
-        tags |= {"kd.teacher": prepared.teacher_digest} | ({"mlflow.source.git.commit": commit} if commit else {})
+        tags = {"mlflow.source.git.commit": commit} if commit else {}
+        if about is not None:
+            tags |= {f"kd.split.{name}": digest for name, digest in about.split_digests.items()}
+            tags |= {f"kd.version.{name}": version for name, version in about.versions.items()}
+            tags |= {"kd.teacher": about.teacher_digest, "kd.worker": about.worker}
         self._client.log_batch(
             self.run_id,
             params=[Param(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in params.items()],
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
-        if config is None:
+        self._about = (about, spec)
+        if about is None:
             return
-        images = prepared.batches.images
-        source = json.dumps({"data": config.data.model_dump(mode="json")})
-        data = Dataset(name=images.name, digest=images.digest[:36], source_type="local", source=source)
+        source = json.dumps({"data": about.config.data.model_dump(mode="json")})
+        data = Dataset(name=about.data_name, digest=about.data_digest[:36], source_type="local", source=source)
         self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
-        self._client.log_text(self.run_id, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), "config.yaml")
+        self._client.log_text(self.run_id, yaml.safe_dump(about.config.model_dump(mode="json"), sort_keys=False), "config.yaml")
 
-    def log_epoch(self, record: EpochRecord, layers: "PairLayers") -> None:
-        """The metrics, every cell of the matrix in one call with them, and the matrix as a picture of MLflow's step slider."""
+    def log_epoch(self, record: EpochRecord, layers: "PairLayers", at: int) -> None:
+        """The metrics, every cell of the matrix in one call with them, and the matrix as a picture of MLflow's step slider.
+
+        at  when the epoch ended, in milliseconds: the same whenever it is logged, so that MLflow knows one that it has
+        """
         if record.epoch in self._epochs:
             return
         if record.weights:
             if record.epoch == 1:  # MLflow's slider stands at 0 when a page opens
-                self._log_picture(0, layers.start or record.weights, layers)
-            self._log_picture(record.epoch, record.weights, layers)
-        now = int(time.time() * 1000)
+                self._log_picture(0, layers.start or record.weights, layers, at)
+            self._log_picture(record.epoch, record.weights, layers, at)
         values = record.metrics | layers.cells(record.weights)  # last: an epoch that has them has its picture
-        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, record.epoch) for name, value in values.items()])
+        self._client.log_batch(
+            self.run_id,
+            metrics=[Metric(name, value, at, record.epoch) for name, value in values.items()],
+            tags=[RunTag("mlflow.loggedImages", "true")] if record.weights else [],
+        )
         self._epochs.add(record.epoch)
 
-    def _log_picture(self, epoch: int, weights: Rows, layers: "PairLayers") -> None:
+    def _log_picture(self, epoch: int, weights: Rows, layers: "PairLayers", at: int) -> None:
+        """As `log_image`, which would give the picture another name, and MLflow one more, each time it is logged."""
         title = f"after epoch {epoch}" if epoch else "at the start"
-        picture = matrix_image(title, *layers.names, weights, vmax=layers.largest)
-        self._client.log_image(self.run_id, picture, key="lambda", step=epoch)
+        picture = Image.fromarray(matrix_image(title, *layers.names, weights, vmax=layers.largest))
+        name = f"lambda+step+{epoch}+timestamp+{at}+{uuid.uuid5(uuid.UUID(self.run_id), str(epoch))}"
+        with TemporaryDirectory() as folder:
+            picture.save(Path(folder) / f"{name}.png")
+            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            picture.save(Path(folder) / f"{name}+compressed.webp")
+            self._client.log_artifacts(self.run_id, folder, "images")
 
     def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers") -> None:
         """The matrix at every epoch as a page and as JSON, and the run's end."""
@@ -170,90 +194,6 @@ class PairLayers:
         }
 
 
-class MlflowTracker:
-    """Logs one trial in order, on a thread of its own: the trial never waits for MLflow.
-
-    A trial that is started again continues its run. A tracker that fails does not stop the trial: it writes nothing more,
-    `finish` says why, and the study's end writes what is missing from the trial's folder (`mirror`).
-    """
-
-    def __init__(
-        self, study: StudyConfig, experiment: str, spec: TrialSpec, config: TrialConfig, prepared: Prepared, commit: str
-    ) -> None:
-        self._error: Exception | None = None
-        self._layers = layers_of(config, prepared.plan)
-        self._records: list[EpochRecord] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
-        self._run: RunLog | None = None
-
-        def start() -> None:
-            client = MlflowClient(tracking_uri(study))
-            tags = trial_tags(study, spec) | {"kd.worker": f"{platform.node()}:{os.getpid()}"}
-            self._run = RunLog.find_or_create(client, experiment, spec.id, tags)
-            self._run.describe(config, spec, prepared, commit)
-            StudyFolder.of(study).write_run_id(spec.id, self._run.run_id)
-
-        self._soon(start)
-
-    def log(self, record: EpochRecord) -> None:
-        self._records.append(record)
-        self._soon(lambda: self._open_run().log_epoch(record, self._layers))
-
-    def finish(self, status: TrialStatus) -> Exception | None:
-        """Waits until all is written; returns what went wrong, if anything did."""
-        records = list(self._records)
-        self._soon(lambda: self._open_run().finish(status, records, self._layers))
-        self._thread.shutdown(wait=True)
-        return self._error
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _open_run(self) -> RunLog:
-        assert self._run is not None  # `start` came first on the same thread, and after an error nothing is called
-        return self._run
-
-    def _soon(self, call: Callable[[], object]) -> None:
-        def guarded() -> None:
-            if self._error is None:
-                try:
-                    call()
-                except Exception as error:  # whatever a tracking server does, the trial goes on
-                    self._error = error
-
-        self._thread.submit(guarded)
-
-
-def mirror(
-    study: StudyConfig,
-    experiment: str,
-    prepared: Prepared,
-    config_of: Callable[[TrialSpec], TrialConfig],
-    plan_of: Callable[[TrialConfig], PairPlan],
-    commit: str,
-) -> None:
-    """Writes to MLflow what its runs lack of the study's folder, and ends every run whose trial is not running any more."""
-    client, folder = MlflowClient(tracking_uri(study)), StudyFolder.of(study)
-    ended = [run.data.tags for run in all_runs(client, experiment) if run.info.status != "RUNNING"]
-    states = {tags.get("kd.trial"): tags.get("kd.state") for tags in ended}
-    for status in folder.statuses():
-        spec = status.spec
-        if states.get(spec.id) == status.state != "running":
-            continue
-        try:
-            config = config_of(spec)
-        except ConfigError:  # the trial has failed for just that
-            config = None
-        run = RunLog.find_or_create(client, experiment, spec.id, trial_tags(study, spec))
-        run.describe(config, spec, prepared, commit)
-        folder.write_run_id(spec.id, run.run_id)
-        records = folder.records(spec.id)
-        layers = layers_of(config, plan_of(config)) if config and records else PairLayers((), ())
-        for record in records:
-            run.log_epoch(record, layers)
-        run.finish(status, records, layers)
-
-
 def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comparison: str) -> None:
     """One more run, beside the trials: the comparison, the study's file, accuracy against each outer setting, the export.
 
@@ -261,7 +201,7 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comp
     """
     client = MlflowClient(tracking_uri(study))
     tags = {"kd.study": study.name, "kd.kind": "summary"}
-    run = RunLog.find_or_create(client, experiment, "summary", tags)
+    run = RunLog.find_or_create(client, experiment, "summary", folder.identity(), tags)
     for method, points in searched_points(folder).items():
         title = f"{study.name}: accuracy on val against the outer settings of {method}"
         settings = dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy"))
@@ -274,9 +214,14 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comp
     client.set_terminated(run.run_id, "FINISHED")
 
 
-def experiment_link(study: StudyConfig, experiment: str) -> str:
-    """The address that opens the experiment's charts in the model-training view: of the study's server, or of `kd-hpo ui`."""
+def experiment_link(study: StudyConfig, experiment: str | None) -> str:
+    """The address that opens the experiment's charts in the model-training view: of the study's server, or of `kd-hpo ui`.
+
+    experiment  None where MLflow has not answered yet: then the address is that of all experiments
+    """
     server = server_address(study) or "http://127.0.0.1:5000"
+    if experiment is None:
+        return f"{server}/#/experiments?workflowType=machine_learning"
     return f"{server}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
 
 
@@ -290,9 +235,12 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
             return
 
 
-def layers_of(config: TrialConfig, plan: PairPlan) -> PairLayers:
-    teacher, student = ([layer.name for layer in layers] for layers in (plan.teacher, plan.student))
-    return PairLayers(teacher, student, start_uniform=isinstance(config.weighting, LearnedWeights))
+def layers_of(about: TrialAbout | None) -> PairLayers:
+    if about is None:
+        return PairLayers((), ())
+    return PairLayers(
+        about.teacher_layers, about.student_layers, start_uniform=isinstance(about.config.weighting, LearnedWeights)
+    )
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:

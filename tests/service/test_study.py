@@ -39,7 +39,7 @@ pytestmark = pytest.mark.service
 ABSURD = 1e18
 SEARCH = {
     "trials": 4,
-    "seed": 1,  # the second trial gets the absurd learning rate: test_absurd_... would say if not
+    "seed": 3,  # the second trial gets the absurd learning rate: test_absurd_... would say if not
     "scheduler": {"kind": "asha", "grace_epochs": 1, "reduction_factor": 2},
     "space": {
         "training.optimizer.lr": {"kind": "choice", "values": [0.03, 0.1, ABSURD]},

@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.study.attempt import Superseded
 from kd_hpo.study.design import trial_config
 from kd_hpo.study.execute import execute, prepared_for
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.tracking import all_runs, open_experiment, tracking_uri
 from tests.conftest import digits_study
 from tests.study.helpers import LEARNED
 
@@ -41,15 +39,13 @@ def test_trials_that_differ_in_searched_settings_share_what_is_prepared(tmp_path
 
 class Worker:
     def __init__(self, study: StudyConfig) -> None:
-        self.study, self.folder, self.experiment = study, StudyFolder.of(study), open_experiment(study)
+        self.study, self.folder = study, StudyFolder.of(study)
         self.reports: list[dict[str, float]] = []
 
     def execute(self, spec: TrialSpec, report: Callable[[dict[str, float]], None] | None = None) -> None:
         execute(
             {"spec": spec.model_dump(mode="json")},
             study_json=self.study.model_dump_json(),
-            experiment=self.experiment,
-            commit="",
             report=report or self.reports.append,
         )
 
@@ -58,20 +54,11 @@ class Worker:
         (status,) = self.folder.statuses()
         return status
 
-    @property
-    def run(self) -> Run:
-        (run,) = all_runs(MlflowClient(tracking_uri(self.study)), self.experiment)
-        return run
-
-    def epochs_tracked(self) -> list[int]:
-        client = MlflowClient(tracking_uri(self.study))
-        return [metric.step for metric in client.get_metric_history(self.run.info.run_id, "val/accuracy")]
-
 
 @pytest.fixture
-def worker(tracked: StudyConfig, cache: Path) -> Worker:
-    (tracked.runs / "cache").symlink_to(cache)
-    return Worker(tracked)
+def worker(tmp_path: Path, cache: Path) -> Worker:
+    (tmp_path / "cache").symlink_to(cache)
+    return Worker(digits_study(tmp_path))
 
 
 def test_completed_trial(worker: Worker) -> None:
@@ -82,9 +69,8 @@ def test_completed_trial(worker: Worker) -> None:
     assert (worker.status.state, worker.status.message) == ("completed", "")
     assert worker.status.duration_s > 0
     assert worker.folder.result("trial-000").records == tuple(records)
-    assert (worker.run.data.tags["kd.state"], worker.run.info.status) == ("completed", "FINISHED")
-    assert worker.run.data.tags["kd.worker"].endswith(f":{os.getpid()}")
-    assert worker.epochs_tracked() == [1, 2, 3, 4]
+    assert worker.folder.about("trial-000").worker.endswith(f":{os.getpid()}")
+    assert [record.epoch for record in worker.folder.records("trial-000")] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (2.0, 2)])
@@ -101,17 +87,16 @@ def test_a_trial_has_as_many_threads_as_cpus(worker: Worker, cpus: float, thread
 
 def test_all_is_written_before_the_last_report(worker: Worker) -> None:
     """Ray may end a trial inside its last report."""
-    seen: list[tuple[str, str]] = []
+    seen: list[tuple[str, bool]] = []
 
     def last_one_ends(metrics: dict[str, float]) -> None:
-        seen.append((worker.status.state, worker.run.info.status))
+        seen.append((worker.status.state, (worker.folder.trial("trial-000") / "result.json").is_file()))
         if metrics["epoch"] == 4:
             raise SystemExit
 
     with pytest.raises(SystemExit):
         worker.execute(spec_of(), last_one_ends)
-    assert seen[-1] == ("completed", "FINISHED")
-    assert (worker.status.state, worker.run.data.tags["kd.state"]) == ("completed", "completed")
+    assert seen[-1] == ("completed", True)
 
 
 def test_trial_that_the_scheduler_stops(worker: Worker) -> None:
@@ -126,9 +111,8 @@ def test_trial_that_the_scheduler_stops(worker: Worker) -> None:
         worker.execute(spec_of(), stop_after_two)
     assert (worker.status.state, worker.status.message) == ("stopped", "after epoch 2, by the scheduler")
     assert worker.status.duration_s > 0
-    assert (worker.run.data.tags["kd.state"], worker.run.info.status) == ("stopped", "FINISHED")
     assert len(worker.folder.records("trial-000")) == 2
-    assert worker.epochs_tracked() == [1, 2]
+    assert [record.epoch for record in worker.folder.records("trial-000")] == [1, 2]
 
 
 def test_interrupted_trial_is_not_stopped_and_goes_on_later(worker: Worker) -> None:
@@ -141,21 +125,17 @@ def test_interrupted_trial_is_not_stopped_and_goes_on_later(worker: Worker) -> N
     with pytest.raises(SystemExit):
         worker.execute(spec_of(), interrupt_after_two)
     assert worker.status.state == "running"
-    assert (worker.run.data.tags["kd.state"], worker.run.info.status) == ("interrupted", "KILLED")
 
     worker.execute(spec_of())
     assert [report["epoch"] for report in worker.reports] == [1, 2, 3, 4]
     assert worker.status.state == "completed"
-    assert (worker.run.data.tags["kd.state"], worker.run.info.status) == ("completed", "FINISHED")
-    assert worker.epochs_tracked() == [1, 2, 3, 4]
+    assert [record.epoch for record in worker.folder.records("trial-000")] == [1, 2, 3, 4]
 
 
 def test_divergence_fails_the_trial_with_its_message_and_does_not_raise(worker: Worker) -> None:
     worker.execute(spec_of(**{"training.optimizer.lr": 1e18}))
     assert worker.status.state == "failed"
     assert "not finite at step" in worker.status.message and "training.optimizer.lr 1e+18" in worker.status.message
-    assert (worker.run.data.tags["kd.state"], worker.run.info.status) == ("failed", "FAILED")
-    assert worker.status.message in worker.run.data.tags["mlflow.note.content"]
 
 
 def test_settings_that_do_not_go_together_fail_the_trial(worker: Worker) -> None:
@@ -175,7 +155,7 @@ def test_any_other_error_goes_on_to_ray_and_the_next_attempt_continues(worker: W
     assert worker.status.state == "running"  # Ray decides whether it is tried again
     worker.execute(spec_of())
     assert worker.status.state == "completed"
-    assert worker.epochs_tracked() == [1, 2, 3, 4]
+    assert [record.epoch for record in worker.folder.records("trial-000")] == [1, 2, 3, 4]
 
 
 OWN_LOSS = """from kd_hpo.core.comparisons import Comparison
@@ -208,9 +188,17 @@ def test_error_of_a_users_own_code_is_told_with_its_place_and_kept_whole(worker:
     assert "run_epoch" in kept.read_text()
 
 
-def test_trial_goes_on_where_mlflow_does_not_answer(worker: Worker) -> None:
-    worker.study = worker.study.replace(tracking={"uri": f"sqlite:///{worker.study.runs}/none/none.db"})
-    (worker.study.runs / "none").write_text("no folder")
-    worker.execute(spec_of())
+def test_attempt_that_was_taken_over_writes_nothing_more(worker: Worker) -> None:
+    """Ray has given its process up, which lives on where its node was cut off, and started the trial again."""
+    whole = Worker(worker.study.replace(name="undisturbed"))
+    whole.execute(spec_of())
+
+    def overtaken_after_two(metrics: dict[str, float]) -> None:
+        if metrics["epoch"] == 2:
+            worker.execute(spec_of())
+
+    with pytest.raises(Superseded, match="trial-000 was taken over by another process"):
+        worker.execute(spec_of(), overtaken_after_two)
     assert worker.status.state == "completed"
-    assert worker.folder.run_id("trial-000") is None
+    assert worker.folder.result("trial-000") == whole.folder.result("trial-000")
+    assert not (worker.folder.trial("trial-000") / "traceback.txt").exists()

@@ -1,5 +1,6 @@
 """What a person sees of a phase, and what the driver writes of trials that cannot write themselves."""
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from kd_hpo.study.attempt import Attempt, Superseded
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.progress import Board
 from kd_hpo.study.search import EPOCH
@@ -132,6 +134,27 @@ def test_error_before_the_trial_wrote_anything_fails_it_too(phase: Phase) -> Non
     phase.board.on_trial_error(0, [], trial)
     status = phase.folder.status("trial-000")
     assert status is not None and (status.state, status.message) == ("failed", "no module named x")
+
+
+def test_process_that_ray_has_given_up_cannot_change_the_end(phase: Phase) -> None:
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    lost = Attempt.begin(phase.folder.trial("trial-000"))
+    phase.board.on_trial_error(0, [], trial)
+    with pytest.raises(Superseded):
+        replace(phase.folder, write=lost.write).write_status(TrialStatus(spec=trial.spec, state="completed"))
+    status = phase.folder.status("trial-000")
+    assert status is not None and status.state == "failed"
+
+
+def test_what_the_driver_cannot_write_halts_the_phase(phase: Phase) -> None:
+    trial = RayTrial("trial-000")
+    (phase.folder.root / "trials").write_text("no folder")
+    assert not phase.board.halt.stop_all()
+    phase.board.on_trial_error(0, [], trial)
+    assert phase.board.halt.stop_all()
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        phase.board.halt.raise_error()
 
 
 def test_error_after_the_end_does_not_change_the_end(phase: Phase) -> None:

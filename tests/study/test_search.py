@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from kd_hpo.config.study import Asha, IntRange, Range, Search
 from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.search import EPOCH, MethodSearch, StudyAsha, StudySearch, journal, known_trials
+from kd_hpo.study.search import EPOCH, MethodSearch, StudyAsha, StudySearch, ask_again, journal, known_trials, mend_journal
 from kd_hpo.trial.result import METRIC, EpochRecord
 
 EPOCHS = 4
@@ -229,6 +229,60 @@ def test_trial_whose_suggestion_was_cut_short_gets_all_its_settings(folder: Stud
     assert again.id == spec.id
     assert set(again.settings) == set(SPACE)
     assert kept.items() <= again.settings.items()
+
+
+def test_half_a_line_of_the_journal_and_the_lock_of_a_dead_driver_do_not_stop_the_next_one(folder: StudyFolder) -> None:
+    search = driver(folder)
+    first = suggested(search, "a")
+    search.on_trial_complete("a", result(EPOCHS, 0.4))
+    whole = folder.optuna.read_text()
+    folder.optuna.write_text(whole + whole.splitlines()[-1][:20])
+    lock = Path(f"{folder.optuna}.lock")
+    lock.symlink_to(folder.optuna)
+    mend_journal(folder)
+    assert folder.optuna.read_text() == whole and not lock.is_symlink()
+    again = driver(folder)
+    second = suggested(again, "x")
+    again.on_trial_complete("x", result(EPOCHS, 0.4))
+    assert [trial.params for trial in known_trials(folder, "kd")] == [first.settings, second.settings]
+
+
+def test_an_interrupted_search_suggests_what_an_undisturbed_one_does(tmp_path: Path) -> None:
+    """Beyond the first ten trials too, which TPE draws at random."""
+
+    def suggestions(folder: StudyFolder, *, every: int) -> list[dict[str, Any]]:
+        found = []
+        for number in range(14):
+            if number % every == 0:
+                search = driver(folder, trials=14)
+            spec = suggested(search, str(number))
+            search.on_trial_complete(str(number), result(EPOCHS, spec.settings["kd.weight"]))
+            found.append(spec.settings)
+        return found
+
+    assert suggestions(StudyFolder(tmp_path / "a"), every=14) == suggestions(StudyFolder(tmp_path / "b"), every=3)
+
+
+def test_failed_trials_are_asked_again_first_under_their_own_name(folder: StudyFolder) -> None:
+    search = driver(folder, trials=3)
+    specs = [suggested(search, ray_id) for ray_id in "abc"]
+    for ray_id, error in zip("abc", (True, False, True), strict=True):
+        search.on_trial_complete(ray_id, result(EPOCHS, 0.4), error=error)
+    on_disk(folder, specs[0], "failed", [0.1])
+    assert ask_again(folder, "kd") == ["kd-t000", "kd-t002"]
+    assert folder.status("kd-t000") is None
+    assert (folder.root / "set_aside" / "kd-t000.1" / "records.json").is_file()
+
+    again = driver(folder, trials=3)
+    assert again.left == 2
+    second = [suggested(again, ray_id) for ray_id in "xy"]
+    assert second == [specs[0], specs[2]]
+    again.on_trial_complete("x", result(EPOCHS, 0.5))
+    again.on_trial_complete("y", None, error=True)
+    states = [trial.state for trial in known_trials(folder, "kd")]
+    assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL]
+    assert ask_again(folder, "kd") == ["kd-t002"]
+    assert driver(folder, trials=3).left == 1
 
 
 def test_no_trials_are_known_before_the_first(folder: StudyFolder) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,18 @@ from mlflow.entities import Run
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.errors import ConfigError, StudyError
+from kd_hpo.errors import StudyError
+from kd_hpo.study.execute import about_trial
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.mirror import Mirror
 from kd_hpo.study.tracking import (
     MATRIX_SECTION,
-    MlflowTracker,
     PairLayers,
+    RunLog,
     all_runs,
     experiment_link,
+    git_commit,
     layers_of,
-    mirror,
-    mlflow_answering,
     open_experiment,
     tracking_uri,
     write_summary,
@@ -42,40 +44,34 @@ RECORDS = [record(1, 0.4, held=False), record(2, 0.6, TILTED), record(3, 0.5, TI
 
 
 class Tracked:
-    """A study with its experiment, and what its trials' runs look like from outside."""
+    """A study whose folder is written by hand, and what its trials' runs look like in MLflow."""
 
     def __init__(self, study: StudyConfig, prepared: Prepared) -> None:
         self.study, self.prepared = study, prepared
+        self.folder = StudyFolder.of(study)
         self.experiment = open_experiment(study)
         self.client = MlflowClient(tracking_uri(study))
-        self.folder = StudyFolder.of(study)
+        self.mirror = Mirror(study)
 
-    def tracker(self, spec: TrialSpec = SPEC) -> MlflowTracker:
-        return MlflowTracker(self.study, self.experiment, spec, digits_trial(), self.prepared, "c0ffee")
-
-    def track(self, state: State = "completed", records: list[EpochRecord] = RECORDS) -> Exception | None:
-        """A whole trial, its records in the folder too, as `execute` does it."""
-        tracker = self.tracker()
+    def begin(self, config: TrialConfig | None = None) -> None:
+        about = about_trial(config or digits_trial(), self.prepared)
+        self.folder.write_about(SPEC.id, about)
         self.folder.write_status(TrialStatus(spec=SPEC, state="running"))
-        for each in records:
-            tracker.log(each)
-        return self.end(tracker, state, records)
 
-    def end(self, tracker: MlflowTracker, state: State, records: list[EpochRecord]) -> Exception | None:
-        status = TrialStatus(spec=SPEC, state=state, message="why")
-        self.folder.write_records(SPEC.id, records)
-        self.folder.write_status(status)
-        return tracker.finish(status)
+    def epochs(self, records: list[EpochRecord]) -> None:
+        for told in range(1, len(records) + 1):
+            self.folder.write_records(SPEC.id, records[:told])
 
-    def mirror(self, config: TrialConfig | None = None) -> None:
-        mirror(
-            self.study,
-            self.experiment,
-            self.prepared,
-            lambda spec: config or digits_trial(),
-            lambda _: self.prepared.plan,
-            "c0ffee",
-        )
+    def track(self, state: State = "completed", records: list[EpochRecord] = RECORDS) -> None:
+        """A whole trial, and MLflow after it."""
+        self.begin()
+        self.epochs(records)
+        self.folder.write_status(TrialStatus(spec=SPEC, state=state, message="why"))
+        self.mirror.bring_up_to_date(closing=False)
+
+    def next_driver(self, *, closing: bool = True) -> None:
+        self.mirror = Mirror(self.study)
+        self.mirror.bring_up_to_date(closing=closing)
 
     @property
     def run(self) -> Run:
@@ -101,7 +97,7 @@ def here(tracked: StudyConfig, prepared: Prepared) -> Tracked:
 
 
 def test_run_of_a_trial_holds_everything_once(here: Tracked) -> None:
-    assert here.track() is None
+    here.track()
     run = here.run
     assert (run.info.run_name, run.info.status) == ("hetero-t000", "FINISHED")
     assert run.data.params == {"method": "hetero", "seed": "3", "kd.weight": "1.23457", "pairs.logits": "outside"}
@@ -117,7 +113,7 @@ def test_run_of_a_trial_holds_everything_once(here: Tracked) -> None:
     assert {f"kd.split.{name}": digest for name, digest in here.prepared.splits.digests.items()}.items() <= tags.items()
     assert tags["kd.teacher"] == here.prepared.teacher_digest
     assert set(tags) >= {"kd.version.torch", "kd.version.ray", "kd.version.optuna", "kd.version.mlflow", "kd.version.kd_hpo"}
-    assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert run.data.tags.get("mlflow.source.git.commit", "") == git_commit()
     assert "completed why" in run.data.tags["mlflow.note.content"]
     assert "0.5000 after epoch 3, at best 0.6000 after epoch 2" in run.data.tags["mlflow.note.content"]
     assert here.folder.run_id("hetero-t000") == run.info.run_id
@@ -178,15 +174,19 @@ def test_state_of_the_run_is_that_of_the_trial(here: Tracked, state: State, expe
     here.track(state)
     assert (here.run.info.status, here.run.data.tags["kd.state"]) == (expected, state)
     before = here.run
-    here.mirror()
+    here.next_driver()
     assert here.run.info.end_time == before.info.end_time  # there was nothing to do
 
 
-def test_continued_trial_continues_its_run_and_logs_no_epoch_twice(here: Tracked) -> None:
-    first = here.tracker()
-    first.log(RECORDS[0])
-    first.log(RECORDS[1])
-    first.close()  # may drop what is not written yet, as a process that dies does
+def test_a_trial_is_followed_epoch_by_epoch_and_by_the_next_driver_too(here: Tracked) -> None:
+    here.begin()
+    here.epochs(RECORDS[:1])
+    here.mirror.bring_up_to_date(closing=False)
+    assert (here.run.info.status, here.history("val/accuracy")) == ("RUNNING", [(1, 0.4)])
+    here.epochs(RECORDS[:2])
+    here.mirror.bring_up_to_date(closing=False)
+    assert here.history("val/accuracy") == [(1, 0.4), (2, 0.6)]
+    here.mirror = Mirror(here.study)  # the driver dies here
     here.track()
     assert here.history("val/accuracy") == [(1, 0.4), (2, 0.6), (3, 0.5)]
     assert here.picture_steps() == [0, 1, 2, 3]  # 0 is the start, where MLflow's slider stands first
@@ -194,27 +194,55 @@ def test_continued_trial_continues_its_run_and_logs_no_epoch_twice(here: Tracked
 
 
 def test_trial_that_was_left_running_is_interrupted_and_runs_again_when_it_goes_on(here: Tracked) -> None:
-    tracker = here.tracker()
-    here.folder.write_status(TrialStatus(spec=SPEC, state="running"))
-    here.folder.write_records(SPEC.id, RECORDS[:2])
-    tracker.log(RECORDS[0])
-    tracker._thread.shutdown(wait=True)  # the process dies here
-    assert here.run.info.status == "RUNNING"
-    here.mirror()
+    here.begin()
+    here.epochs(RECORDS[:1])
+    here.mirror.bring_up_to_date(closing=False)
+    here.epochs(RECORDS[:2])
+    here.next_driver()  # the first one has died, and this one ends before the trial has gone on
     assert (here.run.info.status, here.run.data.tags["kd.state"]) == ("KILLED", "interrupted")
     assert [step for step, _ in here.history("val/accuracy")] == [1, 2]
 
-    tracker = here.tracker()
-    tracker.log(RECORDS[0])
-    tracker._thread.shutdown(wait=True)
+    here.next_driver(closing=False)
+    assert here.run.info.status == "KILLED"  # it has not been started again
+    here.begin()
+    here.mirror.bring_up_to_date(closing=False)
     assert (here.run.info.status, here.run.data.tags["kd.state"]) == ("RUNNING", "running")
     here.track()
-    here.mirror()
+    here.next_driver()
     assert (here.run.info.status, here.run.data.tags["kd.state"]) == ("FINISHED", "completed")
     assert [step for step, _ in here.history("val/accuracy")] == [1, 2, 3]
 
 
-CALLS = ["create_run", "log_batch", "log_inputs", "log_text", "log_image", "set_terminated"]
+def test_a_trial_that_is_run_again_has_a_run_of_its_new_life_only(here: Tracked) -> None:
+    here.track("failed", [record(1, 0.9)])
+    here.folder.set_aside(SPEC.id)
+    here.next_driver(closing=False)
+    here.track()
+    assert (here.run.info.status, here.history("val/accuracy")) == ("FINISHED", [(1, 0.4), (2, 0.6), (3, 0.5)])
+    (aside,) = (here.folder.root / "set_aside").iterdir()
+    assert (aside.name, json.loads((aside / "status.json").read_text())["state"]) == ("hetero-t000.1", "failed")
+
+
+def test_a_call_that_is_carried_out_after_it_was_given_up_leaves_no_second_run(here: Tracked) -> None:
+    here.track()
+    kept = here.run.info.run_id
+    tags = {"kd.trial": SPEC.id, "kd.identity": here.folder.identity(SPEC.id), "kd.kind": "search"}
+    here.client.create_run(here.experiment, run_name=SPEC.id, tags=tags)
+    here.next_driver()
+    assert here.run.info.run_id == kept
+
+
+def test_an_epoch_that_arrives_twice_stands_once(here: Tracked) -> None:
+    """A server that hung has taken the epoch, and its answer came too late."""
+    here.track()
+    log, (at, *_) = RunLog(here.client, here.run.info.run_id), here.folder.times(SPEC.id)
+    log._epochs.clear()
+    log.log_epoch(RECORDS[0], layers_of(here.folder.about(SPEC.id)), at)
+    assert here.history("val/accuracy") == [(1, 0.4), (2, 0.6), (3, 0.5)]
+    assert here.picture_steps() == [0, 1, 2, 3]
+
+
+CALLS = ["create_run", "log_batch", "log_inputs", "log_text", "log_artifacts", "set_terminated"]
 
 
 @pytest.fixture(params=[(call, after) for call in CALLS for after in (0, 1)], ids=lambda param: f"{param[0]}-{param[1]}")
@@ -232,37 +260,42 @@ def breaking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     yield monkeypatch
 
 
-def test_tracker_that_fails_does_not_stop_the_trial_and_mirror_makes_it_good(
+def test_what_fails_is_told_and_written_once_when_it_works_again(
     here: Tracked, breaking: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    error = here.track()
     broken_call = request.node.callspec.params["breaking"]
-    happened_once = broken_call in (("create_run", 1), ("log_inputs", 1), ("set_terminated", 1))
-    assert (error is None) == happened_once  # what is called once does not fail the second time
+    happens_once = broken_call in (("create_run", 1), ("log_inputs", 1), ("set_terminated", 1))
+    with nullcontext() if happens_once else pytest.raises(OSError, match="the tracking server is gone"):
+        here.track()
     breaking.undo()
-    here.mirror()
-    here.mirror()
+    here.mirror.bring_up_to_date(closing=True)
+    here.next_driver()
     assert (here.run.info.status, here.run.data.tags["kd.state"]) == ("FINISHED", "completed")
     assert set(here.run.data.params) == {"method", "seed", *SPEC.settings}
     assert len(here.run.inputs.dataset_inputs) == 1
     assert here.history("val/accuracy") == [(1, 0.4), (2, 0.6), (3, 0.5)]
     assert here.history("weights_matrix/01 conv1 to 01 conv1") == [(1, pytest.approx(1 / 6)), (2, 0.5), (3, 0.5)]
-    # it failed between a picture and the metrics that say it is there
-    shown_twice = {("log_batch", 1): [0, 1], ("log_image", 1): [0]}.get(broken_call, [])
-    assert here.picture_steps() == sorted([*shown_twice, 0, 1, 2, 3])
+    assert here.picture_steps() == [0, 1, 2, 3]
     artifacts = {file.path for file in here.client.list_artifacts(here.run.info.run_id)}
     assert artifacts == {"config.yaml", "images", "lambda.html", "lambda.json"}
     assert here.folder.run_id(SPEC.id) == here.run.info.run_id
 
 
-def test_mirror_takes_a_trial_whose_settings_make_no_configuration(here: Tracked) -> None:
-    """Such a trial failed before it had a run: it must not take the study with it."""
+def test_what_mlflow_refuses_of_one_trial_keeps_no_other_from_it(here: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = TrialSpec(id="hetero-t001", kind="search", method="hetero", seed=3, settings={"kd.weight": 1.0})
+    here.folder.write_status(TrialStatus(spec=other, state="failed"))
+    log_inputs = MlflowClient.log_inputs
+    monkeypatch.setattr(MlflowClient, "log_inputs", lambda *args, **rest: log_inputs("wrong", *args, **rest))
+    here.track()
+    assert list(here.mirror.refused) == [SPEC.id]
+    found = {run.info.run_name: run.info.status for run in all_runs(here.client, here.experiment)}
+    assert found["hetero-t001"] == "FAILED"
+
+
+def test_a_trial_whose_settings_make_no_configuration_has_a_run(here: Tracked) -> None:
+    """Such a trial failed before it had anything to tell."""
     here.folder.write_status(TrialStatus(spec=SPEC, state="failed", message="start below floor"))
-
-    def refused(spec: TrialSpec) -> TrialConfig:
-        raise ConfigError("start below floor")
-
-    mirror(here.study, here.experiment, here.prepared, refused, lambda _: here.prepared.plan, "")
+    here.next_driver()
     assert (here.run.info.status, here.run.data.tags["kd.state"]) == ("FAILED", "failed")
     assert here.run.data.params["kd.weight"] == "1.23457"
     assert "failed start below floor" in here.run.data.tags["mlflow.note.content"]
@@ -298,14 +331,20 @@ def test_summary_run_holds_the_comparison_and_the_files(here: Tracked) -> None:
     assert "kd-t000" in pages["kd"] and "kd.temperature" in pages["kd"] and "kd.weight" not in pages["kd"]
 
 
-def test_what_mlflow_refuses_is_a_study_error(tmp_path: Path) -> None:
+def test_another_study_of_the_name_has_an_experiment_of_its_own(here: Tracked) -> None:
+    """Of another folder on the same server, or of one that was removed."""
+    here.track()
+    (here.folder.root / "identity").unlink()
+    anew = open_experiment(here.study)
+    assert anew != here.experiment and open_experiment(here.study) == anew
+    assert here.client.get_experiment(anew).name == f"small-{here.folder.identity()[:8]}"
+    assert not list(all_runs(here.client, anew))
+
+
+def test_file_that_is_no_database_is_a_study_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
-    study = digits_study(tmp_path)
-    with (
-        pytest.raises(StudyError, match=r"^MLflow does not work at .*mlflow\.db: .*not a database.*tracking\.uri$"),
-        mlflow_answering(study),
-    ):
-        open_experiment(study)
+    with pytest.raises(StudyError, match=r"^MLflow does not work at .*mlflow\.db: .*not a database.*tracking\.uri$"):
+        Mirror(digits_study(tmp_path)).start()
 
 
 def test_link_opens_the_charts_of_model_training(tmp_path: Path) -> None:
@@ -317,7 +356,7 @@ def test_link_opens_the_charts_of_model_training(tmp_path: Path) -> None:
 
 def test_names_are_those_of_the_layers_that_the_trial_has(prepared: Prepared) -> None:
     config = digits_trial(student=digits_trial().student.replace(layers="auto"))
-    assert layers_of(config, prepared.plan).names == (("conv1", "conv2", "fc"), ("conv1", "fc"))
+    assert layers_of(about_trial(config, prepared)).names == (("conv1", "conv2", "fc"), ("conv1", "fc"))
 
 
 def test_layers_that_mlflow_cannot_spell_are_told_apart() -> None:
