@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,24 @@ from kd_hpo.study.tracking import MlflowTracker
 from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
 from kd_hpo.trial.result import RESULT, EpochRecord
 from kd_hpo.trial.run import run_trial
+from kd_hpo.trial.stopwatch import EpochTime
 
 Report = Callable[[dict[str, float]], None]
 
 
-def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit: str, report: Report) -> None:
+def execute(
+    sampled: dict[str, Any],
+    *,
+    study_json: str,
+    experiment: str,
+    commit: str,
+    report: Report,
+    timed: Callable[[TrialSpec, EpochTime], None] = lambda *_: None,
+) -> None:
     """The trainable. Ends early when `report` raises SystemExit, as Ray does to stop a trial: with the state `stopped` that
     the driver has written (Board), or still `running` where the driver was interrupted.
 
+    timed  is told how long the training of each epoch took
     An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other is written to the
     status, for Board to tell, and goes on to Ray, which starts the trial again from its checkpoint.
     """
@@ -37,7 +47,7 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
     # Whatever OMP_NUM_THREADS says: trials that share cores with more threads than they have wait for each other.
     torch.set_num_threads(max(1, int(study.resources.cpus_per_trial)))
     try:
-        run_tracked(study, spec, folder, experiment, commit, report)
+        run_tracked(study, spec, folder, experiment, commit, report, partial(timed, spec))
     except Exception as error:
         status = folder.status(spec.id)
         if status is None or status.state == "running":
@@ -46,7 +56,15 @@ def execute(sampled: dict[str, Any], *, study_json: str, experiment: str, commit
         raise
 
 
-def run_tracked(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, experiment: str, commit: str, report: Report) -> None:
+def run_tracked(
+    study: StudyConfig,
+    spec: TrialSpec,
+    folder: StudyFolder,
+    experiment: str,
+    commit: str,
+    report: Report,
+    timed: Callable[[EpochTime], None],
+) -> None:
     started = time.monotonic()
     try:
         config = trial_config(study, spec)
@@ -76,7 +94,7 @@ def run_tracked(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, experi
 
     folder.write_status(TrialStatus(spec=spec, state="running"))
     try:
-        result = run_trial(config, tell, cache=folder.cache, folder=folder.trial(spec.id), prepared=prepared)
+        result = run_trial(config, tell, cache=folder.cache, folder=folder.trial(spec.id), prepared=prepared, timed=timed)
         write_atomically(folder.trial(spec.id) / RESULT, result.model_dump_json())
         end("completed")
         report({"epoch": result.last.epoch, **result.last.metrics})

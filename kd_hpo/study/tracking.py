@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import time
@@ -25,6 +24,7 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import ConfigError, StudyError, without_secrets
+from kd_hpo.study.environment import machine
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.markdown import as_text
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
@@ -188,7 +188,7 @@ class MlflowTracker:
 
         def start() -> None:
             client = MlflowClient(tracking_uri(study))
-            tags = trial_tags(study, spec) | {"kd.worker": f"{platform.node()}:{os.getpid()}"}
+            tags = trial_tags(study, spec) | {"kd.worker": f"{machine()}:{os.getpid()}"}
             self._run = RunLog.find_or_create(client, experiment, spec.id, tags)
             self._run.describe(config, spec, prepared, commit)
             StudyFolder.of(study).write_run_id(spec.id, self._run.run_id)
