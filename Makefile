@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint ci audit clean
+.PHONY: demo test lint ci audit lock clean
 demo: $(INSTALLED)
 	$(BIN)/kd-hpo run studies/digits.yaml
 
@@ -20,6 +20,13 @@ ci: lint test
 # Known vulnerabilities in what is installed. It fails too where a package could not be looked up.
 audit: $(INSTALLED)
 	$(BIN)/pip-audit --local --skip-editable --strict --progress-spinner off
+
+# What the image of docker/ installs, with hashes; to be renewed when dependencies change.
+lock: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra cluster --extra timm --constraint docker/torch.txt --excludes docker/cuda.txt \
+	  --no-emit-package torch --no-emit-package torchvision --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --generate-hashes --no-annotate --custom-compile-command 'make lock' --output-file docker/requirements.lock
 
 # torch and torchvision first and in one command, so that the two fit each other.
 $(INSTALLED): pyproject.toml

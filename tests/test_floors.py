@@ -27,7 +27,10 @@ BELOW["cli"] = BELOW["study"] | {"study"}
 """What each floor may import, beside itself."""
 
 ONLY_IN = {
-    "ray": {f"kd_hpo.study.{name}" for name in ("search_space", "search", "run", "progress", "halting", "loopback")},
+    "ray": {
+        f"kd_hpo.study.{name}"
+        for name in ("search_space", "search", "run", "progress", "loopback", "cluster", "client", "metrics", "submit", "halting")
+    },
     "mlflow": {"kd_hpo.study.tracking", "kd_hpo.study.mirror"},
     "optuna": {"kd_hpo.study.search"},
 }

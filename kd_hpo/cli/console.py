@@ -54,6 +54,11 @@ class Output:
         """For what is told while the work goes on."""
         return Console(quiet=True) if self.quiet else err if self.json else out
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """As a command line has them."""
+        return tuple(f"--{name}" for name in ("json", "quiet", "verbose") if getattr(self, name))
+
     @contextmanager
     def kept_apart(self) -> Iterator[None]:
         """With --json, whatever prints, a library or a user's own code, prints on standard error."""
@@ -81,6 +86,9 @@ def _studies(context: "CompletionContext") -> list[str]:
 
 
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", negative=())]
+Address = Annotated[
+    str | None, Parameter(help="Ray's: local, auto, host:port or ray://host:port; resources.address if not given.")
+]
 Runs = Annotated[Path, Parameter(env_var="KD_HPO_RUNS")]
 StudyName = Annotated[str, Parameter(completer=_studies)]
 

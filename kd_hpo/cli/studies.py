@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kd_hpo.cli.console import AS_USUAL, Output, Overrides, Result, Runs, StudyName, err, out, runs_option, study_name
+from kd_hpo.cli.console import AS_USUAL, Address, Output, Overrides, Result, Runs, StudyName, err, out, runs_option, study_name
 
 if TYPE_CHECKING:
     from kd_hpo.config.study import StudyConfig
     from kd_hpo.study.folder import StudyFolder
 
 
-def run(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_USUAL) -> Result:
+def run(study_file: Path, /, *, address: Address = None, set_: Overrides = (), output: Output = AS_USUAL) -> Result:
     """Run a study: teacher, search with learned lambda, comparison of methods, test, export.
 
     Parameters
@@ -24,7 +24,7 @@ def run(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_USUAL)
     """
     from kd_hpo.study.read import load_study
 
-    return run_and_tell(load_study(study_file, set_), output)
+    return run_and_tell(at_address(load_study(study_file, set_), address), output)
 
 
 def compare(
@@ -34,6 +34,7 @@ def compare(
     methods: str | None = None,
     seeds: int | None = None,
     tune: int | None = None,
+    address: Address = None,
     set_: Overrides = (),
     output: Output = AS_USUAL,
 ) -> Result:
@@ -57,10 +58,18 @@ def compare(
 
     names = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
     study = comparing(load_study(study_file, (*set_, NO_SEARCH)), names, seeds=seeds, tune=tune)
-    return run_and_tell(study, output)
+    return run_and_tell(at_address(study, address), output)
 
 
-def resume(study: StudyName, /, *, runs: Runs = Path("runs"), retry_failed: bool = False, output: Output = AS_USUAL) -> Result:
+def resume(
+    study: StudyName,
+    /,
+    *,
+    address: Address = None,
+    runs: Runs = Path("runs"),
+    retry_failed: bool = False,
+    output: Output = AS_USUAL,
+) -> Result:
     """Continue a study that was interrupted; what has ended is not run again. Writes what MLflow lacks of it, too.
 
     Parameters
@@ -75,7 +84,7 @@ def resume(study: StudyName, /, *, runs: Runs = Path("runs"), retry_failed: bool
     from kd_hpo.study.folder import StudyFolder
 
     settings = StudyFolder(runs.absolute() / study_name(study)).read_settings()
-    return run_and_tell(settings, output, again=retry_failed)
+    return run_and_tell(at_address(settings, address), output, again=retry_failed)
 
 
 def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_USUAL) -> Result:
@@ -111,10 +120,22 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
     )
 
 
+def at_address(study: "StudyConfig", address: str | None) -> "StudyConfig":
+    if address is None:
+        return study
+    from kd_hpo.config.read import replace_path
+
+    return replace_path(study, "resources.address", address)
+
+
 def run_and_tell(study: "StudyConfig", output: Output, *, again: bool = False) -> Result:
     from kd_hpo.study.environment import prepare_environment
 
     prepare_environment()
+    if study.resources.address.startswith("ray://"):
+        from kd_hpo.study.client import run_on_head
+
+        sys.exit(run_on_head(study, output.options, out))
     from kd_hpo.study.telling import telling
 
     with telling(output.progress) as progress:

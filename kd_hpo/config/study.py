@@ -174,6 +174,8 @@ class Resources(Settings):
     """local starts Ray on this machine; auto, host:port or ray://host:port join a cluster."""
     cpus_per_trial: PositiveFloat = 1.0
     gpus_per_trial: NonNegativeFloat = 0.0
+    custom_per_trial: dict[str, PositiveFloat] = Field(default={})
+    """Ray's custom resources, by name, that keep trials on the nodes that have them."""
     concurrent_trials: PositiveInt | None = None
     """null: as many as the resources allow."""
     max_failures: NonNegativeInt = 1

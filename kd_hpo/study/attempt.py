@@ -1,7 +1,6 @@
 """One try at a trial, of several: the latest owns the trial's folder, and what an earlier one still writes is refused."""
 
 import os
-import platform
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from kd_hpo.errors import KdHpoError
 from kd_hpo.files import only_one_process, write_atomically
+from kd_hpo.study.environment import machine
 
 
 class Superseded(KdHpoError):
@@ -54,4 +54,4 @@ _LOCK, _OWNER = ".attempt.lock", ".attempt"
 
 def worker_name() -> str:
     """Of this process, on whatever machine: host:pid."""
-    return f"{platform.node()}:{os.getpid()}"
+    return f"{machine()}:{os.getpid()}"

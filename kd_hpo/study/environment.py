@@ -1,6 +1,7 @@
 """How Ray, MLflow and Optuna are kept quiet and at home: set before any of them is imported."""
 
 import os
+import platform
 import socket
 
 from kd_hpo.errors import StudyError
@@ -22,10 +23,20 @@ _DEFAULTS = {
 }
 
 
+NODE_NAME = "KD_HPO_NODE"
+"""Of the cluster's node; set in its processes by kd_hpo itself."""
+
+
 def prepare_environment() -> None:
-    """What the user has set stands."""
-    for name, value in _DEFAULTS.items():
+    """What the user has set stands. Whoever gives Ray's token means it to be used, which Ray does not do by itself."""
+    token = {"RAY_AUTH_MODE": "token"} if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} else {}
+    for name, value in {**_DEFAULTS, **token}.items():
         os.environ.setdefault(name, value)
+
+
+def machine() -> str:
+    """What this machine is called: in a cluster by its node's name, which several of one host do not share."""
+    return os.environ.get(NODE_NAME) or platform.node()
 
 
 def require_free_port(port: int) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,22 @@ from kd_hpo.study.folder import State, StudyFolder, TrialAbout, TrialSpec, Trial
 from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
 from kd_hpo.trial.result import RESULT, EpochRecord
 from kd_hpo.trial.run import run_trial
+from kd_hpo.trial.stopwatch import EpochTime
 
 Report = Callable[[dict[str, float]], None]
 
 
-def execute(sampled: dict[str, Any], *, study_json: str, report: Report) -> None:
+def execute(
+    sampled: dict[str, Any],
+    *,
+    study_json: str,
+    report: Report,
+    timed: Callable[[TrialSpec, EpochTime], None] = lambda *_: None,
+) -> None:
     """The trainable. Ends early when `report` raises SystemExit, as Ray does to stop a trial: with the state `stopped` that
     the driver has written (Board), or still `running` where the driver was interrupted.
 
+    timed  is told how long the training of each epoch took
     An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other is written to the
     status, for Board to tell, and goes on to Ray, which starts the trial again from its checkpoint. Where that has been done
     already, without this process having been told, it writes nothing more (Attempt).
@@ -40,7 +48,7 @@ def execute(sampled: dict[str, Any], *, study_json: str, report: Report) -> None
     # Whatever OMP_NUM_THREADS says: trials that share cores with more threads than they have wait for each other.
     torch.set_num_threads(max(1, int(study.resources.cpus_per_trial)))
     try:
-        run_recorded(study, spec, folder, report)
+        run_recorded(study, spec, folder, report, partial(timed, spec))
     except Superseded:
         raise
     except Exception as error:
@@ -51,7 +59,9 @@ def execute(sampled: dict[str, Any], *, study_json: str, report: Report) -> None
         raise
 
 
-def run_recorded(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, report: Report) -> None:
+def run_recorded(
+    study: StudyConfig, spec: TrialSpec, folder: StudyFolder, report: Report, timed: Callable[[EpochTime], None]
+) -> None:
     started = time.monotonic()
     try:
         config = trial_config(study, spec)
@@ -78,7 +88,15 @@ def run_recorded(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, repor
     folder.write_about(spec.id, about_trial(config, prepared))
     folder.write_status(TrialStatus(spec=spec, state="running"))
     try:
-        result = run_trial(config, tell, cache=folder.cache, folder=folder.trial(spec.id), prepared=prepared, write=folder.write)
+        result = run_trial(
+            config,
+            tell,
+            cache=folder.cache,
+            folder=folder.trial(spec.id),
+            prepared=prepared,
+            timed=timed,
+            write=folder.write,
+        )
         folder.write(folder.trial(spec.id) / RESULT, result.model_dump_json())
         end("completed")
         report({"epoch": result.last.epoch, **result.last.metrics})

@@ -7,14 +7,14 @@ from pathlib import Path
 import kd_hpo
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import without_secrets
-from kd_hpo.files import Write
+from kd_hpo.files import Write, write_atomically
 
 TRACEBACK = "traceback.txt"
 _LIBRARIES = (Path(kd_hpo.__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 _MOST_CHARACTERS = 300
 
 
-def kept_failure(error: Exception, folder: Path, write: Write) -> str:
+def kept_failure(error: Exception, folder: Path, write: Write = write_atomically) -> str:
     """Type, text and place of the error on one line, which names the file in `folder` that now holds the traceback."""
     file = folder / TRACEBACK
     write(file, without_secrets("".join(traceback.format_exception(error))))

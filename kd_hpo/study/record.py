@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from kd_hpo.config.load import method_names
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.errors import StudyError
 from kd_hpo.study.comparison import read_comparison
 from kd_hpo.study.design import compared_ids, searches
 from kd_hpo.study.export import learned_trials
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import METRIC, EpochRecord, LayerRecord, TrialResult
+from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
 
 Rows = list[list[float]]
 _ENDED = {"search": ("completed", "stopped", "failed"), "compare": ("completed", "failed")}
@@ -96,7 +94,7 @@ class Learned:
 
 def standing(study: StudyConfig, folder: StudyFolder) -> Standing:
     """Raises StudyError where a file of the folder is broken."""
-    statuses = read_statuses(folder)
+    statuses = folder.statuses()
     finished = is_finished(study, folder, statuses)
     planned: dict[str, Counter[str]] = {"compare": Counter(name for name, _ in compared_ids(study).values())}
     if finished:  # nothing is left: what has ended is what was planned, and torch is not needed to know
@@ -120,49 +118,24 @@ def is_finished(study: StudyConfig, folder: StudyFolder, statuses: Sequence[Tria
     return all(trial in ended and each in compared for trial, each in compared_ids(study).items())
 
 
-def read_statuses(folder: StudyFolder) -> list[TrialStatus]:
-    try:
-        return folder.statuses()
-    except ValidationError as error:
-        raise broken(folder, error) from error
-
-
-def broken(folder: StudyFolder, error: ValidationError) -> StudyError:
-    first = error.errors(include_url=False)[0]
-    return StudyError(
-        f"a file below {folder.root / 'trials'} is broken: {error.title}: {first['msg']}; remove the folder of that trial, "
-        "and `kd-hpo resume` runs it again"
-    )
-
-
-def last_records(folder: StudyFolder, status: TrialStatus) -> list[EpochRecord]:
-    try:
-        return folder.records(status.spec.id)
-    except ValidationError as error:
-        raise broken(folder, error) from error
-
-
 def learned_weights(study: StudyConfig, folder: StudyFolder) -> Learned | None:
     """Those of the first method of the comparison that learns them, else of the best trial of a search; None without either."""
-    try:
-        for method in method_names(study):
-            ids = [trial for trial, (name, _) in compared_ids(study).items() if name == method]
-            done = [trial for trial in ids if (status := folder.status(trial)) and status.state == "completed"]
-            results = [folder.result(trial) for trial in done]
-            if results and isinstance(results[0].config.weighting, LearnedWeights):
-                return _learned(method, done, results, compared=True)
-        best: list[tuple[TrialSpec, TrialResult]] = learned_trials(folder)[:1]
-    except ValidationError as error:
-        raise broken(folder, error) from error
+    for method in method_names(study):
+        ids = [trial for trial, (name, _) in compared_ids(study).items() if name == method]
+        done = [trial for trial in ids if (status := folder.status(trial)) and status.state == "completed"]
+        results = [folder.result(trial) for trial in done]
+        if results and isinstance(results[0].config.weighting, LearnedWeights):
+            return _learned(method, done, results, compared=True)
+    best: list[tuple[TrialSpec, TrialResult]] = learned_trials(folder)[:1]
     return next((_learned(spec.method, [spec.id], [result], compared=False) for spec, result in best), None)
 
 
 def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
     """How each trial of each method's search ended, with its settings."""
     found: dict[str, list[dict[str, object]]] = {}
-    for status in read_statuses(folder):
+    for status in folder.statuses():
         if status.spec.kind == "search":
-            records = last_records(folder, status)
+            records = folder.records(status.spec.id)
             point = {
                 "trial": status.spec.id,
                 "state": "stopped" if status.state == "running" else status.state,
@@ -175,7 +148,7 @@ def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
 def _count(folder: StudyFolder, statuses: Sequence[TrialStatus], kind: str, method: str, planned: int) -> Count:
     own = [status for status in statuses if (status.spec.kind, status.spec.method) == (kind, method)]
     ended = [status for status in own if status.state in _ENDED[kind]]
-    completed = [last_records(folder, status) for status in ended if status.state == "completed"]
+    completed = [folder.records(status.spec.id) for status in ended if status.state == "completed"]
     scores = [records[-1].metrics[METRIC] for records in completed if records]
     return Count(min(len(ended), planned), planned, max(scores, default=float("nan")))
 

@@ -28,7 +28,7 @@ from kd_hpo.study.design import compared_ids
 from kd_hpo.study.folder import StudyFolder, TrialStatus
 from kd_hpo.study.pages import MatrixHistory, matrix_page, scatter_page
 from kd_hpo.study.plots import comparison_figure, curves_figure, search_figure, svg
-from kd_hpo.study.record import last_records, read_statuses, searched_points
+from kd_hpo.study.record import searched_points
 from kd_hpo.study.story import Story, headline, matrix_in_words, missing, next_commands, read_story, strongest_pairs
 from kd_hpo.study.verdicts import FEWEST_TRIALS, LEVEL, trends
 from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
@@ -104,7 +104,7 @@ class Report:
             ("search", self._search()),
             ("comparison", f"{len(self.story.standing.compare)} methods, {study.compare.seeds} seeds each"),
         ]
-        if hours := sum(status.duration_s for status in read_statuses(self.story.folder)) / 3600:
+        if hours := sum(status.duration_s for status in self.story.folder.statuses()) / 3600:
             facts.append(("time", f"{hours:.1f} hours of trials" if hours >= 1 else f"{hours * 60:.0f} minutes of trials"))
         if result := self._some_result():
             facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))
@@ -131,7 +131,7 @@ class Report:
 
     def _some_result(self) -> TrialResult | None:
         """Of any completed trial: what all share."""
-        done = [status for status in read_statuses(self.story.folder) if status.state == "completed"]
+        done = [status for status in self.story.folder.statuses() if status.state == "completed"]
         return self.story.folder.result(done[0].spec.id) if done else None
 
     @property
@@ -249,7 +249,7 @@ class Report:
         for trial, (method, _) in compared_ids(self.story.study).items():
             status: TrialStatus | None = self.story.folder.status(trial)
             if status and status.state == "completed":
-                scores = [record.metrics[METRIC] for record in last_records(self.story.folder, status)]
+                scores = [record.metrics[METRIC] for record in self.story.folder.records(status.spec.id)]
                 curves.setdefault(method, []).append(scores)
         return curves
 

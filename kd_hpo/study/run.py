@@ -1,14 +1,11 @@
 """A study: prepare what trials share, search the outer settings, compare methods at the best ones, test, export."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
@@ -20,13 +17,14 @@ from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.best import best_searched, searched_trials, start_of_lambda
 from kd_hpo.study.checks import check_methods, check_pairs, refuse_other_settings, settle_settings
+from kd_hpo.study.cluster import check_cluster, ray_running, resources_of_trial, slots
 from kd_hpo.study.comparison import Comparison, compared
 from kd_hpo.study.design import Searched, acting_paths, compared_ids, method_trials, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute
 from kd_hpo.study.export import export_study, learned_trials
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
-from kd_hpo.study.loopback import on_loopback
+from kd_hpo.study.metrics import StudyMetrics, in_worker
 from kd_hpo.study.mirror import mirrored
 from kd_hpo.study.plots import draw_comparison
 from kd_hpo.study.progress import Board
@@ -67,11 +65,13 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
     with folder.only_driver(), stopped_by_sigterm():
         settle_settings(study, folder)
         mend_journal(folder)
+        if again:
+            console.print(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
+        if left := trials_left(study, folder, searched):
+            check_cluster(study, console)
         with telling(console, each_time=verbose) as progress:
-            if again:
-                progress(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
             prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
-            if trials_left(study, folder, searched):
+            if left:
                 prepare_features(study, folder, progress)
         worker = partial(execute, study_json=study.model_dump_json())
 
@@ -80,7 +80,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             return Board(console, title, folder, trials=trials, epochs=study.training.epochs, layers=layers, each_epoch=verbose)
 
         with mirrored(study, console) as mirror:
-            if trials_left(study, folder, searched):
+            if left:
                 with ray_running(study, console, verbose=verbose):
                     heed_sigterm()
                     slots(study)  # a trial that fits nowhere is told, not waited for
@@ -212,9 +212,7 @@ def run_trials(
     if isinstance(searcher, StudySearch):
         searcher = ConcurrencyLimiter(searcher, max_concurrent=resources.concurrent_trials or slots(study))
     tuner = tune.Tuner(
-        tune.with_resources(
-            partial(worker, report=tune.report), {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-        ),
+        tune.with_resources(partial(in_worker, worker=worker, study=study.name), resources_of_trial(study)),
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=samples,
@@ -226,7 +224,7 @@ def run_trials(
             name=board.name,
             storage_path=mkdtemp(dir=made(folder.ray)),
             verbose=0,
-            callbacks=[board],
+            callbacks=[board, StudyMetrics(study.name, folder)],
             stop=board.halt,
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         ),
@@ -236,21 +234,6 @@ def run_trials(
             tuner.fit()
     finally:
         board.halt.raise_error()  # rather than what Ray makes of it
-
-
-def slots(study: StudyConfig) -> int:
-    """How many trials the cluster can run at once."""
-    there, wanted = ray.cluster_resources(), study.resources
-    counts = [there.get("CPU", 0) / wanted.cpus_per_trial]
-    if wanted.gpus_per_trial:
-        counts.append(there.get("GPU", 0) / wanted.gpus_per_trial)
-    if min(counts) < 1:
-        raise StudyError(
-            f"a trial wants {wanted.cpus_per_trial:g} CPU and {wanted.gpus_per_trial:g} GPU, and Ray has "
-            f"{there.get('CPU', 0):g} CPU and {there.get('GPU', 0):g} GPU here; lower resources.cpus_per_trial or "
-            "resources.gpus_per_trial, or join a larger cluster (resources.address)"
-        )
-    return int(min(counts))
 
 
 def require_some_result(comparison: Comparison) -> None:
@@ -270,28 +253,6 @@ def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared,
         config, trial = trial_config(study, status.spec), folder.trial(status.spec.id)
         last, best = (accuracy_on_test(config, trial / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
         folder.write_test_scores(status.spec.id, TestScores(last=last, best=best))
-
-
-@contextmanager
-def ray_running(study: StudyConfig, console: Console, *, verbose: bool) -> Iterator[None]:
-    """Ray on this machine, or a connection to the cluster that the study names. Raises StudyError if there is none."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is told by Board, in a line
-    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "WARNING" if verbose else "ERROR"}
-    local = study.resources.address == "local"
-    if local:
-        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
-    try:
-        with telling(console) as progress, on_loopback() if local else nullcontext():
-            progress("starting Ray")
-            ray.init(address=study.resources.address, **options)
-    except Exception as error:  # among them a bare one, where a busy machine does not start Ray in time
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StudyError(f"no Ray cluster answers at resources.address {study.resources.address!r}: {first}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def made(folder: Path) -> str:

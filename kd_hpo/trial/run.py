@@ -1,5 +1,6 @@
 """One trial: student and pair weights learned together. It knows nothing of Ray or MLflow."""
 
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from math import isfinite
@@ -24,6 +25,7 @@ from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.result import TOTAL, EpochRecord, LayerRecord, Rows, TrialResult
 from kd_hpo.trial.state import Trial, start_trial
 from kd_hpo.trial.steps import train_step
+from kd_hpo.trial.stopwatch import EpochTime
 
 Report = Callable[[EpochRecord], None]
 
@@ -37,6 +39,7 @@ def run_trial(
     cache: Path,
     folder: Path | None = None,
     prepared: Prepared | None = None,
+    timed: Callable[[EpochTime], None] = lambda _: None,
     write: Write = write_atomically,
 ) -> TrialResult:
     """Learns student and pair weights together, epoch by epoch; continues where a checkpoint in `folder` stands.
@@ -45,6 +48,7 @@ def run_trial(
     cache     what trials share is read from here, or made here first
     folder    where the checkpoint and the student's weights (last, and best by `val`) are written; None writes nothing
     prepared  what `prepare(config, cache)` gave, if the caller has it
+    timed     is told how long the training of each epoch took, before its report
     write     puts files in their place in `folder`
     Raises Diverged with the step and the outer settings when a loss is not finite.
     """
@@ -55,7 +59,7 @@ def run_trial(
             for record in trial.records:
                 report(record)
             while trial.epoch < config.training.epochs:
-                report(run_epoch(trial, folder, write))
+                report(run_epoch(trial, folder, timed, write))
             return trial_result(trial)
 
 
@@ -73,7 +77,10 @@ def resume(trial: Trial, folder: Path | None) -> None:
         ) from error
 
 
-def run_epoch(trial: Trial, folder: Path | None, write: Write = write_atomically) -> EpochRecord:
+def run_epoch(
+    trial: Trial, folder: Path | None, timed: Callable[[EpochTime], None], write: Write = write_atomically
+) -> EpochRecord:
+    started = time.perf_counter()
     batches = shuffled_batches(
         trial.prepared.splits.train, trial.config.training.batch_size, trial.config.seed, ORDER, trial.epoch
     )
@@ -81,6 +88,7 @@ def run_epoch(trial: Trial, folder: Path | None, write: Write = write_atomically
     if trial.pairs is not None and trial.pairs.direction is not None:
         trial.pairs.direction.forget_steps()
     table = torch.stack([train_step(trial, batch).stacked() for batch in batches]).cpu()
+    timed(EpochTime(len(table), time.perf_counter() - started, trial.hypergradient_time.take_seconds()))
     require_finite(trial, table)
     trial.epoch += 1
     record = epoch_record(trial, table.mean(0), held)

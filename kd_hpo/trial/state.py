@@ -28,6 +28,7 @@ from kd_hpo.trial.optimizers import build_optimizer, build_schedule
 from kd_hpo.trial.prepare import Prepared, build_student, layers_of
 from kd_hpo.trial.randomness import REGRESSORS, SHUFFLE, VIEW, WEIGHTING, generator, random_state, set_random_state
 from kd_hpo.trial.result import EpochRecord
+from kd_hpo.trial.stopwatch import Stopwatch
 from kd_hpo.trial.weighting import build_weighting, served_pairs
 
 
@@ -79,8 +80,10 @@ class Trial:
     optimizer: Optimizer = field(init=False)
     """Of the student, in this stage."""
     schedule: LRScheduler = field(init=False)
+    hypergradient_time: Stopwatch = field(init=False)
 
     def __post_init__(self) -> None:
+        self.hypergradient_time = Stopwatch(self.device)
         self.start_stage()
 
     def start_stage(self) -> None:

@@ -61,15 +61,17 @@ def train_step_with_pairs(trial: Trial, pairs: PairState, seen: View, targets: T
         measure_balance(trial, pairs, seen, compared, before)
     step = inner_step(trial, pairs, seen, compared, before) if before is not None and (learns or sees) else None
     if direction is not None and step is not None and learns and not direction.after_step:
-        learn_weights(trial, pairs, step, trial.parameters)
+        with trial.hypergradient_time:
+            learn_weights(trial, pairs, step, trial.parameters)
     losses = inner_gradients(trial, seen, targets)
     trial.optimizer.step()
     if direction is not None and step is not None:
         step = replace(step, gradient={name: p.grad.clone() for name, p in trial.parameters.items() if p.grad is not None})
-        if sees:
-            direction.see(step)
-        if learns and direction.after_step:
-            learn_weights(trial, pairs, step, {name: trial.parameters[name] for name in step.gradient})
+        with trial.hypergradient_time:
+            if sees:
+                direction.see(step)
+            if learns and direction.after_step:
+                learn_weights(trial, pairs, step, {name: trial.parameters[name] for name in step.gradient})
     pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
     return losses
 

@@ -61,7 +61,8 @@ def test_study_goes_on_after_everything_that_ends_its_driver(faulty: FaultyStudy
     with faulty.command(*faulty.resume()) as resumed:
         resumed.until(lambda: faulty.taken(hold))
         with faulty.command(*faulty.resume()) as refused:
-            assert refused.ended(1).strip() == "error: study 'small' is being run by another process; wait for it, or stop it"
+            said = refused.ended(1).splitlines()[-1]
+        assert said == "error: study 'small' is being run by another process; wait for it, or stop it"
         assert resumed.interrupted() == 130
         assert "the search was stopped with 3 of 4 trials to go. What had ended is kept; continue with: " in resumed.told
         assert resumed.told.endswith("kd-hpo resume small\n") and "Traceback" not in resumed.told

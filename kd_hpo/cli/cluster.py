@@ -1,0 +1,52 @@
+"""Commands that work on a Ray cluster from outside: submit."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from kd_hpo.cli.console import Overrides, err, out
+
+
+def submit(
+    study_file: Path,
+    /,
+    *,
+    address: str = "http://127.0.0.1:8265",
+    wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
+    set_: Overrides = (),
+) -> None:
+    """Run a study as a job of a Ray cluster; submit it again to continue it.
+
+    Paths of the study are paths on the cluster, the runs folder among them, which all its nodes share.
+
+    Parameters
+    ----------
+    study_file
+        A YAML file, such as studies/digits.yaml.
+    address
+        Of the cluster's dashboard; RAY_API_SERVER_ADDRESS comes before it.
+    wait
+        Print what the job prints until it ends; with --no-wait, leave it.
+    set_
+        A setting of the file to replace, as a.b=value; may be given several times.
+    """
+    from kd_hpo.study.environment import prepare_environment
+    from kd_hpo.study.read import load_study
+
+    study = load_study(study_file, set_)
+    prepare_environment()
+    from kd_hpo.study.submit import Job
+
+    job = Job.submit(study, address, out)
+    out.print(f"job {job.id} runs study {study.name}")
+    if not wait:
+        out.print(job.commands)
+        return
+    try:
+        job.follow(out)
+    except KeyboardInterrupt:
+        err.print(Text(f"job {job.id} goes on; {job.commands}"))
+        sys.exit(130)

@@ -1,0 +1,85 @@
+"""What a machine must have to run a study's trials, looked for on that machine. It loads neither Ray nor torch."""
+
+import importlib.util
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from kd_hpo.config.data import ImageFolder, TorchvisionData
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.files import write_atomically
+from kd_hpo.study.environment import prepare_environment
+from kd_hpo.study.user_code import user_modules
+
+_TOKEN = "token"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Asks a machine about a study. `folder` lies in the study's own; only a machine with that very folder finds the token."""
+
+    study_json: str
+    folder: Path
+    token: str
+    version: str
+
+    def answered(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+
+@contextmanager
+def question(study: StudyConfig, root: Path) -> Iterator[Question]:
+    """To be asked while the context is open: it takes the token's folder in the study's own, `root`, away."""
+    folder = root / f".probe-{uuid.uuid4().hex}"
+    asked = Question(study.model_dump_json(), folder, uuid.uuid4().hex, version("kd_hpo"))
+    write_atomically(folder / _TOKEN, asked.token)
+    try:
+        yield asked
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answer(asked: Question, name: str) -> str:
+    """Writes the token under `name` beside it, and says what this machine lacks; "" where it has everything."""
+    prepare_environment()
+    if (here := version("kd_hpo")) != asked.version:
+        return f"has kd_hpo {here}, and the driver {asked.version}; install the same on all"
+    study = StudyConfig.model_validate_json(asked.study_json)
+    try:
+        if (asked.folder / _TOKEN).read_text() != asked.token:
+            return _not_shared(study, "another one lies there")
+        write_atomically(asked.folder / name, asked.token)
+    except OSError as error:
+        return _not_shared(study, error.strerror or str(error))
+    for path in files_of(study):
+        if not path.exists():
+            return f"does not see {path}, which trials read; put it on a path that every node has"
+    if missing := [module for module in user_modules(study) if not _importable(module)]:
+        return f"has no module {missing[0]!r}; start kd-hpo from the folder that holds it, or install it on every node"
+    return ""
+
+
+def files_of(study: StudyConfig) -> list[Path]:
+    """What trials read beside the study's folder."""
+    files = [study.teacher.weights, study.student.weights]
+    if isinstance(study.data, ImageFolder):
+        files.append(study.data.path)
+    if isinstance(study.data, TorchvisionData):
+        files.append(study.data.root)
+    return [file for file in files if file is not None]
+
+
+def _not_shared(study: StudyConfig, why: str) -> str:
+    return f"does not share the folder runs {study.runs} ({why}); put it where every node sees it: --set runs=/SHARED/PATH"
+
+
+def _importable(module: str) -> bool:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # as import_callable does
+    return importlib.util.find_spec(module) is not None

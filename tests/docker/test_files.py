@@ -1,0 +1,195 @@
+"""The files of docker/, against the published schemas and by the own checks of those who read them; no engine is needed."""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import check_jsonschema
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
+
+from kd_hpo.study import metrics
+from kd_hpo.study.folder import State
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+COMPOSE = ["compose.yaml", "compose.cuda.yaml"]
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((DOCKER / name).read_text())
+
+
+# compose
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_compose_follows_its_specification(name: str) -> None:
+    (schema,) = Path(check_jsonschema.__file__).parent.rglob("compose-spec.json")
+    jsonschema.validate(read(name), json.loads(schema.read_text()))
+
+
+def test_compose_opens_ports_on_loopback_only() -> None:
+    ports = [port for service in read("compose.yaml")["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 5
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_checks_the_health_of_what_goes_on_running() -> None:
+    services = read("compose.yaml")["services"]
+    assert {name for name, service in services.items() if "healthcheck" not in service} == {"s3-bucket"}
+    for service in services.values():
+        for other, waits in service.get("depends_on", {}).items():
+            ends = other == "s3-bucket"
+            assert waits["condition"] == ("service_completed_successfully" if ends else "service_healthy")
+
+
+def test_secrets_of_compose_come_from_the_files_that_the_script_makes(tmp_path: Path) -> None:
+    made = tmp_path / "secrets"
+    subprocess.run([DOCKER / "new-secrets.sh", made], check=True)
+    compose = read("compose.yaml")
+    assert {secret["file"] for secret in compose["secrets"].values()} == {f"secrets/{file.name}" for file in made.iterdir()}
+    used = {name for service in compose["services"].values() for name in service.get("secrets", [])}
+    assert used == set(compose["secrets"])
+    assert made.stat().st_mode & 0o077 == 0
+    token = (made / "ray_token").read_text()
+    assert re.fullmatch("[0-9a-f]{64}", token)
+    (identity,) = json.loads((made / "s3_config").read_text())["identities"]
+    assert identity["credentials"][0]["secretKey"] in (made / "s3_credentials").read_text()
+    again = subprocess.run([DOCKER / "new-secrets.sh", made], capture_output=True, text=True, check=False)
+    assert again.returncode == 1 and "is there already" in again.stderr
+    assert (made / "ray_token").read_text() == token
+
+
+def test_git_and_the_image_know_no_secret() -> None:
+    assert "docker/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*" and not any("secrets" in line for line in ignored)
+
+
+# the image
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """(instruction, its arguments), with continued lines joined."""
+    text = re.sub(r"\\\n", " ", (DOCKER / "Dockerfile").read_text())
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines]
+
+
+def test_the_image_runs_as_a_user_and_copies_what_is_there() -> None:
+    steps = dockerfile()
+    assert steps[0] == ("FROM", "python:3.11-slim-bookworm")
+    assert ("ARG", "TORCH=cpu") in steps
+    user = [argument for step, argument in steps if step == "USER"]
+    assert user == ["1000"]
+    allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for step, argument in steps:
+        if step == "COPY":
+            for source in argument.split()[:-1]:
+                assert (ROOT / source).exists() and source in allowed
+
+
+def locked() -> dict[str, str]:
+    text = (DOCKER / "requirements.lock").read_text()
+    return dict(re.findall(r"^([\w.-]+)==(\S+) \\$", text, flags=re.MULTILINE))
+
+
+def test_the_lock_pins_each_package_by_hash_and_names_no_index() -> None:
+    text = (DOCKER / "requirements.lock").read_text()
+    blocks = re.split(r"\n(?=[A-Za-z])", text[text.index("\n", text.index("make lock")) + 1 :])
+    assert len(blocks) == len(locked()) > 100
+    assert all("--hash=sha256:" in block for block in blocks)
+    assert "://" not in text and "--index" not in text and "--find-links" not in text
+
+
+def test_the_lock_satisfies_the_project() -> None:
+    """What the image installs is what pyproject.toml asks for; torch and torchvision come from docker/torch.txt."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["cluster"], *project["optional-dependencies"]["timm"]]
+    torch = dict(re.findall(r"^([\w-]+)==(\S+)$", (DOCKER / "torch.txt").read_text(), flags=re.MULTILINE))
+    assert not torch.keys() & locked().keys()
+    for requirement in map(Requirement, wanted):
+        version = (locked() | torch)[requirement.name.lower()]
+        assert requirement.specifier.contains(version), f"{requirement} has {version}: make lock"
+
+
+# Ray's cluster launcher and KubeRay
+
+
+def test_rays_launcher_accepts_its_file() -> None:
+    config = prepare_config(read("ray-cluster.yaml"))
+    validate_config(config)
+    assert config["max_workers"] == len(config["provider"]["worker_ips"])
+
+
+def kuberay() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DOCKER / "kuberay.yaml").read_text()))
+
+
+def test_kubernetes_accepts_the_manifest() -> None:
+    """The pods of the cluster as pods by themselves: the schema of Kubernetes has them, that of KubeRay repeats it."""
+    claim, cluster = kuberay()
+    kubernetes_validate.validate(claim, "1.34", strict=True)
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for group in groups:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **group["template"]}
+        kubernetes_validate.validate(pod, "1.34", strict=True)
+
+
+def test_rays_autoscaler_reads_the_manifest() -> None:
+    _, cluster = kuberay()
+    cluster["metadata"]["namespace"] = "default"
+    config = _derive_autoscaling_config_from_ray_cr(cluster)
+    validate_config(config)
+    resources = {name: group["resources"]["CPU"] for name, group in config["available_node_types"].items()}
+    assert resources == {"headgroup": 0, "workers": 4}
+    assert cluster["spec"]["rayVersion"] == locked()["ray"]
+
+
+# Prometheus and Grafana
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian's package prometheus)")
+@pytest.mark.parametrize("command", [("check", "config", "prometheus.yml"), ("test", "rules", "rules_test.yml")])
+def test_prometheus_accepts_its_files(command: tuple[str, str, str]) -> None:
+    *words, name = command
+    told = subprocess.run(["promtool", *words, DOCKER / "prometheus" / name], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_grafana_asks_for_metrics_and_records_that_there_are() -> None:
+    dashboard = json.loads((DOCKER / "grafana" / "dashboards" / "kd-hpo.json").read_text())
+    rules = yaml.safe_load((DOCKER / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]
+    asked = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    assert set(re.findall(r"\bkd_hpo:\w+", asked)) == {rule["record"] for rule in rules if "record" in rule}
+    ours = {f"ray_{name}" for name in metrics.NAMES}
+    rays = {f"ray_{name}" for name in METRICS_GAUGES}
+    named = set(re.findall(r"\bray_\w+", " ".join([asked, *(rule["expr"] for rule in rules)])))
+    assert {name for name in named if "kd_hpo" in name} == ours
+    assert {name for name in named if "kd_hpo" not in name} <= rays
+    for state in re.findall(r'state="(\w+)"', json.dumps(rules)):
+        assert state in get_args(State)
+
+
+def test_grafana_finds_what_is_provisioned() -> None:
+    source = read("grafana/provisioning/datasources/prometheus.yml")["datasources"][0]
+    (provider,) = read("grafana/provisioning/dashboards/kd-hpo.yml")["providers"]
+    grafana = read("compose.yaml")["services"]["grafana"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
+    dashboard = json.loads((DOCKER / "grafana" / "dashboards" / "kd-hpo.json").read_text())
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {source["uid"]}
+    prometheus = read("prometheus/prometheus.yml")["scrape_configs"][0]["dns_sd_configs"][0]
+    ray = {name: service for name, service in read("compose.yaml")["services"].items() if name.startswith("ray-")}
+    assert set(prometheus["names"]) == set(ray)
+    assert all(f"--metrics-export-port={prometheus['port']}" in service["command"] for service in ray.values())
