@@ -25,6 +25,7 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import ConfigError, StudyError
+from kd_hpo.study.export import Export, trial_export
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.trial.prepare import Prepared
@@ -99,6 +100,7 @@ class RunLog:
         )
         if config is None:
             return
+        self._client.set_tag(self.run_id, "kd.weighting", config.weighting.kind)
         images = prepared.batches.images
         source = json.dumps({"data": config.data.model_dump(mode="json")})
         data = Dataset(name=images.name, digest=images.digest[:36], source_type="local", source=source)
@@ -110,7 +112,9 @@ class RunLog:
         if record.epoch in self._epochs:
             return
         if record.weights:
-            if record.epoch == 1:  # MLflow's slider stands at 0 when a page opens
+            if record.epoch == 1:
+                self._client.log_text(self.run_id, json.dumps(layers.shapes), "layers.json")
+                # MLflow's slider stands at 0 when a page opens
                 self._log_picture(0, layers.start or record.weights, layers)
             self._log_picture(record.epoch, record.weights, layers)
         now = int(time.time() * 1000)
@@ -123,11 +127,13 @@ class RunLog:
         picture = matrix_image(title, *layers.names, weights, vmax=layers.largest)
         self._client.log_image(self.run_id, picture, key="lambda", step=epoch)
 
-    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers") -> None:
-        """The matrix at every epoch as a page and as JSON, and the run's end."""
+    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers", export: Export | None) -> None:
+        """The matrix at every epoch as a page and as JSON, for `kd-hpo apply` where it was learned, and the run's end."""
         if records and records[0].weights:
             self._client.log_text(self.run_id, matrix_page(status.spec.id, layers.history(records)), "lambda.html")
             self._client.log_text(self.run_id, json.dumps(layers.as_json(records)), "lambda.json")
+        if export:
+            self._client.log_text(self.run_id, export.model_dump_json(indent=1), "export.json")
         state = "interrupted" if status.state == "running" else status.state
         tags = {"kd.state": state, "mlflow.note.content": note(status, records)}
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
@@ -137,8 +143,17 @@ class RunLog:
 class PairLayers:
     """The layers of a study's pairs, as MLflow shows them."""
 
-    def __init__(self, teacher: Sequence[str], student: Sequence[str], *, start_uniform: bool = False) -> None:
+    def __init__(
+        self,
+        teacher: Sequence[str],
+        student: Sequence[str],
+        *,
+        start_uniform: bool = False,
+        shapes: Mapping[str, Any] | None = None,
+    ) -> None:
         self.names = tuple(teacher), tuple(student)
+        self.shapes = shapes or {}
+        """Of both networks' layers: their exact names, channels, height and width."""
         row = (1 / (len(teacher) * len(student)),) * len(student) if start_uniform else ()
         self.start: Rows = (row,) * len(teacher) if start_uniform else ()
         """The weights before the first epoch, where they are uniform whatever comes after."""
@@ -178,7 +193,7 @@ class MlflowTracker:
         self, study: StudyConfig, experiment: str, spec: TrialSpec, config: TrialConfig, prepared: Prepared, commit: str
     ) -> None:
         self._error: Exception | None = None
-        self._layers = layers_of(config, prepared.plan)
+        self._layers, self._folder = layers_of(config, prepared.plan), StudyFolder.of(study)
         self._records: list[EpochRecord] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._run: RunLog | None = None
@@ -188,7 +203,7 @@ class MlflowTracker:
             tags = trial_tags(study, spec) | {"kd.worker": f"{platform.node()}:{os.getpid()}"}
             self._run = RunLog.find_or_create(client, experiment, spec.id, tags)
             self._run.describe(config, spec, prepared, commit)
-            StudyFolder.of(study).write_run_id(spec.id, self._run.run_id)
+            self._folder.write_run_id(spec.id, self._run.run_id)
 
         self._soon(start)
 
@@ -199,7 +214,7 @@ class MlflowTracker:
     def finish(self, status: TrialStatus) -> Exception | None:
         """Waits until all is written; returns what went wrong, if anything did."""
         records = list(self._records)
-        self._soon(lambda: self._open_run().finish(status, records, self._layers))
+        self._soon(lambda: self._open_run().finish(status, records, self._layers, trial_export(self._folder, status)))
         self._thread.shutdown(wait=True)
         return self._error
 
@@ -248,7 +263,7 @@ def mirror(
         layers = layers_of(config, plan_of(config)) if config and records else PairLayers((), ())
         for record in records:
             run.log_epoch(record, layers)
-        run.finish(status, records, layers)
+        run.finish(status, records, layers, trial_export(folder, status))
 
 
 def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comparison: str) -> None:
@@ -305,7 +320,11 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
 
 def layers_of(config: TrialConfig, plan: PairPlan) -> PairLayers:
     teacher, student = ([layer.name for layer in layers] for layers in (plan.teacher, plan.student))
-    return PairLayers(teacher, student, start_uniform=isinstance(config.weighting, LearnedWeights))
+    shapes = {
+        network: [{"name": layer.name, "shape": (layer.channels, layer.height, layer.width)} for layer in layers]
+        for network, layers in (("teacher", plan.teacher), ("student", plan.student))
+    }
+    return PairLayers(teacher, student, start_uniform=isinstance(config.weighting, LearnedWeights), shapes=shapes)
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:

@@ -251,7 +251,7 @@ def test_tracker_that_fails_does_not_stop_the_trial_and_mirror_makes_it_good(
     shown_twice = {("log_batch", 1): [0, 1], ("log_image", 1): [0]}.get(broken_call, [])
     assert here.picture_steps() == sorted([*shown_twice, 0, 1, 2, 3])
     artifacts = {file.path for file in here.client.list_artifacts(here.run.info.run_id)}
-    assert artifacts == {"config.yaml", "images", "lambda.html", "lambda.json"}
+    assert artifacts == {"config.yaml", "images", "lambda.html", "lambda.json", "layers.json"}
     assert here.folder.run_id(SPEC.id) == here.run.info.run_id
 
 

@@ -1,0 +1,90 @@
+"""The frame around the pages: which study, how fresh, where MLflow and Optuna's own dashboard are."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import page_compare, page_export, page_lambda, page_study
+from dashboards.parts import bound
+from dashboards.tracked import UNREADABLE, StudyRuns, Tracking, tracking
+from dashboards.words import count, markdown
+
+ICON = Path(__file__).with_name("icon.svg")
+REFRESH_S = 5.0
+"""How often a page reads MLflow again while a trial runs."""
+PAGES: dict[str, tuple[str, str, Callable[[Tracking, StudyRuns], None]]] = {
+    "study": ("Study", ":material/leaderboard:", page_study.show),
+    "lambda": ("Lambda", ":material/grid_on:", page_lambda.show),
+    "compare": ("Compare", ":material/balance:", page_compare.show),
+    "export": ("Export", ":material/download:", page_export.show),
+}
+Show = Callable[[Tracking, StudyRuns], None]
+
+
+def show() -> None:
+    st.set_page_config(page_title="kd_hpo", page_icon=ICON, layout="wide")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        st.error("There is no MLflow to read: start with `kd-hpo ui`, or set MLFLOW_TRACKING_URI to a server or database.")
+        return
+    pages = [
+        st.Page(_page(uri, title, show), title=title, icon=icon, url_path=path, default=path == "study")
+        for path, (title, icon, show) in PAGES.items()
+    ]
+    st.navigation(pages, position="top").run()
+
+
+def _page(uri: str, title: str, show: Show) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            _frame(tracking(uri), title, show)
+        except UNREADABLE as error:
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            st.error(
+                f"MLflow at {markdown(uri)} cannot be read: {markdown(words)}. Check that it is there, then refresh the page."
+            )
+
+    return run
+
+
+def _frame(tracked: Tracking, title: str, show: Show) -> None:
+    studies = tracked.studies()
+    if not studies:
+        st.info("MLflow holds no study yet. Start one with `kd-hpo run studies/digits.yaml`, then refresh the page.")
+        return
+    with st.sidebar:
+        name = st.selectbox("Study", list(studies), **bound("study"), help="the newest comes first")
+        if st.button("Read all again", icon=":material/refresh:", width="stretch", key="refresh"):
+            tracked.forget()
+            st.cache_data.clear()
+            st.cache_resource.clear()
+        live = st.toggle(
+            "Follow a running study", value=True, key="live", help=f"reads MLflow every {REFRESH_S:g} s while a trial runs"
+        )
+    study = tracked.read(name, studies[name])
+    with st.sidebar:
+        _links(study)
+    st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 3.6rem; }</style>")
+    st.title(markdown(study.name), anchor=False)
+    following = live and study.running and not st.session_state.get(page_lambda.PLAYING, False)
+
+    def body() -> None:
+        now = tracked.read(name, studies[name])
+        running = int((now.trials["state"] == "running").sum())
+        state = f"{count(running, 'trial')} running" if running else ("ended" if now.summary else "no trial is running")
+        st.caption(f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}")
+        show(tracked, now)
+
+    st.fragment(body, run_every=REFRESH_S if following else None)()
+
+
+def _links(study: StudyRuns) -> None:
+    mlflow, optuna = os.environ.get("KD_HPO_MLFLOW_URL"), os.environ.get("KD_HPO_OPTUNA_URL")
+    if mlflow:
+        address = f"{mlflow}/#/experiments/{study.experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+        st.link_button("This study in MLflow", address, icon=":material/open_in_new:", width="stretch")
+    if optuna:
+        st.link_button("Optuna's own dashboard", optuna, icon=":material/open_in_new:", width="stretch")
