@@ -45,8 +45,8 @@ def warm_up(uri: str) -> None:
         return  # the page says so
     try:
         tracked = tracking(uri)
-        for name, experiment in list(tracked.studies().items())[:1]:
-            tracked.read(name, experiment)
+        for newest in list(tracked.studies().values())[:1]:
+            tracked.read(newest)
     except UNREADABLE as error:
         print(f"MLflow at {uri} cannot be read yet: {error}", file=sys.stderr)
 

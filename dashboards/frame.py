@@ -64,7 +64,7 @@ def _frame(tracked: Tracking, title: str, show: Show) -> None:
         live = st.toggle(
             "Follow a running study", value=True, key="live", help=f"reads MLflow every {REFRESH_S:g} s while a trial runs"
         )
-    study = tracked.read(name, studies[name])
+    study = tracked.read(studies[name])
     with st.sidebar:
         _links(study)
     st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 3.6rem; }</style>")
@@ -72,9 +72,9 @@ def _frame(tracked: Tracking, title: str, show: Show) -> None:
     following = live and study.running and not st.session_state.get(page_lambda.PLAYING, False)
 
     def body() -> None:
-        now = tracked.read(name, studies[name])
+        now = tracked.read(studies[name])
         running = int((now.trials["state"] == "running").sum())
-        state = f"{count(running, 'trial')} running" if running else ("ended" if now.summary else "no trial is running")
+        state = f"{count(running, 'trial')} running" if running else ("ended" if now.ended else "no trial is running")
         st.caption(f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}")
         show(tracked, now)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -36,8 +36,10 @@ COLUMNS = {
     "run": "MLflow's id",
 }
 """Of StudyRuns.trials; the index is the trial's name."""
+_STATES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running", "SCHEDULED": "running"}
 _LEARNING = Search().method
 """The method that learns lambda, where an earlier version of kd_hpo has not logged how a trial's pairs were weighted."""
+_STUDY = "kd.study"
 _SLACK_MS = 60_000
 """Clocks of several machines may differ by this much."""
 
@@ -47,12 +49,14 @@ class StudyRuns:
     """A study as MLflow has it now."""
 
     name: str
+    """As its file and its commands have it; MLflow may know it by a longer name."""
     experiment: str
     trials: pd.DataFrame
     settings: pd.DataFrame
     """The outer settings of each trial, a column a dotted path; numbers where all are numbers."""
     summary: str | None
-    """The run that the study writes when it has ended."""
+    """The run of the study itself; it has the comparison once that has ended."""
+    ended: bool
 
     @property
     def running(self) -> bool:
@@ -81,13 +85,14 @@ class Tracking:
         self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
 
-    def studies(self) -> dict[str, str]:
-        """Name and experiment of every study, the newest first."""
+    def studies(self) -> dict[str, Experiment]:
+        """Every study by MLflow's name of it, which is unique, the newest first."""
         found = self.client.search_experiments(order_by=["creation_time DESC"], max_results=1000)
-        return {each.name: each.experiment_id for each in found if "kd.study" in each.tags}
+        return {each.name: each for each in found if _STUDY in each.tags}
 
-    def read(self, name: str, experiment: str) -> StudyRuns:
+    def read(self, study: Experiment) -> StudyRuns:
         """Asks only for what may have changed since the last reading: 1,000 trials take MLflow seconds, a few none."""
+        experiment = str(study.experiment_id)
         with self._lock:
             known = self._known.setdefault(experiment, _Known())
             now = int(time.time() * 1000)
@@ -95,7 +100,7 @@ class Tracking:
                 for run in self._search(experiment, query):
                     known.rows[run.info.run_id] = _row(run)
             known.since = now
-            return _study(name, experiment, list(known.rows.values()))
+            return _study(study.tags[_STUDY], experiment, list(known.rows.values()))
 
     def forget(self) -> None:
         """The next reading reads everything: deleted runs go."""
@@ -149,7 +154,7 @@ def _row(run: Run) -> dict[str, Any]:
         "kind": tags.get("kd.kind", ""),
         "method": tags.get("kd.method", method),
         "seed": int(seed) if seed is not None and seed.lstrip("-").isdigit() else None,
-        "state": tags.get("kd.state", "running"),
+        "state": tags.get("kd.state", _STATES[info.status]),
         "accuracy": last.value if last else None,
         "epoch": last.step if last else None,
         "started": info.start_time,
@@ -164,7 +169,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _study(name: str, experiment: str, rows: list[dict[str, Any]]) -> StudyRuns:
-    summaries = [row["run"] for row in rows if row["kind"] == "summary"]
+    summary = next((row for row in rows if row["kind"] == "summary"), None)
     rows = sorted((row for row in rows if row["kind"] in ("search", "compare")), key=lambda row: row["started"])
     index = pd.Index([row["trial"] for row in rows], name="trial", dtype=object)
     trials = pd.DataFrame([{column: row[column] for column in COLUMNS} for row in rows], index=index, columns=list(COLUMNS))
@@ -180,4 +185,5 @@ def _study(name: str, experiment: str, rows: list[dict[str, Any]]) -> StudyRuns:
         if numbers.notna().sum() == settings[column].notna().sum():
             settings[column] = numbers
     keep = ~index.duplicated(keep="last")  # a name is a trial; MLflow may hold a run of it that was made twice
-    return StudyRuns(name, experiment, trials[keep], settings[keep], summaries[-1] if summaries else None)
+    run, ended = (summary["run"], summary["state"] == "completed") if summary else (None, False)
+    return StudyRuns(name, experiment, trials[keep], settings[keep], run, ended)

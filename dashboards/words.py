@@ -58,5 +58,5 @@ def accuracy(value: float, digits: int = 4) -> str:
 
 
 def plain_note(note: str) -> str:
-    """The first line of a run's description without its marks."""
-    return note.split("\n", 1)[0].replace("**", "")
+    """A run's description on one line, without its marks."""
+    return shorten(one_line(note.replace("**", "").replace("`", "")), 600)

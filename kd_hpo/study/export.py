@@ -93,14 +93,14 @@ def learned_trials(folder: StudyFolder) -> list[tuple[TrialSpec, TrialResult]]:
     return sorted(learned, key=lambda entry: -entry[1].last.metrics[METRIC])
 
 
-def trial_export(folder: StudyFolder, status: TrialStatus) -> Export | None:
-    """The matrix of one trial as an export of its own; None unless the trial was completed and has learned one."""
+def trial_export(folder: StudyFolder, status: TrialStatus) -> str | None:
+    """The matrix of one trial as an export of its own, in JSON; None unless the trial was completed and has learned one."""
     if status.state != "completed" or not (folder.trial(status.spec.id) / RESULT).is_file():
         return None
     result = folder.result(status.spec.id)
     if not isinstance(result.config.weighting, LearnedWeights):
         return None
-    return export_of(folder.root.name, [_exported(folder, 1, status.spec, result)])
+    return export_of(folder.root.name, [_exported(folder, 1, status.spec, result)]).model_dump_json(indent=1)
 
 
 def export_of(study: str, matrices: Sequence[ExportedMatrix]) -> Export:

@@ -25,8 +25,9 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.errors import ConfigError, StudyError
-from kd_hpo.study.export import Export, trial_export
+from kd_hpo.study.export import trial_export
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.layer_shapes import layer_shapes
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import EpochRecord, Rows
@@ -100,21 +101,20 @@ class RunLog:
         )
         if config is None:
             return
-        self._client.set_tag(self.run_id, "kd.weighting", config.weighting.kind)
         images = prepared.batches.images
         source = json.dumps({"data": config.data.model_dump(mode="json")})
         data = Dataset(name=images.name, digest=images.digest[:36], source_type="local", source=source)
         self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         self._client.log_text(self.run_id, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), "config.yaml")
+        self._client.log_text(self.run_id, layer_shapes(prepared.plan), "layers.json")
+        self._client.set_tag(self.run_id, "kd.weighting", config.weighting.kind)
 
     def log_epoch(self, record: EpochRecord, layers: "PairLayers") -> None:
         """The metrics, every cell of the matrix in one call with them, and the matrix as a picture of MLflow's step slider."""
         if record.epoch in self._epochs:
             return
         if record.weights:
-            if record.epoch == 1:
-                self._client.log_text(self.run_id, json.dumps(layers.shapes), "layers.json")
-                # MLflow's slider stands at 0 when a page opens
+            if record.epoch == 1:  # MLflow's slider stands at 0 when a page opens
                 self._log_picture(0, layers.start or record.weights, layers)
             self._log_picture(record.epoch, record.weights, layers)
         now = int(time.time() * 1000)
@@ -127,13 +127,13 @@ class RunLog:
         picture = matrix_image(title, *layers.names, weights, vmax=layers.largest)
         self._client.log_image(self.run_id, picture, key="lambda", step=epoch)
 
-    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers", export: Export | None) -> None:
+    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers", export: str | None) -> None:
         """The matrix at every epoch as a page and as JSON, for `kd-hpo apply` where it was learned, and the run's end."""
         if records and records[0].weights:
             self._client.log_text(self.run_id, matrix_page(status.spec.id, layers.history(records)), "lambda.html")
             self._client.log_text(self.run_id, json.dumps(layers.as_json(records)), "lambda.json")
         if export:
-            self._client.log_text(self.run_id, export.model_dump_json(indent=1), "export.json")
+            self._client.log_text(self.run_id, export, "export.json")
         state = "interrupted" if status.state == "running" else status.state
         tags = {"kd.state": state, "mlflow.note.content": note(status, records)}
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
@@ -143,17 +143,8 @@ class RunLog:
 class PairLayers:
     """The layers of a study's pairs, as MLflow shows them."""
 
-    def __init__(
-        self,
-        teacher: Sequence[str],
-        student: Sequence[str],
-        *,
-        start_uniform: bool = False,
-        shapes: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, teacher: Sequence[str], student: Sequence[str], *, start_uniform: bool = False) -> None:
         self.names = tuple(teacher), tuple(student)
-        self.shapes = shapes or {}
-        """Of both networks' layers: their exact names, channels, height and width."""
         row = (1 / (len(teacher) * len(student)),) * len(student) if start_uniform else ()
         self.start: Rows = (row,) * len(teacher) if start_uniform else ()
         """The weights before the first epoch, where they are uniform whatever comes after."""
@@ -320,11 +311,7 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
 
 def layers_of(config: TrialConfig, plan: PairPlan) -> PairLayers:
     teacher, student = ([layer.name for layer in layers] for layers in (plan.teacher, plan.student))
-    shapes = {
-        network: [{"name": layer.name, "shape": (layer.channels, layer.height, layer.width)} for layer in layers]
-        for network, layers in (("teacher", plan.teacher), ("student", plan.student))
-    }
-    return PairLayers(teacher, student, start_uniform=isinstance(config.weighting, LearnedWeights), shapes=shapes)
+    return PairLayers(teacher, student, start_uniform=isinstance(config.weighting, LearnedWeights))
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:

@@ -170,7 +170,7 @@ def test_an_epoch_is_one_call_for_all_its_metrics(here: Tracked, monkeypatch: py
 def test_trial_without_pairs_has_no_matrix(here: Tracked) -> None:
     here.track(records=[record(1, 0.4, ())])
     assert not [name for name in here.run.data.metrics if name.startswith(MATRIX_SECTION)]
-    assert [file.path for file in here.client.list_artifacts(here.run.info.run_id)] == ["config.yaml"]
+    assert [file.path for file in here.client.list_artifacts(here.run.info.run_id)] == ["config.yaml", "layers.json"]
 
 
 @pytest.mark.parametrize(("state", "expected"), [("completed", "FINISHED"), ("stopped", "FINISHED"), ("failed", "FAILED")])
