@@ -21,6 +21,7 @@ METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 MARKS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "cross")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SCALE = "Viridis"
+OUTLINED = {True: {"line": {"width": 2}}, False: {}}
 FAINT = "rgba(138, 143, 152, 0.35)"
 
 
@@ -34,6 +35,7 @@ def over_time(trials: pd.DataFrame) -> go.Figure:
     begun = trials["started"].min()
     shown = trials.dropna(subset=["accuracy", "reported"]).sort_values("reported")
     minutes = (shown["reported"] - begun).dt.total_seconds() / 60
+    size = 9 if len(shown) < 200 else 6
     hours = bool(len(minutes)) and minutes.max() > 180
     at = minutes / 60 if hours else minutes
     figure = go.Figure()
@@ -51,7 +53,7 @@ def over_time(trials: pd.DataFrame) -> go.Figure:
             told = [figure_text(trial, 60) for trial in some.index]
             figure.add_scatter(
                 x=at[chosen], y=some["accuracy"], mode="markers", name=state,
-                marker={"color": colour, "symbol": mark, "size": 9, "line": {"width": 2 if mark.endswith("-open") else 0}},
+                marker={"color": colour, "symbol": mark, "size": size, "opacity": 0.85} | OUTLINED[mark.endswith("-open")],
                 customdata=np.column_stack([told, some["method"].map(figure_text), some["epoch"].fillna(0)]),
                 hovertemplate="<b>%{customdata[0]}</b> (%{customdata[1]})<br>accuracy %{y:.4f} after epoch %{customdata[2]}"
                 f"<br>%{{x:.1f}} {'h' if hours else 'min'}<extra>{state}</extra>",
@@ -67,8 +69,10 @@ def parallel(settings: pd.DataFrame, accuracy: pd.Series) -> go.Figure:
     dimensions = [_axis(figure_text(names[str(name)], 26), settings[name]) for name in settings]
     dimensions.append({"label": "<b>accuracy</b>", "values": accuracy})
     line = {"color": accuracy, "colorscale": SCALE, "showscale": True, "colorbar": {"title": "accuracy", "thickness": 12}}
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelfont={"size": 13}, tickfont={"size": 11}))
-    return laid_out(figure, 430, margin={"l": 70, "r": 30, "t": 70, "b": 30})
+    figure = go.Figure(
+        go.Parcoords(dimensions=dimensions, line=line, labelangle=-14, labelfont={"size": 12}, tickfont={"size": 11})
+    )
+    return laid_out(figure, 430, margin={"l": 60, "r": 30, "t": 80, "b": 30})
 
 
 def _axis(label: str, values: pd.Series) -> dict[str, object]:
@@ -95,7 +99,7 @@ def importances(shares: pd.Series) -> go.Figure:
             hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
     )  # fmt: skip
-    figure.update_xaxes(title="share of the differences that it explains", range=[0, max(shares.max() * 1.12, 0.01)])
+    figure.update_xaxes(title="share of the differences explained", range=[0, max(shares.max() * 1.12, 0.01)])
     return laid_out(figure, 90 + 38 * len(shares), bargap=0.3)
 
 

@@ -53,7 +53,7 @@ def _stamp(study: StudyRuns, choice: str) -> tuple[object, ...]:
     """Changes when the matrices of the choice do."""
     trials, method = study.trials, choice.removeprefix(METHOD)
     concerned = trials[trials["method"] == method] if choice.startswith(METHOD) else trials[trials.index == choice]
-    return study.experiment, *concerned[["epoch", "state"]].astype(str).agg(" ".join, axis=1)
+    return study.experiment, *(f"{epoch} {state}" for epoch, state in zip(concerned["epoch"], concerned["state"], strict=True))
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the matrices ...")

@@ -49,7 +49,7 @@ def _tiles(trials: pd.DataFrame) -> None:
         *((state.capitalize(), f"{counts.get(state, 0):,}", None) for state in ("completed", "stopped", "failed", "running")),
         ("Wall time", duration((ended - trials["started"].min()).total_seconds()), None),
     ]
-    for column, (label, value, told) in zip(st.columns([2, 1, 1.1, 1, 1, 1, 1.7]), tiles, strict=True):
+    for column, (label, value, told) in zip(st.columns([2, 1.2, 1.2, 1.2, 1.2, 1.2, 2]), tiles, strict=True):
         column.metric(label, value, delta=one_line(told) if told else None, delta_color="off", delta_arrow="off", border=True)
 
 
@@ -118,20 +118,23 @@ def _outer_settings(study: StudyRuns) -> None:
     if not names:
         st.info(f"{count(len(chosen), 'trial')} of {markdown(method)} with an accuracy so far; two that differ are needed.")
         return
-    left, right = st.columns([2, 1], gap="large")
-    with left:
-        st.caption(
-            f"{count(len(chosen), 'trial')}. Drag along an axis to choose a range; a line is a trial, its colour the accuracy."
-        )
-        chart(figures.parallel(settings[names], chosen["accuracy"]), "parallel", "Parallel coordinates over the outer settings")
-    with right:
-        completed = chosen[chosen["state"] == "completed"]
-        st.caption(f"Importance by Optuna (PED-ANOVA) over {count(len(completed), 'completed trial')}, from the sampled values.")
-        try:
-            chart(figures.importances(_importance(settings.loc[completed.index], completed["accuracy"])), "importance",
-                  "Importance of each outer setting")  # fmt: skip
-        except TooFew as few:
-            st.info(f"{few}.".capitalize())
+    st.caption(
+        f"{count(len(chosen), 'trial')}. A line is a trial, its colour the accuracy; drag along an axis to choose a range."
+    )
+    best_on_top = chosen.sort_values("accuracy")
+    figure = figures.parallel(settings.loc[best_on_top.index, names], best_on_top["accuracy"])
+    chart(figure, "parallel", "Parallel coordinates over the outer settings")
+    completed = chosen[chosen["state"] == "completed"]
+    heading(
+        f"Importance of the outer settings of {markdown(method)}",
+        f"By Optuna (PED-ANOVA) over {count(len(completed), 'completed trial')}; the ranges are taken from what was sampled.",
+    )
+    try:
+        shares = _importance(settings.loc[completed.index], completed["accuracy"])
+    except TooFew as few:
+        st.info(f"{few}.".capitalize())
+        return
+    chart(figures.importances(shares), "importance", "Importance of each outer setting")
 
 
 @st.cache_data(max_entries=32, show_spinner="Importance of the outer settings ...")
