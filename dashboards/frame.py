@@ -1,7 +1,8 @@
 """The frame around the pages: which study, how fresh, where MLflow and Optuna's own dashboard are."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import streamlit as st
 from dashboards import page_compare, page_export, page_lambda, page_study
 from dashboards.parts import bound
 from dashboards.tracked import UNREADABLE, StudyRuns, Tracking, tracking
-from dashboards.words import count, markdown
+from dashboards.words import count, markdown, without_credentials
 
 ICON = Path(__file__).with_name("icon.svg")
 REFRESH_S = 5.0
@@ -39,15 +40,21 @@ def show() -> None:
 
 def _page(uri: str, title: str, show: Show) -> Callable[[], None]:
     def run() -> None:
-        try:
+        with _told(uri):
             _frame(tracking(uri), title, show)
-        except UNREADABLE as error:
-            words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            st.error(
-                f"MLflow at {markdown(uri)} cannot be read: {markdown(words)}. Check that it is there, then refresh the page."
-            )
 
     return run
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """What MLflow refuses is told on the page."""
+    try:
+        yield
+    except UNREADABLE as error:
+        words = without_credentials((str(error).strip().splitlines() or [type(error).__name__])[0])
+        where = markdown(without_credentials(uri))
+        st.error(f"MLflow at {where} cannot be read: {markdown(words)}. Check that it is there, then refresh the page.")
 
 
 def _frame(tracked: Tracking, title: str, show: Show) -> None:
@@ -72,11 +79,12 @@ def _frame(tracked: Tracking, title: str, show: Show) -> None:
     following = live and study.running and not st.session_state.get(page_lambda.PLAYING, False)
 
     def body() -> None:
-        now = tracked.read(studies[name])
-        running = int((now.trials["state"] == "running").sum())
-        state = f"{count(running, 'trial')} running" if running else ("ended" if now.ended else "no trial is running")
-        st.caption(f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}")
-        show(tracked, now)
+        with _told(tracked.uri):  # a fragment runs by itself
+            now = tracked.read(studies[name])
+            running = int((now.trials["state"] == "running").sum())
+            state = f"{count(running, 'trial')} running" if running else ("ended" if now.ended else "no trial is running")
+            st.caption(f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}")
+            show(tracked, now)
 
     st.fragment(body, run_every=REFRESH_S if following else None)()
 

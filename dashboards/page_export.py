@@ -18,33 +18,36 @@ from kd_hpo.study.folder import TestScores
 
 
 def show(tracked: Tracking, study: StudyRuns) -> None:
-    done = study.trials[(study.trials["state"] == "completed") & study.trials["has_matrix"]]
-    found = _exports(tracked, study, done)
-    if not found:
-        _nothing(tracked, study, done)
+    trials = study.trials
+    learned = trials[(trials["state"] == "completed") & trials["has_matrix"] & trials["learns"]]
+    if learned.empty:
+        st.info(
+            "No trial has learned a matrix yet; each can be exported as soon as it has completed.",
+            icon=":material/hourglass_empty:",
+        )
         return
-    ranked = [str(trial) for trial in done.sort_values("accuracy", ascending=False).index if trial in found]
     heading("Choose", "Completed trials that have learned their matrix, best first by accuracy on val after the last epoch.")
+    ranked = [str(trial) for trial in learned.sort_values("accuracy", ascending=False).index]
     chosen = st.multiselect("Matrices", ranked, default=ranked[:1], **bound("export"))
     if not chosen:
         st.info("Choose a matrix.")
         return
-    matrices = [found[trial] for trial in ranked if trial in chosen]
+    found = {trial: _exported(tracked, str(learned.loc[trial, "run"])) for trial in ranked if trial in chosen}
+    matrices = [matrix for matrix in found.values() if matrix is not None]
+    if missing := [trial for trial, matrix in found.items() if matrix is None]:
+        st.warning(
+            f"{markdown(', '.join(missing))}: MLflow has no file `export.json` of this, since an earlier version logged it. "
+            f"`kd-hpo export {study.name} --top 3` writes one from the study's folder."
+        )
+    if not matrices:
+        _best_of_the_study(tracked, study)
+        return
     export = export_of(study.name, _with_test_scores(tracked, study, matrices))
     _preview(export)
     _hand_out(study, export)
 
 
-def _nothing(tracked: Tracking, study: StudyRuns, done: pd.DataFrame) -> None:
-    if done.empty:
-        st.info(
-            "No trial with a matrix has completed yet; each can be exported as soon as it has.", icon=":material/hourglass_empty:"
-        )
-        return
-    st.info(
-        f"{count(len(done), 'completed trial')} with a matrix, but none has a file `export.json` in MLflow: either none has "
-        f"learned its matrix, or an earlier version logged them. `kd-hpo export {study.name} --top 3` writes one from its folder."
-    )
+def _best_of_the_study(tracked: Tracking, study: StudyRuns) -> None:
     text = tracked.artifact(study.summary, "lambda.json") if study.summary else None
     if text is None:
         return
@@ -56,15 +59,6 @@ def _nothing(tracked: Tracking, study: StudyRuns, done: pd.DataFrame) -> None:
         return
     _preview(export)
     _hand_out(study, export)
-
-
-def _exports(tracked: Tracking, study: StudyRuns, done: pd.DataFrame) -> dict[str, ExportedMatrix]:
-    found = {}
-    for trial, run in done["run"].items():
-        matrix = _exported(tracked, str(run))
-        if matrix is not None:
-            found[str(trial)] = matrix
-    return found
 
 
 @st.cache_resource(max_entries=4096, show_spinner="Reading the matrices ...")

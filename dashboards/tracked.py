@@ -4,13 +4,14 @@ import functools
 import json
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,6 +38,7 @@ COLUMNS = {
 }
 """Of StudyRuns.trials; the index is the trial's name."""
 _STATES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running", "SCHEDULED": "running"}
+_ENDED = ("FINISHED", "FAILED", "KILLED")
 _LEARNING = Search().method
 """The method that learns lambda, where an earlier version of kd_hpo has not logged how a trial's pairs were weighted."""
 _STUDY = "kd.study"
@@ -96,9 +98,13 @@ class Tracking:
         with self._lock:
             known = self._known.setdefault(experiment, _Known())
             now = int(time.time() * 1000)
-            for query in self._changed(known):
-                for run in self._search(experiment, query):
+            found = {run.info.run_id: run for query in self._changed(known) for run in self._search(experiment, query)}
+            known.rows |= {run_id: _row(run) for run_id, run in found.items()}
+            for run in self._unfinished(known, found):
+                if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
                     known.rows[run.info.run_id] = _row(run)
+                else:
+                    del known.rows[run.info.run_id]
             known.since = now
             return _study(study.tags[_STUDY], experiment, list(known.rows.values()))
 
@@ -112,6 +118,11 @@ class Tracking:
             return [""]
         ended = f"attributes.end_time > {known.since - _SLACK_MS}"
         return ["attributes.status = 'RUNNING'", ended]
+
+    def _unfinished(self, known: _Known, found: Mapping[str, Run]) -> list[Run]:
+        """Runs that were on their way and are no more: deleted, or ended by a clock that is far from this one."""
+        gone = [run_id for run_id, row in known.rows.items() if row["on_its_way"] and run_id not in found]
+        return [self.client.get_run(run_id) for run_id in gone]
 
     def _search(self, experiment: str, query: str) -> list[Run]:
         found: list[Run] = []
@@ -164,6 +175,7 @@ def _row(run: Run) -> dict[str, Any]:
         "learns": tags["kd.weighting"] == "learned" if "kd.weighting" in tags else method == _LEARNING,
         "note": tags.get("mlflow.note.content", ""),
         "run": info.run_id,
+        "on_its_way": info.status not in _ENDED,
         "settings": params,
     }
 

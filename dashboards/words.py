@@ -36,6 +36,10 @@ def short_paths(paths: list[str]) -> dict[str, str]:
     return {path: tail if list(tails.values()).count(tail) == 1 else path for path, tail in tails.items()}
 
 
+def without_credentials(address: str) -> str:
+    return re.sub(r"//[^/@]*@", "//…@", address)
+
+
 def duration(seconds: float) -> str:
     """12 s, 3 min 5 s, 2 h 7 min"""
     if pd.isna(seconds):

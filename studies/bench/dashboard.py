@@ -5,13 +5,20 @@ every pair, as a study writes it.
 """
 
 import argparse
+import os
 import random
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from playwright.sync_api import sync_playwright
 
+from dashboards.tracked import Tracking
+from kd_hpo.cli.servers import listens
 from kd_hpo.study.read import load_study
 from kd_hpo.study.tracking import PairLayers, open_experiment
 
@@ -43,13 +50,57 @@ def made_up_study(runs: Path, trials: int, epochs: int) -> None:
         client.set_terminated(run, "FINISHED", start + epochs * 2_000)
 
 
+def first_pages(uri: str, port: int, times: int) -> None:
+    """Starts the dashboard, then visits its first page in new browsers, one after the other, each with an empty cache."""
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
+    began = time.perf_counter()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "dashboards", "--port", str(port)], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not listens(port):
+            time.sleep(0.05)
+        print(f"the server answers after {time.perf_counter() - began:.1f} s: imports, and the newest study read")
+        for _ in range(times):
+            with sync_playwright() as playwright:
+                chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+                page = chromium.new_page()
+                began = time.perf_counter()
+                page.goto(f"http://127.0.0.1:{port}/")
+                page.get_by_test_id("stDataFrame").first.wait_for(timeout=120_000)
+                table = time.perf_counter() - began
+                page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=120_000)
+                print(f"first page: leaderboard after {table:.2f} s, first figure after {time.perf_counter() - began:.2f} s")
+                chromium.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def readings(uri: str) -> None:
+    """What reading MLflow costs by itself: all trials, then what has changed since."""
+    tracked = Tracking(uri)
+    newest = next(iter(tracked.studies().values()))
+    for what in ("all trials", "what has changed", "what has changed"):
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = len(tracked.read(newest).trials)
+        print(f"reading {what} of {found}: {time.perf_counter() - wall:.2f} s, {time.process_time() - cpu:.2f} s of CPU")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="a folder; the study is made there unless it has one")
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--port", type=int, default=5001)
+    parser.add_argument("--times", type=int, default=3)
     given = parser.parse_args()
-    made_up_study(given.runs.absolute(), given.trials, given.epochs)
+    database = given.runs.absolute() / "mlflow.db"
+    if not database.is_file():
+        made_up_study(given.runs.absolute(), given.trials, given.epochs)
+    print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    readings(f"sqlite:///{database}")
+    first_pages(f"sqlite:///{database}", given.port, given.times)
 
 
 if __name__ == "__main__":

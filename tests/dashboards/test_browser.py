@@ -76,7 +76,7 @@ def test_study_page(visit: Visit) -> None:
 def test_lambda_page_by_keyboard_and_its_address_brings_back_what_was_seen(
     visit: Visit, browser: Browser, served: Served
 ) -> None:
-    visit.open(f"?study={ENDED}")
+    visit.open(f"?study={ENDED}").drawn(5)
     link = visit.page.get_by_role("link", name="Lambda")
     link.focus()
     visit.page.keyboard.press("Enter")
