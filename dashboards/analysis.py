@@ -17,7 +17,8 @@ from kd_hpo.study.comparison import paired, spread
 
 LEAST_TRIALS = 5
 """Completed trials below which no importance is told."""
-SCORES = {"test": "test, after the last epoch", "test_best": "test, at the best epoch by val", "val": "val, after the last epoch"}
+SCORES = {"test": "test", "test_best": "test at the best epoch by val", "val": "val"}
+"""Of a comparison, and how a person reads them; after the last epoch where nothing else is said."""
 
 
 class TooFew(Exception):

@@ -38,7 +38,8 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
     for note in found.notes:
         st.info(note)
     left, right = st.columns(2)
-    score = left.selectbox("Accuracy on", list(found.scores), format_func=lambda name: SCORES[name], **bound("score"))
+    by_words = {SCORES[name]: name for name in found.scores}
+    score = by_words[left.selectbox("Accuracy on", list(by_words), **bound("score"), help="after the last epoch, if not said")]
     scores = {method: by_seed for method, by_seed in found.scores[score].items() if by_seed}
     names = sorted(scores, key=lambda method: (method != found.control, method))
     against = right.selectbox("Tested against", names, **bound("against"), help="the best control comes first")
