@@ -248,7 +248,7 @@ def test_file_that_cannot_be_written_is_an_error_too(kd_hpo: Command, exported: 
 
 @pytest.mark.parametrize("port", [None, 70000])
 def test_ui_on_a_port_that_cannot_be_used(kd_hpo: Command, monkeypatch: pytest.MonkeyPatch, port: int | None) -> None:
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started a server"))
+    monkeypatch.setattr("kd_hpo.cli.serve.serve", lambda *_: pytest.fail("started a server"))
     (kd_hpo.folder / "runs").mkdir()
     (kd_hpo.folder / "runs" / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:

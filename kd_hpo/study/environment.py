@@ -39,7 +39,7 @@ def machine() -> str:
     return os.environ.get(NODE_NAME) or platform.node()
 
 
-def require_free_port(port: int) -> None:
+def require_free_port(port: int, option: str) -> None:
     """Raises StudyError where nothing can listen at the port on 127.0.0.1."""
     try:
         with socket.socket() as listening:
@@ -47,4 +47,4 @@ def require_free_port(port: int) -> None:
             listening.bind(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StudyError(f"port {port} of 127.0.0.1 cannot be used ({reason}); give another one with --port") from error
+        raise StudyError(f"port {port} of 127.0.0.1 cannot be used ({reason}); give another one with {option}") from error

@@ -20,7 +20,7 @@ from kd_hpo.study.failure import kept_failure
 from kd_hpo.study.folder import State, StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
 from kd_hpo.trial.result import RESULT, EpochRecord
-from kd_hpo.trial.run import run_trial
+from kd_hpo.trial.run import layer_records, run_trial
 from kd_hpo.trial.stopwatch import EpochTime
 
 Report = Callable[[dict[str, float]], None]
@@ -115,8 +115,8 @@ def about_trial(config: TrialConfig, prepared: Prepared) -> TrialAbout:
     images, plan = prepared.batches.images, prepared.plan
     return TrialAbout(
         config=config,
-        teacher_layers=tuple(layer.name for layer in plan.teacher),
-        student_layers=tuple(layer.name for layer in plan.student),
+        teacher_layers=layer_records(plan.teacher),
+        student_layers=layer_records(plan.student),
         split_digests=dict(prepared.splits.digests),
         teacher_digest=prepared.teacher_digest,
         data_name=images.name,

@@ -1,5 +1,6 @@
 """The learned matrices of a study as one JSON file that anyone can apply: written whole, read with every mistake named."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +14,8 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.files import write_atomically
-from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec
-from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
+from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
+from kd_hpo.trial.result import METRIC, RESULT, LayerRecord, TrialResult
 
 Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
 SCHEMA = Path(__file__).with_name("export.schema.json")
@@ -94,13 +95,28 @@ def learned_trials(folder: StudyFolder) -> list[tuple[TrialSpec, TrialResult]]:
     return sorted(learned, key=lambda entry: -entry[1].last.metrics[METRIC])
 
 
+def trial_export(folder: StudyFolder, status: TrialStatus) -> str | None:
+    """The matrix of one trial as an export of its own, in JSON; None unless the trial was completed and has learned one."""
+    if status.state != "completed" or not (folder.trial(status.spec.id) / RESULT).is_file():
+        return None
+    result = folder.result(status.spec.id)
+    if not isinstance(result.config.weighting, LearnedWeights):
+        return None
+    return export_of(folder.root.name, [_exported(folder, 1, status.spec, result)]).model_dump_json(indent=1)
+
+
+def export_of(study: str, matrices: Sequence[ExportedMatrix]) -> Export:
+    """Ranked as they come: the first one is the best."""
+    ranked = tuple(matrix.replace(rank=rank) for rank, matrix in enumerate(matrices, 1))
+    return Export(study=study, created=datetime.now(UTC).isoformat(timespec="seconds"), matrices=ranked)
+
+
 def export_study(study: StudyConfig, folder: StudyFolder, path: Path, *, top: int) -> Export:
     """Writes the study's `top` best matrices to `path`. Raises StudyError where no trial has learned one."""
     learned = learned_trials(folder)
     if not learned:
         raise StudyError(f"no completed trial of study {study.name!r} has learned pair weights; see `kd-hpo resume {study.name}`")
-    matrices = tuple(_exported(folder, rank, *entry) for rank, entry in enumerate(learned[:top], 1))
-    export = Export(study=study.name, created=datetime.now(UTC).isoformat(timespec="seconds"), matrices=matrices)
+    export = export_of(study.name, [_exported(folder, rank, *entry) for rank, entry in enumerate(learned[:top], 1)])
     write_atomically(path, export.model_dump_json(indent=1))
     return export
 

@@ -20,7 +20,7 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
 from kd_hpo.files import Write, write_atomically
-from kd_hpo.trial.result import RESULT, EpochRecord, TrialResult
+from kd_hpo.trial.result import RESULT, EpochRecord, LayerRecord, TrialResult
 
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 """Characters that JSON takes as they are, and YAML refuses or takes for the end of a line."""
@@ -58,8 +58,8 @@ class TrialAbout(Settings):
     """What a trial runs with, written when an attempt at it starts: all that MLflow shows of it beside its epochs."""
 
     config: TrialConfig
-    teacher_layers: tuple[str, ...]
-    student_layers: tuple[str, ...]
+    teacher_layers: tuple[LayerRecord, ...]
+    student_layers: tuple[LayerRecord, ...]
     split_digests: dict[str, str]
     teacher_digest: str
     data_name: str

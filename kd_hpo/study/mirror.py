@@ -16,6 +16,7 @@ from tenacity.nap import sleep_using_event
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import StudyError, without_secrets
+from kd_hpo.study.export import trial_export
 from kd_hpo.study.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking import (
     RunLog,
@@ -209,7 +210,7 @@ class Mirror:
             run.log_epoch(record, layers, at)
             self._answered()
         if status.state != "running" or closing:
-            run.finish(status, records, layers)
+            run.finish(status, records, layers, trial_export(self._folder, status))
             self._runs.pop(trial)
             self._known[trial] = (self._folder.identity(trial), mlflow_state(status, closing))
             self._answered()

@@ -119,6 +119,10 @@ class RunLog:
         data = Dataset(name=about.data_name, digest=about.data_digest[:36], source_type="local", source=source)
         self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         self._client.log_text(self.run_id, yaml.safe_dump(about.config.model_dump(mode="json"), sort_keys=False), "config.yaml")
+        shapes = {"teacher": about.teacher_layers, "student": about.student_layers}
+        layers = {network: [layer.model_dump() for layer in of_network] for network, of_network in shapes.items()}
+        self._client.log_text(self.run_id, json.dumps(layers), "layers.json")
+        self._client.set_tag(self.run_id, "kd.weighting", about.config.weighting.kind)
 
     def log_epoch(self, record: EpochRecord, layers: "PairLayers", at: int) -> None:
         """The metrics, every cell of the matrix in one call with them, and the matrix as a picture of MLflow's step slider.
@@ -150,11 +154,13 @@ class RunLog:
             picture.save(Path(folder) / f"{name}+compressed.webp")
             self._client.log_artifacts(self.run_id, folder, "images")
 
-    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers") -> None:
-        """The matrix at every epoch as a page and as JSON, and the run's end."""
+    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers", export: str | None) -> None:
+        """The matrix at every epoch as a page and as JSON, for `kd-hpo apply` where it was learned, and the run's end."""
         if records and records[0].weights:
             self._client.log_text(self.run_id, matrix_page(status.spec.id, layers.history(records)), "lambda.html")
             self._client.log_text(self.run_id, json.dumps(layers.as_json(records)), "lambda.json")
+        if export:
+            self._client.log_text(self.run_id, export, "export.json")
         state = "interrupted" if status.state == "running" else status.state
         tags = {"kd.state": state, "mlflow.note.content": note(status, records)}
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
@@ -238,9 +244,8 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
 def layers_of(about: TrialAbout | None) -> PairLayers:
     if about is None:
         return PairLayers((), ())
-    return PairLayers(
-        about.teacher_layers, about.student_layers, start_uniform=isinstance(about.config.weighting, LearnedWeights)
-    )
+    teacher, student = (tuple(layer.name for layer in layers) for layers in (about.teacher_layers, about.student_layers))
+    return PairLayers(teacher, student, start_uniform=isinstance(about.config.weighting, LearnedWeights))
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """One trial: student and pair weights learned together. It knows nothing of Ray or MLflow."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.pair_losses import entropy
+from kd_hpo.core.plan import LayerShape
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.errors import CheckpointMismatch, Diverged
 from kd_hpo.files import Write, write_atomically
@@ -161,15 +162,11 @@ def write_weights(trial: Trial, folder: Path, write: Write) -> None:
 
 def trial_result(trial: Trial) -> TrialResult:
     plan, prepared = trial.prepared.plan, trial.prepared
-    teacher, student = (
-        tuple(LayerRecord(name=x.name, shape=(x.channels, x.height, x.width)) for x in layers)
-        for layers in (plan.teacher, plan.student)
-    )
     held = trial.pairs.held_sum / max(trial.pairs.held_epochs, 1) if trial.pairs else torch.zeros(0, 0)
     return TrialResult(
         config=trial.config,
-        teacher_layers=teacher,
-        student_layers=student,
+        teacher_layers=layer_records(plan.teacher),
+        student_layers=layer_records(plan.student),
         teacher_digest=prepared.teacher_digest,
         teacher_val_accuracy=prepared.teacher.val.accuracy,
         split_digests=dict(prepared.splits.digests),
@@ -178,6 +175,10 @@ def trial_result(trial: Trial) -> TrialResult:
         held_mean=rows(held) if trial.pairs and trial.pairs.held_epochs else trial.records[-1].weights,
         versions=versions(),
     )
+
+
+def layer_records(layers: Sequence[LayerShape]) -> tuple[LayerRecord, ...]:
+    return tuple(LayerRecord(name=x.name, shape=(x.channels, x.height, x.width)) for x in layers)
 
 
 def versions() -> dict[str, str]:

@@ -166,7 +166,7 @@ def test_an_epoch_is_one_call_for_all_its_metrics(here: Tracked, monkeypatch: py
 def test_trial_without_pairs_has_no_matrix(here: Tracked) -> None:
     here.track(records=[record(1, 0.4, ())])
     assert not [name for name in here.run.data.metrics if name.startswith(MATRIX_SECTION)]
-    assert [file.path for file in here.client.list_artifacts(here.run.info.run_id)] == ["config.yaml"]
+    assert [file.path for file in here.client.list_artifacts(here.run.info.run_id)] == ["config.yaml", "layers.json"]
 
 
 @pytest.mark.parametrize(("state", "expected"), [("completed", "FINISHED"), ("stopped", "FINISHED"), ("failed", "FAILED")])
@@ -277,7 +277,7 @@ def test_what_fails_is_told_and_written_once_when_it_works_again(
     assert here.history("weights_matrix/01 conv1 to 01 conv1") == [(1, pytest.approx(1 / 6)), (2, 0.5), (3, 0.5)]
     assert here.picture_steps() == [0, 1, 2, 3]
     artifacts = {file.path for file in here.client.list_artifacts(here.run.info.run_id)}
-    assert artifacts == {"config.yaml", "images", "lambda.html", "lambda.json"}
+    assert artifacts == {"config.yaml", "images", "lambda.html", "lambda.json", "layers.json"}
     assert here.folder.run_id(SPEC.id) == here.run.info.run_id
 
 

@@ -1,0 +1,174 @@
+"""The page of a study: what its trials reached, when, with which outer settings, and how they ended."""
+
+import pandas as pd
+import streamlit as st
+
+from dashboards import figures
+from dashboards.analysis import TooFew, importance, varied
+from dashboards.parts import bound, chart, heading
+from dashboards.tracked import StudyRuns, Tracking
+from dashboards.words import accuracy, count, duration, markdown, one_line, plain_note
+
+ALL = "all methods"
+MOST_CURVES = 10
+QUIET_S = 600
+"""A running trial that has not logged an epoch for so long may be dead."""
+
+
+def show(tracked: Tracking, study: StudyRuns) -> None:
+    trials = study.trials
+    if trials.empty:
+        st.info("No trial has begun. The page fills by itself when one does.", icon=":material/hourglass_empty:")
+        return
+    _tiles(trials)
+    _told(study)
+    _leaderboard(study)
+    left, right = st.columns(2, gap="large")
+    with left:
+        heading("Accuracy over time", "Each mark is a trial at its last epoch; the line is the best completed one so far.")
+        if trials["accuracy"].notna().any():
+            chart(figures.over_time(trials), "over_time", "Accuracy on val of each trial against the time since the study began")
+        else:
+            st.info("No epoch has been logged yet.")
+    with right:
+        heading("State of the trials", "Stopped: by the scheduler, since others were better. Failed: by an error, told below.")
+        chart(figures.states(trials), "states", "How many trials of each method completed, were stopped, failed or still run")
+    _outer_settings(study)
+    _curves(tracked, study)
+    _failures(trials)
+
+
+def _tiles(trials: pd.DataFrame) -> None:
+    counts = trials["state"].value_counts()
+    done = trials[trials["state"] == "completed"].dropna(subset=["accuracy"])
+    best = done["accuracy"].idxmax() if len(done) else None
+    ended = trials["reported"].max() if trials["reported"].notna().any() else trials["started"].max()
+    tiles = [
+        ("Best accuracy on val", accuracy(done["accuracy"].max()) if best is not None else "-", str(best) if best else None),
+        ("Trials", f"{len(trials):,}", None),
+        *((state.capitalize(), f"{counts.get(state, 0):,}", None) for state in ("completed", "stopped", "failed", "running")),
+        ("Wall time", duration((ended - trials["started"].min()).total_seconds()), None),
+    ]
+    for column, (label, value, told) in zip(st.columns([2, 1.2, 1.2, 1.2, 1.2, 1.2, 2]), tiles, strict=True):
+        column.metric(label, value, delta=one_line(told) if told else None, delta_color="off", delta_arrow="off", border=True)
+
+
+def _told(study: StudyRuns) -> None:
+    """What a person should know before the numbers."""
+    running = study.trials[study.trials["state"] == "running"]
+    if len(running):
+        last = running[["started", "reported"]].max().max()
+        quiet = (pd.Timestamp.now(tz="UTC") - last).total_seconds()
+        if quiet > QUIET_S:
+            st.warning(
+                f"{count(len(running), 'trial')} said to be running, but none has logged an epoch for {duration(quiet)}. If the "
+                f"study's process is gone, `kd-hpo resume {study.name}` goes on with it.",
+                icon=":material/warning:",
+            )
+    interrupted = int((study.trials["state"] == "interrupted").sum())
+    if interrupted:
+        st.warning(f"{count(interrupted, 'trial')} interrupted: `kd-hpo resume {study.name}` goes on with what is left.")
+
+
+def _leaderboard(study: StudyRuns) -> None:
+    heading("Leaderboard", "By accuracy on val after the last epoch; a click on a column's head sorts by it.")
+    methods = [str(name) for name in study.trials["method"].unique()]
+    left, right = st.columns([1, 2])
+    method = left.selectbox("Method", [ALL, *methods], **bound("method"))
+    kinds = {"all": ["search", "compare"], "search": ["search"], "comparison": ["compare"]}
+    with right:
+        kind = st.segmented_control("Trials of", list(kinds), default="all", required=True, **bound("kind"))
+    chosen = study.trials[study.trials["kind"].isin(kinds[kind or "all"])]
+    if method != ALL:
+        chosen = chosen[chosen["method"] == method]
+    if chosen.empty:
+        st.info("No trial of this choice has begun.")
+        return
+    chosen = chosen.sort_values("accuracy", ascending=False)
+    ended = chosen["ended"].fillna(chosen["reported"])
+    table = chosen[["method", "state", "accuracy", "epoch", "seed"]].assign(
+        minutes=(ended - chosen["started"]).dt.total_seconds() / 60
+    )
+    settings = study.settings.loc[chosen.index].dropna(axis="columns", how="all")
+    table = table.join(settings.rename(columns=str)).reset_index()
+    shape = {
+        "trial": st.column_config.TextColumn("trial", pinned=True),
+        "accuracy": st.column_config.NumberColumn("accuracy", format="%.4f"),
+        "epoch": st.column_config.NumberColumn("epoch", format="%d"),
+        "seed": st.column_config.NumberColumn("seed", format="%d"),
+        "minutes": st.column_config.NumberColumn("minutes", format="%.1f"),
+    }
+    shape |= {str(name): st.column_config.Column(one_line(name)) for name in settings}
+    st.dataframe(table, hide_index=True, column_config=shape, placeholder="–", key="leaderboard", alt="Leaderboard")
+
+
+def _outer_settings(study: StudyRuns) -> None:
+    trials = study.trials
+    by_method = trials[trials["kind"] == "search"].groupby("method", sort=False)["learns"]
+    order = by_method.agg(["size", "any"]).sort_values(["size", "any"], ascending=False)
+    searched = [str(name) for name in order.index]
+    heading("Outer settings", "What the search chose for each trial, and what it made of it.")
+    if not searched:
+        st.info("This study has no search: its methods ran at the settings of its file.")
+        return
+    method = st.selectbox("Search of", searched, **bound("search"), help="the method with the most trials comes first")
+    chosen = study.searched(method).dropna(subset=["accuracy"])
+    settings = study.settings.loc[chosen.index]
+    names = varied(settings)
+    if not names:
+        st.info(f"{count(len(chosen), 'trial')} of {markdown(method)} with an accuracy so far; two that differ are needed.")
+        return
+    st.caption(
+        f"{count(len(chosen), 'trial')}. A line is a trial, its colour the accuracy; drag along an axis to choose a range."
+    )
+    best_on_top = chosen.sort_values("accuracy")
+    figure = figures.parallel(settings.loc[best_on_top.index, names], best_on_top["accuracy"])
+    chart(figure, "parallel", "Parallel coordinates over the outer settings")
+    completed = chosen[chosen["state"] == "completed"]
+    heading(
+        f"Importance of the outer settings of {markdown(method)}",
+        f"By Optuna (PED-ANOVA) over {count(len(completed), 'completed trial')}; the ranges are taken from what was sampled.",
+    )
+    try:
+        shares = _importance(settings.loc[completed.index], completed["accuracy"])
+    except TooFew as few:
+        st.info(f"{few}.".capitalize())
+        return
+    chart(figures.importances(shares), "importance", "Importance of each outer setting")
+
+
+@st.cache_data(max_entries=32, show_spinner="Importance of the outer settings ...")
+def _importance(settings: pd.DataFrame, reached: pd.Series) -> pd.Series:
+    return importance(settings, reached)
+
+
+def _curves(tracked: Tracking, study: StudyRuns) -> None:
+    heading("Accuracy over the epochs", f"Of up to {MOST_CURVES} trials.")
+    having = study.trials.dropna(subset=["accuracy"]).sort_values("accuracy", ascending=False)
+    if having.empty:
+        st.info("No epoch has been logged yet.")
+        return
+    options = [str(trial) for trial in having.index]
+    chosen = st.multiselect("Trials", options, default=options[:3], max_selections=MOST_CURVES, **bound("trials"))
+    if not chosen:
+        st.info("Choose a trial.")
+        return
+    come_to = having.loc[chosen, ["run", "epoch"]].itertuples(index=True)
+    histories = {str(trial): _history(tracked, str(run), int(epoch)) for trial, run, epoch in come_to}
+    chart(figures.curves(histories), "curves", "Accuracy on val over the epochs of the chosen trials")
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _history(_tracked: Tracking, run: str, epoch: int) -> pd.Series:
+    """Read again when the trial has come further, to another epoch."""
+    return _tracked.history(run, "val/accuracy")
+
+
+def _failures(trials: pd.DataFrame) -> None:
+    failed = trials[trials["state"] == "failed"]
+    if failed.empty:
+        return
+    heading("What failed", f"{count(len(failed), 'trial')}.")
+    told = failed[["method", "note"]].assign(note=failed["note"].map(plain_note)).rename(columns={"note": "what it said"})
+    shape = {"what it said": st.column_config.TextColumn(width="large")}
+    st.dataframe(told.reset_index(), hide_index=True, column_config=shape, key="failures", alt="What failed trials said")

@@ -1,0 +1,175 @@
+"""Every page without a browser, by Streamlit's own test runner, on studies that nobody ran."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from streamlit.testing.v1 import AppTest
+
+from dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.study.export import Export
+from tests.dashboards.conftest import Studies
+from tests.dashboards.made_up import COMPARED, ENDED, HOSTILE, RUNNING, SEARCHED
+
+ROOT = Path(__file__).parents[2] / "dashboards"
+PAGE = """
+from dashboards import page_{page}
+from dashboards.tracked import tracking
+tracked = tracking({uri!r})
+page_{page}.show(tracked, tracked.read(tracked.studies()[{study!r}]))
+"""
+
+
+def opened(studies: Studies, page: str, study: str = ENDED) -> AppTest:
+    app = AppTest.from_string(PAGE.format(page=page, uri=studies.uri, study=study), default_timeout=120)
+    return app.run()
+
+
+def words(app: AppTest) -> str:
+    shown = [*app.info, *app.warning, *app.error, *app.caption, *app.markdown, *app.subheader]
+    return "\n".join(str(each.value) for each in shown)
+
+
+def read(studies: Studies, study: str = ENDED) -> StudyRuns:
+    tracked = Tracking(studies.uri)
+    return tracked.read(tracked.studies()[study])
+
+
+def test_trials_are_read_as_they_were_logged(studies: Studies) -> None:
+    study = read(studies)
+    assert set(study.trials.index) == {*SEARCHED, *COMPARED}
+    assert study.trials["state"].value_counts().to_dict() == {"completed": 9, "stopped": 1, "failed": 1}
+    assert study.trials.loc["hetero-t003", "accuracy"] == pytest.approx(0.56)
+    assert study.trials.loc["hetero-s1", "epoch"] == 3
+    assert study.settings.loc["hetero-t002", "kd.weight"] == pytest.approx(1.1)
+    assert study.trials["has_matrix"].sum() == 8 and not study.trials.loc["kd-s0", "has_matrix"]
+    assert study.trials["learns"].to_dict() | {"hetero-t006": True} == {
+        trial: trial.startswith("hetero") for trial in study.trials.index
+    }
+    assert study.ended and not study.running
+
+
+def test_second_reading_asks_for_what_has_changed_only(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked = Tracking(studies.uri)
+    first = tracked.read(tracked.studies()[ENDED])
+    asked: list[str] = []
+    search = MlflowClient.search_runs
+
+    def counted(self: MlflowClient, ids: list[str], query: str = "", **rest: object) -> object:
+        asked.append(query)
+        return search(self, ids, query, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "search_runs", counted)
+    second = tracked.read(tracked.studies()[ENDED])
+    assert all(asked) and len(asked) == 2
+    assert second.trials.equals(first.trials)
+
+
+def test_study_page_shows_all_that_was_asked_for(studies: Studies) -> None:
+    app = opened(studies, "study")
+    assert not app.exception
+    assert {metric.label: metric.value for metric in app.metric}["Best accuracy on val"] == "0.7300"
+    leaderboard = app.dataframe[0].value
+    assert list(leaderboard["trial"][:2]) == ["hetero-s1", "hetero-s0"]
+    assert "the loss was not finite at step 3" in app.dataframe[1].value["what it said"][0]
+    assert "5 completed trials" in words(app)  # importance is told
+    assert len(app.get("plotly_chart")) == 5
+    app.selectbox(key="method").select("kd").run()
+    assert set(app.dataframe[0].value["method"]) == {"kd"}
+    app.segmented_control(key="kind").set_value("search").run()
+    assert "No trial of this choice" in words(app)
+
+
+def test_lambda_page_shows_layers_epochs_and_two_side_by_side(studies: Studies) -> None:
+    app = opened(studies, "lambda")
+    assert not app.exception
+    assert app.selectbox(key="left").value == "method: hetero"  # what was learned comes first
+    assert app.select_slider(key="epoch").value == 3
+    numbers = app.dataframe[0].value
+    assert list(numbers.index) == ["conv1", "conv2", "fc"] and list(numbers.columns) == ["conv1", "fc"]
+    assert numbers.to_numpy()[0, 0] == pytest.approx(0.29)  # the mean of both seeds
+    app.select_slider(key="epoch").set_value(1).run()
+    assert app.dataframe[0].value.to_numpy()[0, 0] == pytest.approx(0.29 / 3, abs=1e-4)
+    app.selectbox(key="right").select("hetero-t000").run()
+    assert [len(app.dataframe), len(app.get("plotly_chart"))] == [2, 7]
+    assert "is the largest pair of 2 of 2 seeds" in words(app)
+
+
+def test_lambda_page_plays_to_the_end_and_stops(studies: Studies) -> None:
+    app = opened(studies, "lambda")
+    app.select_slider(key="epoch").set_value(1).run()
+    app.button(key="play").click().run()
+    for _ in range(6):
+        app.run()
+    assert app.select_slider(key="epoch").value == 3
+    assert app.button(key="play").label == "Play"
+
+
+def test_compare_page_tests_every_method_against_the_control(studies: Studies) -> None:
+    app = opened(studies, "compare")
+    assert not app.exception
+    assert app.selectbox(key="against").value == "kd"  # the best control
+    tested = app.dataframe[0].value.set_index("method")
+    assert tested.loc["KD + learned lambda", "difference"] == pytest.approx(0.0575)
+    assert tested.loc["KD + learned lambda", "rank"] == 1.0
+    assert tested.loc["KD", "verdict"] == "what is tested against"
+    assert "it diverged" in words(app)
+    app.selectbox(key="score").select("val").run()
+    assert "val" in app.get("plotly_chart")[0].proto.spec
+
+
+def test_compare_page_before_the_end_says_so(studies: Studies) -> None:
+    assert "No trial of the comparison has completed yet" in words(opened(studies, "compare", RUNNING))
+
+
+def test_export_page_hands_out_what_apply_takes(studies: Studies) -> None:
+    app = opened(studies, "export")
+    assert not app.exception
+    chosen = app.multiselect(key="export")
+    assert chosen.options == ["hetero-s1", "hetero-s0", *(f"hetero-t{i:03d}" for i in (4, 3, 2, 1, 0))]
+    assert chosen.value == ["hetero-s1"]
+    chosen.set_value(["hetero-t004", "hetero-s1"]).run()
+    export = Export.model_validate_json(app.code[0].value)
+    assert [(m.rank, m.trial) for m in export.matrices] == [(1, "hetero-s1"), (2, "hetero-t004")]
+    assert export.matrices[0].test is not None and export.matrices[0].test.last == 0.71  # from the study's comparison
+    assert export.matrices[1].test is None
+    assert export.matrices[0].teacher_layers[0].shape == (8, 8, 8)
+    assert f"kd-hpo apply {ENDED}-lambda.json" in app.code[1].value
+
+
+def test_hostile_names_are_shown_as_they_are(studies: Studies) -> None:
+    app = opened(studies, "lambda", RUNNING)
+    assert not app.exception
+    assert list(app.dataframe[0].value.index) == list(HOSTILE)
+    told = words(app)
+    assert "\\<img src\\=x" in told and "<img" not in told.replace("\\<img", "")
+    for chart in app.get("plotly_chart"):
+        spec = json.loads(chart.proto.spec)
+        texts = json.dumps(spec["layout"]) + json.dumps([trace.get("name", "") for trace in spec["data"]])
+        assert "<img" not in texts and "<b>fc" not in texts
+
+
+@pytest.mark.parametrize("page", ["study", "lambda", "compare", "export"])
+def test_study_without_trials_says_what_is_missing(studies: Studies, page: str) -> None:
+    client = MlflowClient(studies.uri)
+    if client.get_experiment_by_name("empty") is None:
+        client.create_experiment("empty", tags={"kd.study": "empty"})
+    app = opened(studies, page, "empty")
+    assert not app.exception
+    assert app.info
+
+
+def test_frame_without_mlflow_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).run()
+    assert not app.exception and "kd-hpo ui" in app.error[0].value
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    app.run()
+    assert not app.exception and "cannot be read" in app.error[0].value
+
+
+@pytest.mark.parametrize("module", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_module_is_short(module: Path) -> None:
+    assert len(module.read_text().splitlines()) <= 350
