@@ -33,7 +33,7 @@ from kd_hpo.errors import KdHpoError
 from kd_hpo.nets.plain_conv import PlainConv
 from kd_hpo.study.attempt import Superseded
 
-EVENTS = Path(__file__).parent / "events"
+EVENTS = Path("HOME/events")  # whatever copy of this module a node runs
 
 
 def told(self, words):
@@ -87,7 +87,7 @@ class FaultyStudy:
     def __init__(self, home: Path, **changes: object) -> None:
         self.home, self.events = home, home / "events"
         (self.events / "released").mkdir(parents=True)
-        (home / "faulty.py").write_text(dedent(MODULE))
+        (home / "faulty.py").write_text(dedent(MODULE).replace("HOME", str(home)))
         self.study = digits_study(
             home / "runs",
             **{
