@@ -53,7 +53,10 @@ class Interrupted(StudyError):
 def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, again: bool = False) -> Summary:
     """Runs a study, or continues it where its folder stands; what has ended is never run again, but failed trials `again`.
 
+    console  is told how it goes; `Console(quiet=True)` for silence
     verbose  every epoch of every trial is told, and what the processes of the trials print
+    returns  the comparison of the methods, and the matrix (T, S) that was learned, the mean over seeds
+    All that it writes is in `study.runs`: its own folder, the shared cache and, unless the study names a server, MLflow's.
     A study that is refused before its teacher is trained has no folder yet.
     Raises StudyError if another study of the name has other settings, or another process drives this one; Interrupted on
     SIGINT or SIGTERM; DataError, ConfigError or FeatureMismatch for what cannot be run.
