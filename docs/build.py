@@ -1,5 +1,6 @@
 """Builds the API reference from the docstrings: python docs/build.py FOLDER. Whatever pdoc warns of is an error."""
 
+import pkgutil
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +17,8 @@ def build(folder: Path) -> None:
     pdoc.render.configure(template_directory=Path(__file__).parent)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        pdoc.pdoc("kd_hpo", output_directory=folder)
+        # By name, since `__all__` has the public names alone.
+        pdoc.pdoc("kd_hpo", *(room.name for room in pkgutil.iter_modules(kd_hpo.__path__, "kd_hpo.")), output_directory=folder)
     if mistakes := [str(warning.message) for warning in told if "pdoc" in Path(warning.filename).parts]:
         raise SystemExit("\n".join(mistakes))
 
