@@ -111,11 +111,14 @@ def with_two_methods(run: Callable[..., str], command: str) -> str:
 
 
 RUN: dict[str, tuple[Callable[[Callable[..., str], str], str], str]] = {
-    "kd-hpo run studies/digits.yaml": (as_it_stands, "Learned lambda (hetero)"),
+    "kd-hpo run studies/digits.yaml": (as_it_stands, "Learned lambda (hetero"),
     "kd-hpo ui": (opened, "MLflow on http://127.0.0.1:5000"),
     "kd-hpo export digits --top 3": (as_it_stands, "digits-lambda.json"),
     "kd-hpo apply digits-lambda.json": (as_it_stands, "safetensors"),
-    "kd-hpo resume digits": (as_it_stands, "Learned lambda (hetero)"),
+    "kd-hpo resume digits": (as_it_stands, "Learned lambda (hetero"),
+    "kd-hpo report digits -o report.html": (as_it_stands, "report.html"),
+    "kd-hpo list": (as_it_stands, "digits"),
+    "kd-hpo show digits": (as_it_stands, "hetero"),
     "kd-hpo run studies/seed_cifar10.yaml --set data.path=/data/cifar10 --set search.trials=20": (without_images, ""),
     "kd-hpo layers torchvision/resnet18 --input 3x32x32": (as_it_stands, "layer4"),
     "kd-hpo networks mobilenet": (as_it_stands, "torchvision/mobilenet_v2"),

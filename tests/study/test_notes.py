@@ -46,7 +46,7 @@ def learned(teacher: Sequence[str], student: Sequence[str], matrix: Sequence[Seq
         ("<img src=x onerror=alert(1)>", "`<img src=x onerror=alert(1)>`"),
         ("[x](http://e.org)", "`[x](http://e.org)`"),
         ("two\n\n# lines", "`two # lines`"),
-        ("\x00", "`�`"),
+        ("\x00", "`\\x00`"),
         ("", ""),
     ],
 )
