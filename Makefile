@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint ci audit lock clean
+.PHONY: demo test lint docs ci audit lock clean
 demo: $(INSTALLED)
 	$(BIN)/kd-hpo run studies/digits.yaml
 
@@ -14,6 +14,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/build.py build/docs
 
 ci: lint test
 

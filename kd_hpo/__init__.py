@@ -42,4 +42,5 @@ def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that `import kd_hpo` needs neither torch nor Ray."""
     if name not in _HOMES:
         raise AttributeError(f"kd_hpo has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
+    return found

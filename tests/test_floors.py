@@ -31,7 +31,7 @@ ONLY_IN = {
         f"kd_hpo.study.{name}"
         for name in ("search_space", "search", "run", "progress", "loopback", "cluster", "client", "metrics", "submit", "halting")
     },
-    "mlflow": {"kd_hpo.study.tracking", "kd_hpo.study.mirror"},
+    "mlflow": {f"kd_hpo.study.{name}" for name in ("tracking", "mirror", "overview", "models")},
     "optuna": {"kd_hpo.study.search"},
 }
 

@@ -1,18 +1,28 @@
-"""The README's Python is run as it stands; its commands name subcommands that exist."""
+"""The README's Python is run as it stands, and every command of it too, on studies cut short."""
 
 import json
+import os
 import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import yaml
 
-from kd_hpo.cli.main import app
+from kd_hpo.cli.main import app, main
+from kd_hpo.study import environment
 from kd_hpo.study.design import trial_config
 from kd_hpo.study.folder import TrialSpec
 from kd_hpo.study.read import load_study
+from kd_hpo.trial.methods import METHODS
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study
+
+environment.prepare_environment()  # before anything imports Ray
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -20,16 +30,8 @@ README = Path(__file__).parents[1] / "README.md"
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"\n\n((?:    (?!kd-hpo|make).*\n|\n)*    print\(result\.held_mean\).*\n)", README.read_text())
     code = re.sub("^    ", "", example, flags=re.MULTILINE)
-    study = README.with_name("studies") / "digits.yaml"
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "studies").mkdir()
-    text = (
-        study.read_text()
-        .replace("epochs: 20", "epochs: 2")
-        .replace("epochs: 15", "epochs: 1")
-        .replace("grace_epochs: 6", "grace_epochs: 1")
-    )
-    (tmp_path / "studies" / "digits.yaml").write_text(text)
+    write_short_study(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told[:2]] == ["1", "2"]
@@ -53,6 +55,125 @@ def test_a_loss_and_a_method_of_ones_own_in_under_20_lines(tmp_path: Path, cache
         result = run_trial(config, lambda _: None, cache=cache)
         assert result.last.metrics["train/pairs"] != 0
         assert sum(map(sum, result.held_mean)) == pytest.approx(1, abs=1e-5)
+
+
+# ---- the commands, one after another in one folder
+
+SHORTER = {"epochs: 20": "epochs: 2", "epochs: 15": "epochs: 1", "grace_epochs: 6": "grace_epochs: 1", "trials: 8": "trials: 2"}
+SHORTER |= {"seeds: 3": "seeds: 1", "ce, kd, uniform, hetero": "kd, hetero"}
+"""What is replaced in studies/digits.yaml, so that it takes seconds."""
+
+
+def write_short_study(folder: Path) -> None:
+    text = (README.parent / "studies" / "digits.yaml").read_text()
+    for long, short in SHORTER.items():
+        assert long in text, f"studies/digits.yaml has no {long!r} any more; mend SHORTER"
+        text = text.replace(long, short)
+    (folder / "studies").mkdir()
+    (folder / "studies" / "digits.yaml").write_text(text)
+    shutil.copy(README.parent / "studies" / "seed_cifar10.yaml", folder / "studies")
+
+
+ELSEWHERE = {
+    "make demo": ".ci/run and the Makefile; it is the first command of RUN after an installation",
+    "make test": ".ci/run",
+}
+"""Commands of the README that no test runs, and what does."""
+
+
+def as_it_stands(run: Callable[..., str], command: str) -> str:
+    return run(*shlex.split(command)[1:])
+
+
+def opened(run: Callable[..., str], command: str) -> str:
+    """A server is about to start in the place of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        started: list[str] = []
+        patch.setattr(environment, "require_free_port", lambda port: None)
+        patch.setattr(os, "execv", lambda program, arguments: started.extend(arguments))
+        told = as_it_stands(run, command)
+    assert started[1:4] == ["-m", "mlflow", "server"] and started[-1].endswith("/runs/mlflow.db")
+    return told
+
+
+def without_images(run: Callable[..., str], command: str) -> str:
+    """The study's file and what is set over it are read; the images of CIFAR-10 are not here, and it would take an hour."""
+    assert "/data/cifar10" in run(*shlex.split(command)[1:], ended=1)
+    return ""
+
+
+def with_two_methods(run: Callable[..., str], command: str) -> str:
+    """The names of the others are looked up; tests/trial/test_methods.py runs them."""
+    (names,) = re.findall(r"--methods (\S+)", command)
+    assert set(names.split(",")) <= set(METHODS)
+    command = command.replace(names, "kd,takd").replace("--seeds 3 --tune 4", "--seeds 1 --tune 0 --set training.epochs=1")
+    return as_it_stands(run, command)
+
+
+RUN: dict[str, tuple[Callable[[Callable[..., str], str], str], str]] = {
+    "kd-hpo run studies/digits.yaml": (as_it_stands, "Learned lambda (hetero"),
+    "kd-hpo ui": (opened, "MLflow on http://127.0.0.1:5000"),
+    "kd-hpo export digits --top 3": (as_it_stands, "digits-lambda.json"),
+    "kd-hpo apply digits-lambda.json": (as_it_stands, "safetensors"),
+    "kd-hpo resume digits": (as_it_stands, "Learned lambda (hetero"),
+    "kd-hpo report digits -o report.html": (as_it_stands, "report.html"),
+    "kd-hpo list": (as_it_stands, "digits"),
+    "kd-hpo show digits": (as_it_stands, "hetero"),
+    "kd-hpo run studies/seed_cifar10.yaml --set data.path=/data/cifar10 --set search.trials=20": (without_images, ""),
+    "kd-hpo layers torchvision/resnet18 --input 3x32x32": (as_it_stands, "layer4"),
+    "kd-hpo networks mobilenet": (as_it_stands, "torchvision/mobilenet_v2"),
+    "kd-hpo teacher studies/digits.yaml": (as_it_stands, "val"),
+    "kd-hpo compare studies/digits.yaml --set name=digits-methods --methods ce,kd,fitnets,at,sp,vid,pkt,ifm,takd,semckd,uniform,"
+    "hetero --seeds 3 --tune 4": (with_two_methods, "takd"),
+}
+"""Every other command, in the order in which they are run: how it is cut short, and words of what it tells."""
+
+
+def commands() -> list[str]:
+    """Lines of the README's shell blocks without their comments, and commands with arguments in its text."""
+    text = README.read_text()
+    lines = re.findall(r"^    ((?:kd-hpo|make|pip|python|source|docker|ray|mlflow)\b.*)", text, flags=re.MULTILINE)
+    spans = re.findall(r"`(kd-hpo [a-z]+ [^`]+)`", text)
+    return list(dict.fromkeys(re.sub(r"\s+#.*", "", line).strip() for line in [*lines, *spans]))
+
+
+def test_every_command_is_known() -> None:
+    unknown = [command for command in commands() if command not in RUN and command not in ELSEWHERE]
+    assert not unknown, (
+        f"the README has commands that no test runs: {unknown}; add each to RUN in tests/test_readme.py, with how it is cut "
+        "short, or to ELSEWHERE, with what runs it"
+    )
+    gone = [command for command in [*RUN, *ELSEWHERE] if command not in commands()]
+    assert not gone, f"the README has these commands no more: {gone}; take them out of tests/test_readme.py"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(mkdtemp(prefix="kd", dir="/tmp"))  # short, since Ray keeps Unix sockets below it
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.mark.service
+def test_every_command_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.delenv("KD_HPO_RUNS", raising=False)
+    write_short_study(folder)
+
+    def run(*arguments: str, ended: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["kd-hpo", *arguments])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        told = capsys.readouterr()
+        assert code == ended, told.err
+        return told.out + told.err
+
+    for command, (shorter, words) in RUN.items():
+        assert words in shorter(run, command), command
 
 
 def test_commands_exist() -> None:

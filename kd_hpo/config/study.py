@@ -194,7 +194,11 @@ class Tracking(Settings):
 
 
 class StudyConfig(TrialConfig):
-    """A study file: the fields of a trial, and how a study searches around them."""
+    """A study file: the fields of a trial, and how a study searches around them.
+
+    Frozen: `replace(field=...)` gives another one, checked anew. Raises pydantic's ValidationError for what is not accepted;
+    `load_study` reads a file of it and names every mistake with its line.
+    """
 
     model_config = ConfigDict(hide_input_in_errors=True)  # a traceback shows no tracking URI that was refused
 

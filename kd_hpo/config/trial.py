@@ -92,7 +92,10 @@ class Assistant(Settings):
 
 
 class TrialConfig(Settings):
-    """Everything that one trial depends on: the same configuration gives the same trial."""
+    """Everything that one trial depends on: on one machine, the same configuration gives the same trial.
+
+    Frozen: `replace(field=...)` gives another one, checked anew. Raises pydantic's ValidationError for what is not accepted.
+    """
 
     data: Data
     splits: SplitSizes

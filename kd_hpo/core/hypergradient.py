@@ -14,6 +14,9 @@ Losses = Callable[[Params], Tensor]
 def hypergradient(pair_losses: Losses, w: Params, q: Params, scale: Tensor | float, direct: Tensor | None = None) -> Tensor:
     """- scale * J q + direct, for an inner loss L_task(w) + sum_ts lambda_ts scale_ts D_ts(w), linear in lambda.
 
+    The implicit function theorem's formula (Lorraine et al. 2020) with q in the place of the inverse Hessian's
+    product; J = dD/dw, taken in forward mode.
+
     pair_losses  w -> D (T, S), on the batch of the inner step and with the regressors that it used
     w            the student's parameters before the step
     q            what a unit push of the inner gradient does to the outer loss (`directions`), keyed as w

@@ -152,7 +152,10 @@ def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResu
 
 
 def load_export(path: Path) -> Export:
-    """Reads and checks an exported file. Raises ExportError that says what is wrong and where."""
+    """Reads and checks a file that `kd-hpo export` wrote: the best matrices (T, S) of a study, best first.
+
+    Nothing of the file is run. Raises ExportError that says what is wrong and where.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mlflow import MlflowClient
@@ -17,7 +17,8 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import StudyError, without_secrets
 from kd_hpo.study.export import trial_export
-from kd_hpo.study.folder import StudyFolder, TrialStatus
+from kd_hpo.study.folder import State, StudyFolder, TrialStatus
+from kd_hpo.study.overview import Ending, finish_overview, write_overview, write_views
 from kd_hpo.study.tracking import (
     RunLog,
     all_runs,
@@ -26,13 +27,14 @@ from kd_hpo.study.tracking import (
     open_experiment,
     passing,
     trial_tags,
-    write_summary,
 )
 from kd_hpo.study.tracking_uri import tracking_uri
+from kd_hpo.study.views import SavedView
 
 _LOOKS_EVERY_S = 0.5
 _FIRST_ANSWER_S = 10.0
 _MOST_CHARACTERS = 200
+_OVERVIEW = "the study's overview"
 
 
 class Mirror:
@@ -43,20 +45,26 @@ class Mirror:
     its trial's identity, and an epoch by the time at which it ended.
     """
 
-    def __init__(self, study: StudyConfig) -> None:
+    def __init__(self, study: StudyConfig, views: Sequence[SavedView] = ()) -> None:
         self.experiment: str | None = None
         """None until MLflow has answered."""
         self.fault: BaseException | None = None
         """What MLflow said last, where it has not answered since."""
         self.refused: dict[str, Exception] = {}
-        """Why a trial cannot be written, by its id."""
+        """Why a trial cannot be written, by its id, or the overview."""
+        self.notes: list[str] = []
+        """What a person should know of the study's end in MLflow."""
         self._study, self._folder, self._commit = study, StudyFolder.of(study), git_commit()
         self._runs: dict[str, RunLog] = {}
         going = {status.spec.id for status in self._folder.statuses() if status.state == "running"}  # once it is started again
         self._written: dict[str, tuple[int, ...]] = {trial: self._folder.changed(trial) for trial in going}
         self._known: dict[str, tuple[str | None, str | None]] = {}
         """How runs that have ended stand in MLflow: their trial's identity and state."""
-        self._comparison: str | None = None
+        self._views, self._views_written = views, False
+        self._shown: dict[str, State] | None = None
+        """How the trials stood when the overview was written last."""
+        self._ending: Ending | None = None
+        self._finished = False
         self._asked = self._served = 0
         self._closing = False
         self._change = threading.Condition()
@@ -99,14 +107,14 @@ class Mirror:
         ends = {status.spec.id: mlflow_state(status, closing=True) for status in self._folder.statuses()}
         return [trial for trial, end in ends.items() if self._known.get(trial, (None, None))[1] != end]
 
-    def caught_up(self, *, closing: bool = False, comparison: str | None = None) -> bool:
+    def caught_up(self, *, closing: bool = False, ending: Ending | None = None) -> bool:
         """Waits until MLflow has all that the folder has now; no longer than `tracking.patience_s` without an answer.
 
-        closing     what is running then is not any more
-        comparison  in Markdown, for the summary of a study that has come to its end
+        closing  what is running then is not any more
+        ending   what a study has come to, at its end
         """
         with self._change:
-            self._asked, self._closing, self._comparison = self._asked + 1, closing, comparison or self._comparison
+            self._asked, self._closing, self._ending = self._asked + 1, closing, ending or self._ending
             wanted = self._asked
             if self.fault is None:
                 self._answered_at = time.monotonic()
@@ -174,9 +182,7 @@ class Mirror:
                 self._written[trial] = changed
         if closing:
             self._remove_strangers(client, self.experiment)
-        if self._comparison is not None:
-            write_summary(self._study, self.experiment, self._folder, self._comparison)
-            self._comparison = None
+        self._show_overview(client, self.experiment, closing)
 
     def _trials(self) -> list[str]:
         return sorted(path.parent.name for path in self._folder.root.glob("trials/*/status.json"))
@@ -215,6 +221,28 @@ class Mirror:
             self._known[trial] = (self._folder.identity(trial), mlflow_state(status, closing))
             self._answered()
 
+    def _show_overview(self, client: MlflowClient, experiment: str, closing: bool) -> None:
+        """The study as a whole, where any trial has started or ended since, and at its end."""
+        states, ending = {status.spec.id: status.state for status in self._folder.statuses()}, self._ending
+        if ending is None and (self._finished or (states == self._shown and not closing)):
+            return
+        try:
+            if not self._views_written:
+                write_views(client, experiment, self._views)
+                self._views_written = True
+            if ending is None:
+                write_overview(self._study, experiment, self._folder, self._views, "KILLED" if closing else "RUNNING")
+            else:
+                self.notes = finish_overview(self._study, experiment, self._folder, self._views, ending)
+        except Exception as error:
+            if passing(error):
+                raise
+            self.refused[_OVERVIEW] = error
+        else:
+            self.refused.pop(_OVERVIEW, None)
+        self._shown, self._ending, self._finished = states, None, self._finished or ending is not None
+        self._answered()
+
     def _remove_strangers(self, client: MlflowClient, experiment: str) -> None:
         """Runs under the name of a trial that is not this one: left by a call that was carried out after it was given up."""
         own = {self._folder.run_id(trial) for trial in self._trials()}
@@ -228,12 +256,12 @@ def mlflow_state(status: TrialStatus, closing: bool) -> str:
 
 
 @contextmanager
-def mirrored(study: StudyConfig, console: Console) -> Iterator[Mirror]:
+def mirrored(study: StudyConfig, console: Console, views: Sequence[SavedView] = ()) -> Iterator[Mirror]:
     """MLflow follows the study's folder; at the end it has a bounded time to catch up, and a line says if it has not.
 
     Raises StudyError where MLflow can never answer: another kind of file, an address that is refused.
     """
-    mirror = Mirror(study)
+    mirror = Mirror(study, views)
     mirror.start()
     if mirror.experiment is None and (mirror.fault or study.tracking.uri):
         said = mirror.said or "no answer yet"
@@ -254,5 +282,8 @@ def mirrored(study: StudyConfig, console: Console) -> Iterator[Mirror]:
                     f"kept in {StudyFolder.of(study).root}, and `kd-hpo resume {study.name}` writes them once it answers"
                 )
             )
-        for trial, error in mirror.refused.items():
-            console.print(Text(f"MLflow refuses trial {trial}: {one_line(str(error))[:_MOST_CHARACTERS]}", style="red"))
+        for words in mirror.notes:
+            console.print(Text(words, style="yellow"))
+        for name, error in mirror.refused.items():
+            what = name if name == _OVERVIEW else f"trial {name}"
+            console.print(Text(f"MLflow refuses {what}: {one_line(str(error))[:_MOST_CHARACTERS]}", style="red"))

@@ -15,7 +15,7 @@ from kd_hpo.trial.methods import METHODS
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """The study of a YAML file after `a.b.c=value` overrides.
+    """The study of a YAML file after `a.b.c=value` overrides, as `kd-hpo run FILE --set a.b.c=value` reads it.
 
     A weighting of the kind `exported`, of the study or of a method's `set`, becomes the fixed matrix that its file holds.
     Raises ConfigError, one line for each mistake, and ExportError for a file that is no export.

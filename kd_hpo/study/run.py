@@ -10,6 +10,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from rich.console import Console
+from rich.text import Text
 
 from kd_hpo.config.load import method_names
 from kd_hpo.config.pairs import NoPairs
@@ -26,6 +27,8 @@ from kd_hpo.study.export import export_study, learned_trials
 from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.metrics import StudyMetrics, in_worker
 from kd_hpo.study.mirror import mirrored
+from kd_hpo.study.models import export_best_student
+from kd_hpo.study.overview import Ending, views_of
 from kd_hpo.study.plots import draw_comparison
 from kd_hpo.study.progress import Board
 from kd_hpo.study.record import learned_weights
@@ -50,7 +53,10 @@ class Interrupted(StudyError):
 def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, again: bool = False) -> Summary:
     """Runs a study, or continues it where its folder stands; what has ended is never run again, but failed trials `again`.
 
+    console  is told how it goes; `Console(quiet=True)` for silence
     verbose  every epoch of every trial is told, and what the processes of the trials print
+    returns  the comparison of the methods, and the matrix (T, S) that was learned, the mean over seeds
+    All that it writes is in `study.runs`: its own folder, the shared cache and, unless the study names a server, MLflow's.
     A study that is refused before its teacher is trained has no folder yet.
     Raises StudyError if another study of the name has other settings, or another process drives this one; Interrupted on
     SIGINT or SIGTERM; DataError, ConfigError or FeatureMismatch for what cannot be run.
@@ -79,7 +85,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
             return Board(console, title, folder, trials=trials, epochs=study.training.epochs, layers=layers, each_epoch=verbose)
 
-        with mirrored(study, console) as mirror:
+        with mirrored(study, console, views_of(study, searched)) as mirror:
             if left:
                 with ray_running(study, console, verbose=verbose):
                     heed_sigterm()
@@ -94,8 +100,13 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             if learned_trials(folder):
                 mirror.caught_up()  # the export names its runs
                 export_study(study, folder, folder.export, top=1)
-            mirror.caught_up(comparison=comparison.markdown())
-        return Summary(comparison, learned_weights(study, folder), experiment_link(study, mirror.experiment))
+            learned = learned_weights(study, folder)
+            try:
+                export_best_student(study, folder, prepared)
+            except StudyError as error:  # its weights are in its trial's folder all the same
+                console.print(Text(str(error), style="yellow"))
+            mirror.caught_up(ending=Ending(comparison, learned))
+        return Summary(comparison, learned, experiment_link(study, mirror.experiment))
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:

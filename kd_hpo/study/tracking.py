@@ -23,10 +23,11 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.files import only_one_process
 from kd_hpo.study.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
-from kd_hpo.study.markdown import as_text
+from kd_hpo.study.notes import trial_note
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.study.record import searched_points
 from kd_hpo.study.tracking_uri import server_address, tracking_uri
+from kd_hpo.study.views import BEST_FIRST, EXPERIMENTS_LINK
 from kd_hpo.trial.result import EpochRecord, Rows
 
 MATRIX_SECTION = "weights_matrix"
@@ -74,8 +75,8 @@ def open_experiment(study: StudyConfig) -> str:
 class RunLog:
     """One MLflow run that may be written again and again: what stands there already is not written twice."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client, self.run_id = client, run_id
+    def __init__(self, client: MlflowClient, experiment: str, run_id: str) -> None:
+        self._client, self._experiment, self.run_id = client, experiment, run_id
         self._epochs = {int(m.step) for m in client.get_metric_history(run_id, "val/accuracy")}
         self._about: tuple[object, ...] = ()
 
@@ -92,10 +93,10 @@ class RunLog:
                 client.delete_run(run.info.run_id)
         if not own:
             tags = {"kd.trial": trial, "kd.identity": identity, "mlflow.source.name": "kd-hpo", **tags}
-            return cls(client, client.create_run(experiment, run_name=trial, tags=tags).info.run_id)
+            return cls(client, experiment, client.create_run(experiment, run_name=trial, tags=tags).info.run_id)
         client.update_run(own[0], status="RUNNING")
         client.log_batch(own[0], tags=[RunTag(name, value) for name, value in tags.items()])
-        return cls(client, own[0])
+        return cls(client, experiment, own[0])
 
     def describe(self, about: TrialAbout | None, spec: TrialSpec, commit: str) -> None:
         """At the start of an attempt: the few settings that a person compares, the whole configuration, what it is trained on."""
@@ -162,7 +163,8 @@ class RunLog:
         if export:
             self._client.log_text(self.run_id, export, "export.json")
         state = "interrupted" if status.state == "running" else status.state
-        tags = {"kd.state": state, "mlflow.note.content": note(status, records)}
+        about = trial_note(status, records, self._experiment, self.run_id, layers.names)
+        tags = {"kd.state": state, "mlflow.note.content": about}
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         self._client.set_terminated(self.run_id, _MLFLOW_STATUS[status.state])
 
@@ -200,15 +202,19 @@ class PairLayers:
         }
 
 
-def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comparison: str) -> None:
+def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text: str, status: str = "FINISHED") -> str:
     """One more run, beside the trials: the comparison, the study's file, accuracy against each outer setting, the export.
 
-    comparison  in Markdown, for the run's description; its files are taken from the folder
+    text     in Markdown, for the run's description; its files are taken from the folder
+    status   of the run: RUNNING while the study is on its way, KILLED where it was interrupted
+    returns  the id of the run
     """
     client = MlflowClient(tracking_uri(study))
     tags = {"kd.study": study.name, "kd.kind": "summary"}
     run = RunLog.find_or_create(client, experiment, "summary", folder.identity(), tags)
-    for method, points in searched_points(folder).items():
+    running = {each.spec.id for each in folder.statuses() if each.state == "running" and status == "RUNNING"}
+    for method, found in searched_points(folder).items():
+        points = [point for point in found if point["trial"] not in running]
         title = f"{study.name}: accuracy on val against the outer settings of {method}"
         settings = dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy"))
         client.log_text(run.run_id, scatter_page(title, points, list(settings)), f"outer_settings/{method}.html")
@@ -216,19 +222,19 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, comp
     for file in (*files, folder.settings, folder.export):
         if file.is_file():
             client.log_artifact(run.run_id, str(file))
-    client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", comparison)])
-    client.set_terminated(run.run_id, "FINISHED")
+    client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", text)])
+    if status != "RUNNING":
+        client.set_terminated(run.run_id, status)
+    return run.run_id
 
 
 def experiment_link(study: StudyConfig, experiment: str | None) -> str:
-    """The address that opens the experiment's charts in the model-training view: of the study's server, or of `kd-hpo ui`.
+    """The address that opens the study's runs, best first, in the model-training view: of its server, or of `kd-hpo ui`.
 
     experiment  None where MLflow has not answered yet: then the address is that of all experiments
     """
     server = server_address(study) or "http://127.0.0.1:5000"
-    if experiment is None:
-        return f"{server}/#/experiments?workflowType=machine_learning"
-    return f"{server}/#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+    return f"{server}/{BEST_FIRST.link(experiment) if experiment else EXPERIMENTS_LINK}"
 
 
 def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
@@ -250,21 +256,6 @@ def layers_of(about: TrialAbout | None) -> PairLayers:
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:
     return {"kd.study": study.name, "kd.kind": spec.kind, "kd.method": spec.method, "kd.state": "running"}
-
-
-def note(status: TrialStatus, records: Sequence[EpochRecord]) -> str:
-    """Markdown for the run's description."""
-    lines = [f"**{status.spec.method}**, seed {status.spec.seed}: {status.state} {as_text(status.message)}".rstrip()]
-    if records:
-        best = max(records, key=lambda r: r.metrics["val/accuracy"])
-        last = records[-1]
-        lines.append(
-            f"Accuracy on `val`: {last.metrics['val/accuracy']:.4f} after epoch {last.epoch}, "
-            f"at best {best.metrics['val/accuracy']:.4f} after epoch {best.epoch}."
-        )
-    if records and records[0].weights:
-        lines.append("The matrix over time: artifact `lambda.html`, or the image `lambda` with its step slider.")
-    return "\n\n".join(lines)
 
 
 def git_commit() -> str:

@@ -34,7 +34,12 @@ class EpochRecord(Settings):
 
 
 class TrialResult(Settings):
-    """A completed trial. `weights` are the last ones, `held_mean` their mean over the held epochs."""
+    """A completed trial: what it was, and what it reported each epoch.
+
+    held_mean  lambda (T, S), rows are teacher layers and columns student layers, in the order of `teacher_layers` and
+               `student_layers`: the mean over the epochs in which it was held still, sum 1; empty without pairs
+    records    an epoch each, oldest first; accuracies are shares in [0, 1], losses are in nats
+    """
 
     schema_version: Literal[1] = 1
     config: TrialConfig

@@ -45,6 +45,8 @@ def run_trial(
 ) -> TrialResult:
     """Learns student and pair weights together, epoch by epoch; continues where a checkpoint in `folder` stands.
 
+    The weights move along the hypergradient of held-out data (Lorraine et al. 2020; Pedregosa 2016), one direction of
+    `weighting.direction`, by mirror descent on the simplex.
     report    is told every epoch once it is safe on disk; a continued trial tells the earlier ones again, first
     cache     what trials share is read from here, or made here first
     folder    where the checkpoint and the student's weights (last, and best by `val`) are written; None writes nothing

@@ -17,9 +17,10 @@ from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.plain_conv import PlainConv
 from kd_hpo.study.export import load_export
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.notes import trial_note
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.study.read import load_study
-from kd_hpo.study.tracking import PairLayers, RunLog, all_runs, note, open_experiment, tracking_uri
+from kd_hpo.study.tracking import PairLayers, RunLog, all_runs, open_experiment, tracking_uri
 from tests.conftest import digits_study
 from tests.study.helpers import record
 
@@ -186,7 +187,8 @@ def test_layers_have_metrics_of_their_own_that_mlflow_takes(tracked: StudyConfig
 def test_a_description_is_text(name: str) -> None:
     """MLflow shows it as Markdown: what an error says in it makes no link, picture, heading or tag."""
     spec = TrialSpec(id="a", kind="search", method="kd", seed=0)
-    told = note(TrialStatus(spec=spec, state="failed", message=f"layer {name} is wrong"), [record(1, 0.5, ())])
+    status = TrialStatus(spec=spec, state="failed", message=f"layer {name} is wrong")
+    told = trial_note(status, [record(1, 0.5, ())], "1", "run", ((), ()))
     first = told.split("\n\n")[0]
     assert "\n" not in first
     said = first.partition("failed ")[2]
