@@ -16,7 +16,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
-	$(BIN)/python docs/build.py build/docs
+	$(BIN)/python studies/reference/build.py build/docs
 
 ci: lint test
 

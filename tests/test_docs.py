@@ -10,7 +10,7 @@ import kd_hpo
 from kd_hpo.study.environment import prepare_environment
 
 prepare_environment()  # before anything imports Ray
-BUILD = Path(__file__).parents[1] / "docs" / "build.py"
+BUILD = Path(__file__).parents[1] / "studies" / "reference" / "build.py"
 
 
 @pytest.fixture(scope="module")

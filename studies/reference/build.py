@@ -1,4 +1,4 @@
-"""Builds the API reference from the docstrings: python docs/build.py FOLDER. Whatever pdoc warns of is an error."""
+"""Builds the API reference from the docstrings: python studies/reference/build.py FOLDER. Whatever pdoc warns of is an error."""
 
 import pkgutil
 import sys
