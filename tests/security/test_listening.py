@@ -9,24 +9,24 @@ from socket import AF_INET, AF_INET6, create_server
 
 import pytest
 
-from kd_hpo.cli import main
+from kd_hpo.cli import main, serve
+from kd_hpo.cli.servers import Server
 from kd_hpo.study.loopback import on_loopback
 from tests.security.listening import is_loopback, reachable_from_elsewhere
 
 
-def test_mlflows_server_is_told_to_listen_on_loopback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_server_listens_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlflow.db").touch()
-    started: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda program, arguments: started.append(arguments))
+    started: list[Server] = []
+    monkeypatch.setattr(serve, "serve", lambda servers, tell: started.extend(servers))
     monkeypatch.setenv("MLFLOW_HOST", "0.0.0.0")
     monkeypatch.setattr(sys, "argv", ["kd-hpo", "ui", "--runs", str(tmp_path), "--port", "5596"])
     with suppress(SystemExit):
         main.main()
-    (server,) = started
-    assert ip_address(server[server.index("--host") + 1]).is_loopback
-    assert "http://127.0.0.1:5596/" in capsys.readouterr().out
+    dashboard, mlflow = started
+    assert ip_address(mlflow.command[mlflow.command.index("--host") + 1]).is_loopback
+    assert mlflow.address.startswith("http://127.0.0.1:5596/")
+    assert list(dashboard.command[1:3]) == ["-m", "dashboards"]  # tests/dashboards looks at its socket
 
 
 def test_ray_asks_for_a_token_that_nobody_else_has(monkeypatch: pytest.MonkeyPatch) -> None:
