@@ -355,8 +355,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> 
     folder = tmp_path_factory.mktemp("checkpoint")
     trial = begun(prepared)
     with trial.student:
-        run_epoch(trial, folder)
-        run_epoch(trial, folder)
+        run_epoch(trial, folder, lambda _: None)
+        run_epoch(trial, folder, lambda _: None)
     return (folder / CHECKPOINT).read_bytes()
 
 
