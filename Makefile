@@ -3,12 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint docs ci audit lock clean
+.PHONY: demo test test-slow lint docs ci audit lock clean
 demo: $(INSTALLED)
 	$(BIN)/kd-hpo run studies/digits.yaml
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Faults and a cluster, with real processes and real kills.
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from tests.conftest import digits_study
 from tests.service.cluster import POSTGRES, WORKERS, Cluster, running_cluster
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.service,
     pytest.mark.skipif(POSTGRES is None, reason="PostgreSQL's server is not installed (Debian's package postgresql)"),
 ]

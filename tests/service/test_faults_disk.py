@@ -12,7 +12,7 @@ from kd_hpo.errors import DataError
 from kd_hpo.files import reserve, write_atomically
 from tests.service.faults import HOLD, IN_EPOCH_2, FaultyStudy, faulty_study
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 MEGABYTES = 64
 SEARCH = {

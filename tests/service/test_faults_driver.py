@@ -10,7 +10,7 @@ import pytest
 from kd_hpo.trial.run import CHECKPOINT
 from tests.service.faults import GONE_ON, HOLD, IN_EPOCH_2, FaultyStudy, faulty_study
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 GOOD, BETTER, BAD = 0.03, 0.1, 1e-6
 SEARCH = {

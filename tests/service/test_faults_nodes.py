@@ -11,7 +11,7 @@ import pytest
 
 from tests.service.faults import GONE_ON, HOLD, FaultyStudy, faulty_study
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 SEARCH = {
     "trials": 2,

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from kd_hpo.study.tracking import all_runs, open_experiment
 from tests.service.faults import HOLD, IN_EPOCH_2, KILL, RAISE, FaultyStudy, faulty_study
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 SEARCH = {
     "trials": 3,
