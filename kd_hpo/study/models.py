@@ -3,7 +3,6 @@
 The format is torch's `pt2`, which MLflow checks before it is loaded: neither pickles nor code of the user's travel in it.
 """
 
-import logging
 import shutil
 import warnings
 from hashlib import sha256
@@ -172,7 +171,6 @@ def save_student(student: nn.Module, shape: tuple[int, int, int], folder: Path, 
         classes = student(torch.from_numpy(example)).shape[1]
     kind = np.dtype("float32")
     signature = ModelSignature(inputs=Schema([TensorSpec(kind, (-1, *shape))]), outputs=Schema([TensorSpec(kind, (-1, classes))]))
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
