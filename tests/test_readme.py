@@ -78,9 +78,8 @@ def write_short_study(folder: Path) -> None:
 ELSEWHERE = {
     "make demo": ".ci/run and the Makefile; it is the first command of RUN after an installation",
     "make test": ".ci/run",
-    "kd-hpo submit studies/digits.yaml --address http://HEAD:8265 --set runs=/shared/runs --set tracking.uri=http://MLFLOW:5000": (
-        "tests/service/test_cluster.py, which has nodes to send it to"
-    ),
+    "kd-hpo submit studies/digits.yaml --address http://HEAD:8265 --set runs=/shared/runs "
+    "--set tracking.uri=http://MLFLOW:5000": "tests/service/test_cluster.py, which has nodes to send it to",
     "kd-hpo run STUDY --address auto": "tests/service/test_cluster.py",
     "kd-hpo resume NAME": "tests/service/test_faults_driver.py, and RUN with a name",
     "kd-hpo resume NAME --retry-failed": "tests/service/test_faults_driver.py",

@@ -126,8 +126,10 @@ class Mirror:
             return self._served >= wanted
 
     def leave(self) -> None:
-        """Lets the thread end as soon as MLflow lets go of it."""
+        """Lets the thread end as soon as MLflow lets go of it; it looks at the folder no more, which may be gone by then."""
         self._left.set()
+        with self._change:
+            self._change.notify_all()
 
     # ---- on the thread
 
@@ -143,8 +145,11 @@ class Mirror:
         try:
             while not self._left.is_set():
                 with self._change:
-                    self._change.wait_for(lambda: self._asked > self._served, _LOOKS_EVERY_S if self.experiment else 0)
+                    looks_every_s = _LOOKS_EVERY_S if self.experiment else 0
+                    self._change.wait_for(lambda: self._asked > self._served or self._left.is_set(), looks_every_s)
                     asked, closing = self._asked, self._closing
+                if self._left.is_set():
+                    return
                 patiently(self.bring_up_to_date, closing)
                 self._answered()
                 with self._change:

@@ -167,7 +167,9 @@ def test_a_runs_folder_whose_database_would_lie_elsewhere_is_refused(tmp_path: P
 def test_filters_find_the_run_of_the_trial_and_no_other(tracked: StudyConfig) -> None:
     client, experiment = MlflowClient(tracking_uri(tracked)), open_experiment(tracked)
     names = ["kd-s0", "kd-s00", "kd-s0.", "KD-s0", "kd_s0", "kd%s0"]
-    ids = {name: RunLog.find_or_create(client, experiment, name, f"of {name}", {"kd.study": "small"}).run_id for name in names[:5]}
+    ids = {
+        name: RunLog.find_or_create(client, experiment, name, f"of {name}", {"kd.study": "small"}).run_id for name in names[:5]
+    }
     assert len(set(ids.values())) == 5 == len(list(all_runs(client, experiment)))
     for name, run_id in ids.items():
         assert RunLog.find_or_create(client, experiment, name, f"of {name}", {}).run_id == run_id

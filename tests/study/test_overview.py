@@ -1,5 +1,6 @@
 """What MLflow holds of a study as a whole, on its way and at its end, against a real SQLite database."""
 
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -14,6 +15,7 @@ from torch import nn
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.mirror import Mirror
 from kd_hpo.study.models import ALIAS, Classifier, model_folder, save_student
 from kd_hpo.study.overview import describe_experiment
 from kd_hpo.study.tracking import all_runs, open_experiment
@@ -133,6 +135,22 @@ def test_study_on_its_way_is_shown_as_it_goes_and_interrupted_when_it_stops(stud
     summary = run_named(study, experiment, "summary")
     assert summary.info.status == "KILLED"
     assert summary.data.tags["mlflow.note.content"].startswith("**The study has not come to its end.**")
+
+
+def test_mirror_that_is_left_looks_at_the_folder_no_more(
+    study: StudyConfig, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be gone by then, and runs whose trials are gone would go too."""
+    monkeypatch.setattr("kd_hpo.study.mirror._LOOKS_EVERY_S", 60.0)
+    add_search(study, prepared)
+    mirror = Mirror(study, views(study))
+    mirror.start()
+    assert mirror.caught_up(closing=True)
+    shutil.rmtree(StudyFolder.of(study).root)
+    mirror.leave()
+    mirror._thread.join(timeout=20)
+    assert not mirror._thread.is_alive()
+    assert mirror.experiment is not None and run_named(study, mirror.experiment, "hetero-t000")
 
 
 def test_overview_that_mlflow_refuses_is_told_and_keeps_no_trial_back(
