@@ -24,7 +24,7 @@ class _GaussianMeans(torch.autograd.Function):
         layers: Tensor,
         scale: Tensor,
     ) -> Tensor:
-        x, t = x.flatten(0, 1), target.flatten(0, 1)
+        x, t = x.flatten(0, 1), target.flatten(0, 1).to(x)
         centre, t_mean = x.mean(0), t.mean(0).unsqueeze(1)
         z = x - centre  # about its mean, or the digits would go to the square of the mean
         same = layers @ layers.t()  # (J, J), 1 for two channels of one layer

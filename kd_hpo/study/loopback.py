@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from ray._private import ray_constants
 
+_TOKEN = secrets.token_hex(32)
+"""One for the process: Ray reads it once."""
+
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
@@ -16,9 +19,13 @@ def on_loopback() -> Iterator[None]:
     loopback where it forms no clusters, which this constant says. The token keeps out the other users of this machine: Ray
     asks for one unless RAY_AUTH_MODE is set, and would keep its own in the home folder.
     """
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    own = "RAY_AUTH_TOKEN" not in os.environ
+    if own:
+        os.environ["RAY_AUTH_TOKEN"] = _TOKEN
     before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+        if own:  # else `prepare_environment` would take it for that of a cluster
+            del os.environ["RAY_AUTH_TOKEN"]

@@ -24,7 +24,7 @@ from kd_hpo.trial.learning import held_from_now
 from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.result import TOTAL, EpochRecord, LayerRecord, Rows, TrialResult
-from kd_hpo.trial.state import Trial, start_trial
+from kd_hpo.trial.state import Trial, require_end_of_epoch, start_trial
 from kd_hpo.trial.steps import train_step
 from kd_hpo.trial.stopwatch import EpochTime
 
@@ -73,6 +73,7 @@ def resume(trial: Trial, folder: Path | None) -> None:
         return
     try:
         trial.load_state_dict(state)
+        require_end_of_epoch(trial)
     except Exception as error:  # what it holds may be anything
         said = cut(one_line(f"{type(error).__name__}: {error}"))
         raise CheckpointMismatch(

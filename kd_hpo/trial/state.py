@@ -153,9 +153,6 @@ class Trial:
         """Raises an error of nearly any type where the state is not one that `state_dict` could have given."""
         self.records = [EpochRecord.model_validate_json(record) for record in state["records"]]
         self.step, self.epoch = state["step"], state["epoch"]
-        expected = len(self.records) * self.steps_per_epoch, len(self.records)
-        if (self.step, self.epoch) != expected or self.epoch > self.config.training.epochs:
-            raise ValueError(f"step {self.step} and epoch {self.epoch} after {len(self.records)} epochs")
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         require_fitting(self.optimizer)
@@ -169,6 +166,13 @@ class Trial:
             require_alike({"held": held}, {"held": self.pairs.held_sum})
             self.pairs.held_sum, self.pairs.held_epochs = held, int(count)
         set_random_state(state["random"])
+
+
+def require_end_of_epoch(trial: Trial) -> None:
+    """Raises ValueError where the steps are not those of the epochs that are recorded, as they are in a checkpoint."""
+    expected = len(trial.records) * trial.steps_per_epoch, len(trial.records)
+    if (trial.step, trial.epoch) != expected or trial.epoch > trial.config.training.epochs:
+        raise ValueError(f"step {trial.step} and epoch {trial.epoch} after {len(trial.records)} epochs")
 
 
 def require_alike(state: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
