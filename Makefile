@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# Faults and a cluster, with real processes and real kills.
+# Faults and a cluster, with real processes and real kills, and pages in a real browser.
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 

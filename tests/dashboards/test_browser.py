@@ -17,6 +17,7 @@ from tests.dashboards.made_up import ENDED, HOSTILE, RUNNING
 
 pytestmark = [
     pytest.mark.service,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine; on Debian: apt-get install chromium"),
 ]
 

@@ -150,7 +150,7 @@ def changed(content: Any, changes: list[tuple[float, str, Any]]) -> Any:
         elif how == "double" and isinstance(node, list):
             node.insert(last, copy.deepcopy(node[last]))
         else:
-            node[last] = value
+            node[last] = copy.deepcopy(value)  # a later change may reach into it, and the next example has it again
     return content
 
 

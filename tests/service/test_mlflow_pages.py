@@ -26,6 +26,7 @@ from tests.study.shown import add_comparison, add_search, finish, show, shown_st
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = [
     pytest.mark.service,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found on the PATH: apt-get install chromium"),
 ]
 BEST_FIRST = ["hetero-s0", "kd-s0", "hetero-t001", "uniform-s0", "hetero-t000"]
