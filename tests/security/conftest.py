@@ -1,6 +1,5 @@
 """Ray and MLflow at home before any test module imports them; the small studies that the tests spoil."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,27 +8,13 @@ from kd_hpo.study.environment import prepare_environment
 
 prepare_environment()
 
-from kd_hpo.config.study import StudyConfig  # noqa: E402
 from kd_hpo.study.export import export_study  # noqa: E402
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus  # noqa: E402
-from kd_hpo.study.tracking import open_experiment  # noqa: E402
 from tests.conftest import digits_study  # noqa: E402
+from tests.study.databases import database, tracked  # noqa: E402
 from tests.study.helpers import record, result_of  # noqa: E402
 
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs: to make one takes seconds, so tests take copies."""
-    runs = tmp_path_factory.mktemp("database")
-    open_experiment(digits_study(runs, name="template"))
-    return runs / "mlflow.db"
-
-
-@pytest.fixture
-def tracked(tmp_path: Path, database: Path) -> StudyConfig:
-    """A study that has a database of its own."""
-    shutil.copy(database, tmp_path / "mlflow.db")
-    return digits_study(tmp_path)
+__all__ = ["database", "tracked"]
 
 
 @pytest.fixture
