@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.core.params import Params
-from kd_hpo.nets.forward_mode import plain_attention
+from kd_hpo.nets.forward_mode import ShortBatchNorm, plain_attention
 from kd_hpo.trial.randomness import random_state, set_random_state
 from kd_hpo.trial.state import Trial
 
@@ -44,6 +44,6 @@ def forward_mode_student(trial: Trial, x: Tensor, w: Params, before: Moment) -> 
     """Logits and features of parameters w that carry a tangent, with buffers and random state as just before the step."""
     set_random_state(before.random)  # the same dropout as in the step
     buffers = {name: buffer.clone() for name, buffer in before.buffers.items()}
-    with plain_attention():  # and in float32: autocast has no forward mode
+    with plain_attention(), ShortBatchNorm():  # and in float32: autocast has no forward mode
         logits, features = functional_call(trial.student, {**w, **buffers}, (x,))
     return logits, features

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import functional_call, jvp
 from torchvision.models.convnext import CNBlockConfig
 
-from kd_hpo.nets.forward_mode import plain_attention
+from kd_hpo.core.hypergradient import slope
+from kd_hpo.nets.forward_mode import ShortBatchNorm, plain_attention
 from kd_hpo.nets.zoo import build_network
 
 VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "drop_rate": 0.1, "drop_path_rate": 0.3}
@@ -59,8 +61,10 @@ def test_forward_mode_is_the_derivative(name: str, arguments: dict[str, Any]) ->
         return logits({n: p + step * q[n] for n, p in w.items()})
 
     with torch.no_grad(), plain_attention():
-        value, along_q = jvp(logits, (w,), (q,))
-        torch.testing.assert_close(value, logits(w))
+        plain = logits(w)
+        with ShortBatchNorm():
+            torch.testing.assert_close(logits(w), plain)
+            along_q = slope(logits, w, q)
         difference = (moved(1e-7) - moved(-1e-7)) / 2e-7
     assert along_q.norm() > 1e-3
     torch.testing.assert_close(along_q, difference, rtol=0, atol=1e-5 * along_q.norm().item())
@@ -71,3 +75,32 @@ def test_without_it_a_fused_attention_has_no_forward_mode() -> None:
     q = torch.randn(1, 1, 4, 8)
     with pytest.raises(NotImplementedError, match="forward AD"), torch.no_grad():
         jvp(lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x), (q,), (q,))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("fixed", ["nothing", "input", "scale"])
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5), (6, 3, 4, 5), (6, 3, 2, 4, 5)])
+def test_short_batch_norm_is_batch_norm(shape: tuple[int, ...], fixed: str, affine: bool, training: bool) -> None:
+    """Value, tangent and running moments, in both orders of memory."""
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=draw, dtype=torch.float64)
+
+    x, dx, (weight, dweight, bias, dbias) = normal(*shape), normal(*shape), (normal(3) for _ in range(4))
+    parameters = [(weight, None if fixed == "scale" else dweight), (bias, dbias)] if affine else []
+
+    def along(x: Tensor, dx: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        mean, variance = torch.zeros(3, dtype=x.dtype), torch.ones(3, dtype=x.dtype)
+        with torch.no_grad(), forward_ad.dual_level():
+            moved = [p if dp is None else forward_ad.make_dual(p, dp) for p, dp in parameters]
+            x = x if fixed == "input" else forward_ad.make_dual(x, dx)
+            y = torch.nn.functional.batch_norm(x, mean, variance, *moved, training=training, momentum=0.3, eps=1e-3)
+            return *forward_ad.unpack_dual(y), mean, variance
+
+    expected = along(x, dx)
+    with ShortBatchNorm():
+        torch.testing.assert_close(along(x, dx), expected)
+        last = [v.movedim(1, -1).contiguous().movedim(-1, 1) for v in (x, dx)]
+        torch.testing.assert_close(along(*last), expected)
