@@ -121,9 +121,9 @@ class GradientBalanced(Settings):
     """Each pair's gradient in the student's parameters is made as large as the task's gradient there."""
 
     kind: Literal["gradient"] = "gradient"
-    every: PositiveInt = 10
+    every: PositiveInt = 20
     """Steps between two measures of the gradients' norms, once enough stand."""
-    decay: Fraction = 0.95
+    decay: Fraction = 0.9
     """Factor of the running averages, per measure; one measure alone is off by a factor of about two."""
     measures: PositiveInt = 10
     """Measures before the pairs are switched on, one a step from the start."""
@@ -274,6 +274,9 @@ class LearnedWeights(Settings):
     start: Matrix | None = None
     """T rows of S numbers to start from, and to forget towards, instead of uniform ones; a study with search.carry_lambda gives
     each trial those of its best one so far."""
+    opening: Fraction = 0.1
+    """With a start: the share of the trial's steps, before lambda moves, from which on the pairs that the start leaves out are
+    computed too, so that their regressors are valid by then. Until then they cost nothing."""
 
     strength_within: Annotated[float, Field(ge=1)] = 1.0
     """Above 1, the total strength is learned beside lambda, from pairs.strength up to so many times as much or as little."""

@@ -32,11 +32,15 @@ class GradientBalance:
         self._task, self._pairs = torch.zeros(()), torch.zeros(shape)
         self._count = 0
 
-    def observe(self, task: Tensor, pairs: Tensor) -> None:
-        """task (), pairs (T, S): squared norms, or unbiased estimates of them from the same random direction."""
+    def observe(self, task: Tensor, pairs: Tensor, measured: Tensor | None = None) -> None:
+        """task (), pairs (T, S): squared norms, or unbiased estimates of them from the same random direction.
+
+        measured  (T, S), where some pairs were not measured: False for those, which stay as they are, for good
+        """
         self._count += 1
         self._task = torch.lerp(task.to(self._task), self._task, self._decay)
-        self._pairs = torch.lerp(pairs.to(self._pairs), self._pairs, self._decay)
+        averages = torch.lerp(pairs.to(self._pairs), self._pairs, self._decay)
+        self._pairs = averages if measured is None else torch.where(measured.to(averages.device), averages, self._pairs)
 
     @property
     def started(self) -> bool:

@@ -38,9 +38,17 @@ def held_from_now(trial: Trial) -> bool:
     return not isinstance(settings, LearnedWeights) or trial.step >= (1 - settings.hold) * trial.total_steps
 
 
+def closed_yet(trial: Trial) -> bool:
+    """Whether lambda keeps its start for so long that the pairs which that leaves out need not be computed yet."""
+    settings = trial.config.weighting
+    if not isinstance(settings, LearnedWeights) or settings.start is None:
+        return False
+    return trial.step < (settings.warmup - settings.opening) * trial.total_steps
+
+
 def needed_pairs(trial: Trial, pairs: PairState) -> Tensor | None:
-    """(T, S), those with a weight, once lambda stands still: the others never come back. None before, and without lambda."""
-    if pairs.direction is None or not held_from_now(trial):
+    """(T, S), those with a weight, while no other one can get any soon, or ever again; None: all of them."""
+    if pairs.direction is None or not (closed_yet(trial) or held_from_now(trial)):
         return None
     return pairs.weighting.weights(trial.epoch) > 0
 
@@ -56,7 +64,7 @@ def direction_sees(trial: Trial, pairs: PairState) -> bool:
 def what_teacher_says(trial: Trial, batch: Indices, x: Tensor) -> Targets | None:
     """As much as this step's losses want of it."""
     if trial.pairs and trial.stage != "task":
-        needed = None if measures_balance_now(trial, trial.pairs) else needed_pairs(trial, trial.pairs)
+        needed = (balanced_pairs if measures_balance_now(trial, trial.pairs) else needed_pairs)(trial, trial.pairs)
         return trial.prepared.targets.batch(batch, x, trial.pairs.losses.sizes(needed))
     return Targets(trial.prepared.targets.logits(batch, x), {}) if trial.config.kd.weight else None
 
@@ -149,20 +157,26 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
 # ---- the pairs' balance
 
 
+def balanced_pairs(trial: Trial, pairs: PairState) -> Tensor | None:
+    """(T, S), those whose gradients a measure looks at; None: all, also those that are not computed yet."""
+    return None if closed_yet(trial) else needed_pairs(trial, pairs)
+
+
 def measures_balance_now(trial: Trial, pairs: PairState) -> bool:
     settings = trial.config.pairs.balance
     return isinstance(settings, GradientBalanced) and (not pairs.balance.started or trial.step % settings.every == 0)
 
 
 def measure_balance(trial: Trial, pairs: PairState, seen: View, targets: Targets, before: Moment) -> None:
-    """The gradients' norms of the task and of all pairs on the batch, in the student's parameters."""
+    """The gradients' norms of the task and of the pairs on the batch, in the student's parameters."""
     assert isinstance(pairs.balance, GradientBalance)
+    needed = balanced_pairs(trial, pairs)
 
     def losses(w: Params) -> Tensor:
         logits, features = forward_mode_student(trial, seen.x, w, before)
-        matrix = pairs.losses(as_targets(features), targets)
+        matrix = pairs.losses(as_targets(features), targets, needed=needed)
         return torch.cat([seen.cross_entropy(logits.to(matrix)).view(1), matrix.flatten()])
 
     with torch.no_grad(), random_state_kept():
         squares = squared_slopes(losses, before.parameters, generator(trial.config.seed, BALANCE, trial.step))
-    pairs.balance.observe(squares[0], squares[1:].view(pairs.losses.plan.shape))
+    pairs.balance.observe(squares[0], squares[1:].view(pairs.losses.plan.shape), needed)

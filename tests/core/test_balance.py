@@ -89,3 +89,12 @@ def test_squared_slopes_average_to_the_squared_norms_of_the_gradients() -> None:
     count = 20_000  # one has a relative deviation of the root of 2: their mean, of .01
     mean = sum(squared_slopes(losses, w, generator) for _ in range(count)) / count
     torch.testing.assert_close(mean, torch.tensor(norms, dtype=torch.float64), rtol=0.05, atol=0)
+
+
+def test_what_is_not_measured_stays_as_it_was() -> None:
+    balance = GradientBalance((1, 2), decay=0.5, measures=1)
+    balance.observe(torch.tensor(4.0), torch.tensor([[1.0, 4.0]]))
+    balance.observe(torch.tensor(4.0), torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]))
+    scales = balance.scales()
+    assert scales[0, 0] == 2
+    assert scales[0, 1] == pytest.approx((3 / 2) ** 0.5)  # the task's average goes on: 2, then 3
