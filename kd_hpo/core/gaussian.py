@@ -183,22 +183,29 @@ class GaussianBlock(nn.Module):
         if _wide(self.plan, self.groups[0]):
             of_group = None if weights is None else weights[self.teachers, self.groups[0].student]
             return self.sample_losses(0, features[self.groups[0].student], blocks[self.size], of_group).mean(0).unsqueeze(1)
+        of_used = [self.groups[s].student for s in used]
+        taught = [i for i, t in enumerate(self.teachers) if needed is None or needed[t, of_used].any()]
         x = torch.cat([pooled(as_map(features[self.groups[s].student], self.student[s]), self.size) for s in used], 2)
+        target = self.target(blocks[self.size])
         weight: Tensor = self.weight
         bias: Tensor = self.bias
-        rho, layers, cells = self.rho, self.layers, self.pairs
+        rho, layers, members, cells = self.rho, self.layers, self.members, self.pairs
         if len(used) < len(self.groups):
             columns = _index([column for s in used for column in range(self.columns[s].start, self.columns[s].stop)])
             weight, layers = weight[:, columns], layers[columns][:, used]
             bias, rho, cells = (of_layers[:, used] for of_layers in (bias, rho, cells))
+        if len(taught) < len(self.teachers):
+            rows = _index(self._rows([self.teachers[i] for i in taught]))
+            target, members = target[..., rows], members[rows][:, taught]
+            weight, bias, rho, cells = (of_channels[rows] for of_channels in (weight, bias, rho, cells))
         variance = softplus_variance(rho, self.floor)
         scale = torch.ones_like(variance) if weights is None else weights.take(cells)
-        shares = self.members / self.members.sum(0)
-        means = gaussian_means(x, weight, bias, variance, self.target(blocks[self.size]), shares, layers, scale)
-        if len(used) == len(self.groups):
+        means = gaussian_means(x, weight, bias, variance, target, members / members.sum(0), layers, scale)
+        if len(used) == len(self.groups) and len(taught) == len(self.teachers):
             return means
-        everywhere = means.new_zeros(len(self.teachers), len(self.groups))
-        return everywhere.index_copy(1, torch.tensor(used, device=means.device), means)
+        places = torch.tensor([i * len(self.groups) + s for i in taught for s in used], device=means.device)
+        everywhere = means.new_zeros(len(self.teachers) * len(self.groups)).index_copy(0, places, means.flatten())
+        return everywhere.view(len(self.teachers), len(self.groups))
 
     def target(self, block: Tensor) -> Tensor:
         """(B, N, C'), the teacher at the resolution -> (B, N, C)"""
