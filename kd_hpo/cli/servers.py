@@ -13,6 +13,7 @@ from typing import IO
 
 from kd_hpo.errors import StudyError
 
+LOOPBACK = "127.0.0.1"
 _GRACE_S = 5.0
 """From being asked to end until being killed."""
 
@@ -25,6 +26,7 @@ class Server:
     address: str
     """What a person opens once something listens at the port."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    host: str = LOOPBACK
 
 
 def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
@@ -40,7 +42,7 @@ def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
             for name, (process, log) in running.items():
                 if process.poll() is not None:
                     raise StudyError(f"{name} has ended with exit code {process.returncode}: {_last_line(log)}")
-            for server in [server for server in waiting if listens(server.port)]:
+            for server in [server for server in waiting if listens(server.port, server.host)]:
                 tell(f"{server.name}: {server.address}")
                 waiting.remove(server)
                 if not waiting:
@@ -59,10 +61,12 @@ def told_to_stop() -> Iterator[threading.Event]:
             signal.signal(each, handler)
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as asking:
-        asking.settimeout(0.5)
-        return asking.connect_ex(("127.0.0.1", port)) == 0
+def listens(port: int, host: str = LOOPBACK) -> bool:
+    try:
+        socket.create_connection((host, port), 0.5).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
