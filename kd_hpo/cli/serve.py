@@ -81,9 +81,7 @@ def ui(
         links["KD_HPO_OPTUNA_URL"] = own.address
     servers = [each for each in (_dashboard(host, dashboard_port, study, links), mlflow, own) if each]
     if not local:
-        err.print(
-            f"warning: the dashboard listens on {host}, port {dashboard_port}: whoever reaches it sees every study, unasked"
-        )
+        err.print(f"warning: the dashboard listens on {host}, port {dashboard_port}; whoever reaches that can read every study")
     if remote:
         out.print(f"MLflow: {remote[1]} (not started here)")
     out.print(f"starting {', '.join(server.name for server in servers)} ...")

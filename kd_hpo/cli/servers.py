@@ -1,4 +1,4 @@
-"""Several servers of this machine as one: started together, told as they answer, ended together."""
+"""Several servers of this machine as one: started together, told as they answer, ended together, even by `kill -9`."""
 
 import os
 import signal
@@ -11,11 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO
 
+from kd_hpo.cli.guard import GRACE_S, guarded
 from kd_hpo.errors import StudyError
 
 LOOPBACK = "127.0.0.1"
-_GRACE_S = 5.0
-"""From being asked to end until being killed."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
     """
     waiting = list(servers)
     with told_to_stop() as stop, ExitStack() as ends:
-        running = {server.name: ends.enter_context(_running(server)) for server in servers}
+        guard = ends.enter_context(guarded())
+        running = {server.name: ends.enter_context(_running(server, guard)) for server in servers}
         ends.callback(_ask_to_end, [process for process, _ in running.values()])
         while not stop.wait(0.2):
             for name, (process, log) in running.items():
@@ -70,17 +70,18 @@ def listens(port: int, host: str = LOOPBACK) -> bool:
 
 
 @contextmanager
-def _running(server: Server) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def _running(server: Server, guard: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     """In a session of its own: Ctrl-C reaches this process alone, and what the server started ends with it."""
     with tempfile.TemporaryFile() as log:
         environment = os.environ | server.environment
         process = subprocess.Popen(server.command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
+            guard.write(b"%d\n" % process.pid)  # of its group, too
             yield process, log
         finally:
             _signal_all(process, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S)
+                process.wait(GRACE_S)
             _signal_all(process, signal.SIGKILL)  # those that the server left behind, too
             process.wait()
 

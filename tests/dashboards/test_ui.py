@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_servers_and_their_children_end_with_the_command(number: signal.Signals)
     assert sorted(told[:2]) == sorted(f"a server: {each.address}" for each in started)
     assert all(gone(each.port) for each in started)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_servers_and_their_children_end_when_the_command_is_killed() -> None:
+    started = server(PARENT)
+    command = f"""
+from kd_hpo.cli.servers import Server, serve
+serve([Server("a server", {started.command!r}, {started.port}, "here")], lambda line: print(line, flush=True))
+"""
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "a server: here\n"
+        process.kill()
+    assert gone(started.port)
 
 
 def test_server_that_ends_by_itself_is_told_and_the_others_end() -> None:
