@@ -19,7 +19,7 @@ FLAGS = {
     "theme.headingFontSizes": "1.7rem,1.4rem,1.15rem",
     "theme.metricValueFontSize": "1.6rem",
     "theme.light.primaryColor": "#0072b2",
-    "theme.dark.primaryColor": "#56b4e9",
+    "theme.dark.primaryColor": "#1a7fc1",
 }
 
 

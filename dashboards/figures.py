@@ -6,6 +6,7 @@ from itertools import cycle
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from dashboards.analysis import is_log
 from dashboards.words import figure_text, short_paths
@@ -21,6 +22,8 @@ METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 MARKS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "cross")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SCALE = "Viridis"
+LINES = {dark: sample_colorscale(SCALE, np.linspace(*ends, 12)) for dark, ends in {False: (0.0, 0.85), True: (0.3, 1.0)}.items()}
+"""For thin lines on a light and on a dark page: without the end of the scale that could not be told from the page."""
 OUTLINED = {True: {"line": {"width": 2}}, False: {}}
 FAINT = "rgba(138, 143, 152, 0.35)"
 
@@ -63,12 +66,13 @@ def over_time(trials: pd.DataFrame) -> go.Figure:
     return laid_out(figure, 380, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
 
 
-def parallel(settings: pd.DataFrame, accuracy: pd.Series) -> go.Figure:
+def parallel(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) -> go.Figure:
     """A line a trial through its outer settings to its accuracy; axes that span more than a decade are logarithmic."""
     names = short_paths([str(name) for name in settings])
     dimensions = [_axis(figure_text(names[str(name)], 26), settings[name]) for name in settings]
     dimensions.append({"label": "<b>accuracy</b>", "values": accuracy})
-    line = {"color": accuracy, "colorscale": SCALE, "showscale": True, "colorbar": {"title": "accuracy", "thickness": 12}}
+    bar = {"title": "accuracy", "thickness": 12}
+    line = {"color": accuracy, "colorscale": LINES[dark], "showscale": True, "colorbar": bar}
     figure = go.Figure(
         go.Parcoords(dimensions=dimensions, line=line, labelangle=-14, labelfont={"size": 12}, tickfont={"size": 11})
     )
@@ -147,7 +151,7 @@ def methods(scores: Mapping[str, Mapping[int, float]], titles: Mapping[str, str]
         )  # fmt: skip
     texts = [figure_text(titles[method], 38) for method in ordered]
     figure.update_yaxes(tickvals=list(range(len(ordered))), ticktext=texts, range=[-0.6, len(ordered) - 0.4], zeroline=False)
-    figure.update_xaxes(title=f"accuracy on {label}")
+    figure.update_xaxes(title=f"accuracy on {label}", minallowed=-0.02, maxallowed=1.02)  # a deviation may reach beyond
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     return laid_out(figure, 130 + 40 * len(ordered), legend=legend)
 

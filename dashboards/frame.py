@@ -19,6 +19,11 @@ from dashboards.words import count, markdown, without_credentials
 ICON = Path(__file__).with_name("icon.svg")
 REFRESH_S = 5.0
 """How often a page reads MLflow again while a trial runs."""
+STYLE = """<style>
+[data-testid=stMainBlockContainer] { padding-top: 3.6rem; }
+.parcoords .axis .domain, .parcoords .axis line { stroke: #8a8f98 !important; }
+</style>"""
+"""Plotly draws the axes of parallel coordinates in black on any page."""
 Show = Callable[[Tracking, StudyRuns], None]
 PAGES: dict[str, tuple[str, str, Show]] = {
     "study": ("Study", ":material/leaderboard:", page_study.show),
@@ -39,7 +44,7 @@ class Chosen:
 
 def show() -> None:
     st.set_page_config(page_title="kd_hpo", page_icon=ICON, layout="wide")
-    st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 3.6rem; }</style>")
+    st.html(STYLE)
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         st.error("There is no MLflow to read: start with `kd-hpo ui`, or set MLFLOW_TRACKING_URI to a server or database.")

@@ -5,7 +5,7 @@ import streamlit as st
 
 from dashboards import figures
 from dashboards.analysis import TooFew, importance, varied
-from dashboards.parts import bound, chart, heading
+from dashboards.parts import bound, chart, dark, heading
 from dashboards.tracked import StudyRuns, Tracking
 from dashboards.words import accuracy, count, duration, markdown, one_line, plain_note
 
@@ -122,7 +122,7 @@ def _outer_settings(study: StudyRuns) -> None:
         f"{count(len(chosen), 'trial')}. A line is a trial, its colour the accuracy; drag along an axis to choose a range."
     )
     best_on_top = chosen.sort_values("accuracy")
-    figure = figures.parallel(settings.loc[best_on_top.index, names], best_on_top["accuracy"])
+    figure = figures.parallel(settings.loc[best_on_top.index, names], best_on_top["accuracy"], dark=dark())
     chart(figure, "parallel", "Parallel coordinates over the outer settings")
     completed = chosen[chosen["state"] == "completed"]
     heading(
