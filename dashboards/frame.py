@@ -101,11 +101,12 @@ def _page(chosen: Chosen, title: str, show: Show) -> None:
     tracked = chosen.tracked
     study = tracked.read(chosen.experiment)
     st.title(markdown(study.name), anchor=False)
+    just_read = [study]
     following = chosen.following and study.running and not st.session_state.get(page_lambda.PLAYING, False)
 
     def body() -> None:
         with _told(tracked.uri):  # a fragment runs by itself
-            now = tracked.read(chosen.experiment)
+            now = just_read.pop() if just_read else tracked.read(chosen.experiment)
             running = int((now.trials["state"] == "running").sum())
             state = f"{count(running, 'trial')} running" if running else ("ended" if now.ended else "no trial is running")
             st.caption(f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}")
