@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.colors import sample_colorscale
 
 from dashboards.analysis import is_log
 from dashboards.words import figure_text, short_paths
@@ -21,6 +24,8 @@ METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 MARKS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "cross")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SCALE = "Viridis"
+LINES = {dark: sample_colorscale(SCALE, np.linspace(*ends, 12)) for dark, ends in {False: (0.0, 0.85), True: (0.3, 1.0)}.items()}
+"""For thin lines on a light and on a dark page: without the end of the scale that could not be told from the page."""
 OUTLINED = {True: {"line": {"width": 2}}, False: {}}
 FAINT = "rgba(138, 143, 152, 0.35)"
 
@@ -63,16 +68,76 @@ def over_time(trials: pd.DataFrame) -> go.Figure:
     return laid_out(figure, 380, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
 
 
-def parallel(settings: pd.DataFrame, accuracy: pd.Series) -> go.Figure:
-    """A line a trial through its outer settings to its accuracy; axes that span more than a decade are logarithmic."""
+def parallel(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) -> go.Figure:
+    """A line a trial through its outer settings to its accuracy; axes that span more than a decade are logarithmic.
+
+    Ranges are chosen by dragging along an axis.
+    """
     names = short_paths([str(name) for name in settings])
     dimensions = [_axis(figure_text(names[str(name)], 26), settings[name]) for name in settings]
     dimensions.append({"label": "<b>accuracy</b>", "values": accuracy})
-    line = {"color": accuracy, "colorscale": SCALE, "showscale": True, "colorbar": {"title": "accuracy", "thickness": 12}}
+    bar = {"title": "accuracy", "thickness": 12}
+    line = {"color": accuracy, "colorscale": LINES[dark], "showscale": True, "colorbar": bar}
     figure = go.Figure(
         go.Parcoords(dimensions=dimensions, line=line, labelangle=-14, labelfont={"size": 12}, tickfont={"size": 11})
     )
     return laid_out(figure, 430, margin={"l": 60, "r": 30, "t": 80, "b": 30})
+
+
+def lines(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) -> go.Figure:
+    """What `parallel` shows, to look at only: drawn without WebGL, which takes a browser without a graphics card seconds."""
+    names = short_paths([str(name) for name in settings])
+    axes = [_axis(figure_text(names[str(name)], 26), settings[name]) for name in settings]
+    axes.append({"label": "<b>accuracy</b>", "values": accuracy})
+    heights, ticks = zip(*map(_heights, axes), strict=True)
+    table = np.column_stack([*heights, np.full(len(accuracy), np.nan)])  # nan ends a line
+    shades = np.minimum((table[:, -2] * len(LINES[dark])).astype(int), len(LINES[dark]) - 1)
+    figure = go.Figure()
+    for shade, colour in enumerate(LINES[dark]):
+        chosen = table[shades == shade]
+        if len(chosen):
+            figure.add_scatter(
+                x=np.tile(np.append(np.arange(len(axes)), np.nan), len(chosen)), y=chosen.ravel(), mode="lines", opacity=0.75,
+                line={"color": colour, "width": 1.2}, hoverinfo="skip", showlegend=False,
+            )  # fmt: skip
+    ground = "rgba(20, 20, 20, 0.7)" if dark else "rgba(255, 255, 255, 0.75)"
+    for i, each in enumerate(ticks):
+        figure.add_shape(type="line", x0=i, x1=i, y0=0, y1=1, line={"color": "#8a8f98", "width": 1})
+        for height, text in each:
+            figure.add_annotation(
+                x=i,
+                y=height,
+                text=text,
+                showarrow=False,
+                xanchor="right",
+                xshift=-3,
+                font={"size": 11},
+                bgcolor=ground,
+                borderpad=1,
+            )
+    figure.add_scatter(
+        x=np.full(len(accuracy), len(axes) - 1), y=table[:, -2], mode="markers", showlegend=False,
+        marker={"color": accuracy, "colorscale": LINES[dark], "size": 6, "colorbar": {"title": "accuracy", "thickness": 12}},
+        customdata=np.column_stack([[figure_text(trial, 60) for trial in settings.index], accuracy]),
+        hovertemplate="<b>%{customdata[0]}</b>: %{customdata[1]:.4f}<extra></extra>",
+    )  # fmt: skip
+    labels = [axis["label"] for axis in axes]
+    figure.update_xaxes(
+        tickvals=list(range(len(axes))), ticktext=labels, side="top", tickangle=-14, showgrid=False, zeroline=False,
+        range=[-0.45, len(axes) - 0.85], fixedrange=True,
+    )  # fmt: skip
+    figure.update_yaxes(visible=False, range=[-0.04, 1.04], fixedrange=True)
+    return laid_out(figure, 430, margin={"l": 10, "r": 10, "t": 70, "b": 10}, dragmode=False)
+
+
+def _heights(axis: Mapping[str, Any]) -> tuple[NDArray[np.float64], list[tuple[float, str]]]:
+    """Values on an axis of length 1, and where its labels stand."""
+    values = np.asarray(axis["values"], dtype=float)
+    low, high = values.min(), values.max()
+    width = (high - low) or 1.0
+    marks = np.asarray(axis.get("tickvals", np.linspace(low, high, 5)), dtype=float)
+    texts = axis.get("ticktext", [f"{mark:.3g}" for mark in marks])
+    return (values - low) / width, [((mark - low) / width, text) for mark, text in zip(marks, texts, strict=True)]
 
 
 def _axis(label: str, values: pd.Series) -> dict[str, object]:
@@ -147,7 +212,7 @@ def methods(scores: Mapping[str, Mapping[int, float]], titles: Mapping[str, str]
         )  # fmt: skip
     texts = [figure_text(titles[method], 38) for method in ordered]
     figure.update_yaxes(tickvals=list(range(len(ordered))), ticktext=texts, range=[-0.6, len(ordered) - 0.4], zeroline=False)
-    figure.update_xaxes(title=f"accuracy on {label}")
+    figure.update_xaxes(title=f"accuracy on {label}", minallowed=-0.02, maxallowed=1.02)  # a deviation may reach beyond
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     return laid_out(figure, 130 + 40 * len(ordered), legend=legend)
 

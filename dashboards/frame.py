@@ -19,6 +19,11 @@ from dashboards.words import count, markdown, without_credentials
 ICON = Path(__file__).with_name("icon.svg")
 REFRESH_S = 5.0
 """How often a page reads MLflow again while a trial runs."""
+STYLE = """<style>
+[data-testid=stMainBlockContainer] { padding-top: 3.6rem; }
+.parcoords .axis .domain, .parcoords .axis line { stroke: #8a8f98 !important; }
+</style>"""
+"""Plotly draws the axes of parallel coordinates in black on any page."""
 Show = Callable[[Tracking, StudyRuns], None]
 PAGES: dict[str, tuple[str, str, Show]] = {
     "study": ("Study", ":material/leaderboard:", page_study.show),
@@ -39,7 +44,7 @@ class Chosen:
 
 def show() -> None:
     st.set_page_config(page_title="kd_hpo", page_icon=ICON, layout="wide")
-    st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 3.6rem; }</style>")
+    st.html(STYLE)
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         st.error("There is no MLflow to read: start with `kd-hpo ui`, or set MLFLOW_TRACKING_URI to a server or database.")
@@ -96,11 +101,12 @@ def _page(chosen: Chosen, title: str, show: Show) -> None:
     tracked = chosen.tracked
     study = tracked.read(chosen.experiment)
     st.title(markdown(study.name), anchor=False)
+    just_read = [study]
     following = chosen.following and study.running and not st.session_state.get(page_lambda.PLAYING, False)
 
     def body() -> None:
         with _told(tracked.uri):  # a fragment runs by itself
-            now = tracked.read(chosen.experiment)
+            now = just_read.pop() if just_read else tracked.read(chosen.experiment)
             running = int((now.trials["state"] == "running").sum())
             state = f"{count(running, 'trial')} running" if running else ("ended" if now.ended else "no trial is running")
             st.caption(f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}")

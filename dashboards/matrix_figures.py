@@ -28,14 +28,20 @@ def heatmap(matrices: Matrices, epoch: int, largest: float) -> go.Figure:
         [layer_text(layer, 16) for layer in matrices.student],
     )
     names = np.array([[figure_text(matrices.pair_name((t, s)), 90) for s in range(columns)] for t in range(rows)])
-    told = {"texttemplate": "%{z:.3f}", "textfont": {"size": 13 if columns <= 6 else 11}} if rows * columns <= 100 else {}
     figure = go.Figure(
         go.Heatmap(
             z=weights, x=list(range(columns)), y=list(range(rows)), zmin=0, zmax=largest, colorscale=SCALE, xgap=2, ygap=2,
-            customdata=names, hovertemplate="%{customdata}: %{z:.4f}<extra></extra>", hoverongaps=False, **told,
+            customdata=names, hovertemplate="%{customdata}: %{z:.4f}<extra></extra>", hoverongaps=False,
             colorbar={"thickness": 12, "title": "λ", "tickformat": ".2g"},
         )
     )  # fmt: skip
+    if rows * columns <= 100:
+        inks = np.where(weights > 0.45 * largest, "#000000", "#ffffff")  # a contrast of 4.3 and more
+        figure.add_scatter(
+            x=np.tile(np.arange(columns), rows), y=np.repeat(np.arange(rows), columns), mode="text", hoverinfo="skip",
+            text=[f"{weight:.3f}" for weight in weights.ravel()], showlegend=False,
+            textfont={"size": 13 if columns <= 6 else 11, "color": inks.ravel()},
+        )  # fmt: skip
     figure.update_yaxes(tickvals=list(range(rows)), ticktext=teacher, range=[rows - 0.5, -0.5], title="teacher layer")
     figure.update_xaxes(
         tickvals=list(range(columns)), ticktext=student, side="top", range=[-0.5, columns - 0.5], title="student layer",

@@ -1,16 +1,19 @@
 """The page of a study: what its trials reached, when, with which outer settings, and how they ended."""
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboards import figures
 from dashboards.analysis import TooFew, importance, varied
-from dashboards.parts import bound, chart, heading
+from dashboards.parts import bound, chart, dark, heading
 from dashboards.tracked import StudyRuns, Tracking
 from dashboards.words import accuracy, count, duration, markdown, one_line, plain_note
 
 ALL = "all methods"
 MOST_CURVES = 10
+MOST_LINES = 100
+"""Of the best trials, and of the others, in parallel coordinates: more cannot be told apart."""
 QUIET_S = 600
 """A running trial that has not logged an epoch for so long may be dead."""
 
@@ -118,11 +121,16 @@ def _outer_settings(study: StudyRuns) -> None:
     if not names:
         st.info(f"{count(len(chosen), 'trial')} of {markdown(method)} with an accuracy so far; two that differ are needed.")
         return
-    st.caption(
-        f"{count(len(chosen), 'trial')}. A line is a trial, its colour the accuracy; drag along an axis to choose a range."
-    )
+    drag = st.toggle("Choose ranges by dragging", **bound("drag"), help="drawn by WebGL: slow without a graphics card")
     best_on_top = chosen.sort_values("accuracy")
-    figure = figures.parallel(settings.loc[best_on_top.index, names], best_on_top["accuracy"])
+    some = "" if drag or len(chosen) <= 2 * MOST_LINES else f": the best {MOST_LINES}, and as many evenly from the others"
+    if some:
+        others = np.linspace(0, len(chosen) - MOST_LINES - 1, MOST_LINES).astype(int)
+        best_on_top = pd.concat([best_on_top.iloc[others], best_on_top.iloc[-MOST_LINES:]])
+    how = "drag along an axis to choose a range, click it to choose all." if drag else "point at its end to see which it is."
+    st.caption(f"{count(len(chosen), 'trial')}{some}. A line is a trial, its colour the accuracy; {how}")
+    draw = figures.parallel if drag else figures.lines
+    figure = draw(settings.loc[best_on_top.index, names], best_on_top["accuracy"], dark=dark())
     chart(figure, "parallel", "Parallel coordinates over the outer settings")
     completed = chosen[chosen["state"] == "completed"]
     heading(

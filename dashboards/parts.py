@@ -11,6 +11,11 @@ def bound(name: str) -> dict[str, Any]:
     return {"key": name, "bind": "query-params"}
 
 
+def dark() -> bool:
+    """Whether the page has light letters on a dark ground: as the reader's system, or the page's own menu, has it."""
+    return st.context.theme.type == "dark"
+
+
 def heading(title: str, about: str = "") -> None:
     st.subheader(title, anchor=False)
     if about:

@@ -111,12 +111,16 @@ class Comparison:
         frame.attrs["caption"] = "\n".join(self.caption())
         return frame
 
-    def caption(self) -> list[str]:
-        """What the numbers depend on, a sentence a line."""
+    def caption(self, *, table: bool = True) -> list[str]:
+        """What the numbers depend on, a sentence a line.
+
+        table  whether they stand under the table of `markdown` and `frame`; else its columns are told elsewhere
+        """
         least, most = (pick((method.steps for method in self.methods), default=0) for pick in (min, max))
         each = f"{least}" if least == most else f"{least} to {most}, not the same for all,"
+        best = "best: on test at the best epoch by val; " if table else ""
         lines = [
-            "test: accuracy on test after the last epoch; best: on test at the best epoch by val; val: on val after the last; "
+            f"test: accuracy on test after the last epoch; {best}val: on val after the last; "
             "mean ± sample standard deviation over seeds. rank: by test, mean over seeds; s: seconds a trial.",
             f"Seeds {self.seeds[0]} to {self.seeds[-1]}." if len(self.seeds) > 1 else f"Seed {self.seeds[0]}.",
             f"Budget: {each} inner steps a trial ({self.epochs} epochs).",
@@ -126,12 +130,12 @@ class Comparison:
         ]
         if assisted := [f"{m.name} (val {number(m.assistant_val, '.4f')})" for m in self.methods if m.assisted]:
             lines.append(f"Before its steps an assistant, which then teaches, is trained for {', '.join(assisted)}.")
-        if self.control:
+        if self.control and table:
             lines.append(
                 f"difference: test less that of {self.control.name}, the best control by mean, on the same seeds; "
                 "p: paired t-test, two-sided, not corrected for the number of methods."
             )
-        else:
+        elif not self.control:
             lines.append("There is no control to compare with.")
         return lines
 

@@ -104,8 +104,8 @@ class Report:
             ("search", self._search()),
             ("comparison", f"{len(self.story.standing.compare)} methods, {study.compare.seeds} seeds each"),
         ]
-        if hours := sum(status.duration_s for status in self.story.folder.statuses()) / 3600:
-            facts.append(("time", f"{hours:.1f} hours of trials" if hours >= 1 else f"{hours * 60:.0f} minutes of trials"))
+        if seconds := sum(status.duration_s for status in self.story.folder.statuses()):
+            facts.append(("time", f"{lasting(seconds)}, all trials together"))
         if result := self._some_result():
             facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))
         return facts
@@ -273,6 +273,14 @@ def settings_in_words(points: Sequence[Mapping[str, object]]) -> str:
 
 def settings_of(points: list[dict[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy")))
+
+
+def lasting(seconds: float) -> str:
+    """45 s, 4 min 5 s, 2 h 7 min"""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def described(network: Network) -> str:

@@ -68,7 +68,7 @@ def read_story(folder: StudyFolder) -> Story:
 _SAID = {
     "better": "It is better than {0}.",
     "better, but not after correction": "It is better than {0}, but the difference may be chance, corrected for {1} tests.",
-    "a tie": "It ties with {0}.",
+    "a tie": "It ties with {0}: a difference may be chance.",
     "worse, but not after correction": "It is worse than {0}, but the difference may be chance, corrected for {1} tests.",
     "worse": "It is worse than {0}.",
     "not tested": "The difference to {0} cannot be tested on so few seeds.",
@@ -99,10 +99,10 @@ def _without_verdicts(story: Story) -> str:
 
 
 def _against_controls(found: list[Verdict]) -> list[str]:
-    """On the same seeds it is better than ce and kd. It ties with uniform."""
+    """It is better than student alone and KD. It ties with KD + uniform lambda: a difference may be chance."""
     by_words: dict[str, list[str]] = {}
     for verdict in found:
-        by_words.setdefault(verdict.words, []).append(verdict.control.name)
+        by_words.setdefault(verdict.words, []).append(verdict.control.title)
     return [_SAID[words].format(listed(names), len(found)) for words in _SAID if (names := by_words.get(words))]
 
 

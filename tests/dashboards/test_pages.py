@@ -1,12 +1,17 @@
 """Every page without a browser, by Streamlit's own test runner, on studies that nobody ran."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from streamlit.testing.v1 import AppTest
 
+from dashboards.figures import lines
 from dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.study.export import Export
 from tests.dashboards.conftest import Studies
@@ -173,3 +178,32 @@ def test_frame_without_mlflow_says_what_to_do(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize("module", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
 def test_module_is_short(module: Path) -> None:
     assert len(module.read_text().splitlines()) <= 350
+
+
+def test_pages_load_neither_torch_nor_ray(studies: Studies) -> None:
+    """The dashboard's process stays small: every page is drawn once, and what came with it is looked at."""
+    code = f"""
+import json, sys
+from streamlit.testing.v1 import AppTest
+import dashboards.__main__, dashboards.frame
+for page in ("study", "lambda", "compare", "export"):
+    app = AppTest.from_string({PAGE!r}.format(page=page, uri={studies.uri!r}, study={ENDED!r}), default_timeout=120).run()
+    assert not app.exception and app.get("plotly_chart"), page
+print(json.dumps(sorted(sys.modules)))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(told.stdout.splitlines()[-1]))
+    assert "dashboards.page_export" in loaded
+    assert not loaded & {"torch", "torchvision", "ray"}
+
+
+def test_parallel_coordinates_without_webgl_show_the_best_and_some_others() -> None:
+    trials = [f"hetero-t{i:03d}" for i in range(7)]
+    settings = pd.DataFrame({"kd.weight": [10.0**-i for i in range(7)], "kd.kind": list("aabbaba")}, index=trials)
+    accuracy = pd.Series(np.linspace(0.5, 0.8, 7), index=trials)
+    figure = lines(settings, accuracy)
+    assert {trace.type for trace in figure.data} == {"scatter"}
+    drawn = [np.asarray(trace.y, dtype=float) for trace in figure.data if trace.mode == "lines"]
+    assert sum(np.isnan(heights).sum() for heights in drawn) == 7  # a line a trial
+    assert drawn[-1][:-1] == pytest.approx([0, 0, 1])  # the best one: the least weight, the first kind
+    assert "1e-06" in {note.text for note in figure.layout.annotations}  # a logarithmic axis

@@ -12,7 +12,7 @@ from kd_hpo.config.pairs import NoPairs
 from kd_hpo.errors import ConfigError
 from kd_hpo.study.comparison import compared
 from kd_hpo.study.folder import StudyFolder
-from kd_hpo.study.report import as_code, in_markdown, write_report
+from kd_hpo.study.report import as_code, in_markdown, lasting, write_report
 from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import LayerRecord
 from tests.conftest import digits_study, digits_trial
@@ -79,8 +79,8 @@ def test_page_tells_the_story(folder: StudyFolder) -> None:
     words = re.sub(r"\s+", " ", page.words)
     for said in (
         "KD + learned lambda reaches 0.6000 ±.1000 on test (3 seeds).",
-        "It is better than ce.",
-        "It ties with kd.",
+        "It is better than student alone.",
+        "It ties with KD: a difference may be chance.",
         "6 trials for 1 method by Optuna (TPE)",
         "plain_conv {channels: [8, 16], hidden: 16, padding: 1}",
         "augmented by flip",
@@ -125,7 +125,7 @@ def test_markdown_tells_the_story_and_does_not_trust_names(folder: StudyFolder) 
     page = Page(html)
     assert "<script>" not in html and "a" not in page.tags and "strong" in page.tags
     assert page.tags.count("table") == 6
-    assert EVIL in page.words and "It ties with kd." in page.words
+    assert EVIL in page.words and "It ties with KD: a difference may be chance." in page.words
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in html.split("<tr>")]
     (ours,) = [row for row in cells if row and row[0] == "<strong>KD + learned lambda</strong>"]
     assert ours[1:3] == ["3", "0.6000 ±.1000"]
@@ -176,3 +176,8 @@ def test_comparison_by_itself_has_no_search(tmp_path: Path, prepared: Prepared) 
 def test_other_kind_of_file_is_refused(folder: StudyFolder) -> None:
     with pytest.raises(ConfigError, match=r"report\.pdf ends in '\.pdf'; give a file that ends in \.html or \.md"):
         write_report(folder, folder.root / "report.pdf", NOW)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(44.6, "45 s"), (65, "1 min 5 s"), (7620, "2 h 7 min")])
+def test_duration_is_told_in_units_that_fit_it(seconds: float, words: str) -> None:
+    assert lasting(seconds) == words
