@@ -56,6 +56,8 @@ class Mirror:
         """What a person should know of the study's end in MLflow."""
         self._study, self._folder, self._commit = study, StudyFolder.of(study), git_commit()
         self._runs: dict[str, RunLog] = {}
+        self._epochs: dict[str, int] = {}
+        """How many epochs a running trial has when they are written next."""
         going = {status.spec.id for status in self._folder.statuses() if status.state == "running"}  # once it is started again
         self._written: dict[str, tuple[int, ...]] = {trial: self._folder.changed(trial) for trial in going}
         self._known: dict[str, tuple[str | None, str | None]] = {}
@@ -182,7 +184,9 @@ class Mirror:
         client = MlflowClient(tracking_uri(self._study))
         for trial in self._trials():
             changed, status = self._folder.changed(trial), self._folder.status(trial)
-            if status is not None and (self._written.get(trial) != changed or (closing and status.state == "running")):
+            if status is None or (self._written.get(trial) == changed and not (closing and status.state == "running")):
+                continue
+            if closing or self._due(trial, status):
                 self._write(client, self.experiment, status, closing)
                 self._written[trial] = changed
         if closing:
@@ -191,6 +195,12 @@ class Mirror:
 
     def _trials(self) -> list[str]:
         return sorted(path.parent.name for path in self._folder.root.glob("trials/*/status.json"))
+
+    def _due(self, trial: str, status: TrialStatus) -> bool:
+        """A long trial reaches MLflow in parts of several epochs: one by one, they would cost it a core for seconds."""
+        if status.state != "running" or trial not in self._runs:
+            return True
+        return len(self._folder.times(trial)) >= self._epochs.get(trial, 0)
 
     def _write(self, client: MlflowClient, experiment: str, status: TrialStatus, closing: bool) -> None:
         trial = status.spec.id
@@ -217,9 +227,9 @@ class Mirror:
             self._known.pop(trial, None)
         run, layers = self._runs[trial], layers_of(about)
         run.describe(about, spec, self._commit)
-        for record, at in zip(records, times, strict=False):  # a time may stand before its record does
-            run.log_epoch(record, layers, at)
-            self._answered()
+        run.log_epochs(records, layers, times, self._answered)
+        self._answered()
+        self._epochs[trial] = (len(records) // layers.every + 1) * layers.every
         if status.state != "running" or closing:
             run.finish(status, records, layers, trial_export(self._folder, status))
             self._runs.pop(trial)
