@@ -112,7 +112,13 @@ class Trial:
     def view(self, batch: Indices) -> View:
         """The images as training sees them at this step."""
         x, labels = self.prepared.batches.inputs(batch), self.prepared.batches.labels(batch)
+        if self.prepared.batches.views is not None:  # `viewed` has chosen one
+            return view(x, labels, (), torch.Generator())
         return view(x, labels, self.config.augment, generator(self.config.seed, VIEW, self.step))
+
+    def viewed(self, images: Indices) -> Indices:
+        """The numbers of the images as they are seen in this epoch: of a view that is kept, where views are."""
+        return self.prepared.batches.viewed(images, self.step // self.steps_per_epoch)
 
     def pair_targets(self, targets: Targets) -> Targets:
         """What the pairs compare with: where the targets are shuffled, each example gets another one's."""
