@@ -123,3 +123,5 @@ class TrialConfig(Settings):
     """bfloat16 runs both networks under autocast; losses and weights stay in float32."""
     channels_last: bool = False
     """The memory format of images and of both networks."""
+    compile: bool = False
+    """torch.compile of the student's pass in the plain step; other passes, as the hypergradient's, run as they are."""

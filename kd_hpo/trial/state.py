@@ -1,6 +1,6 @@
 """What changes while a trial runs, and its state for a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Literal
@@ -81,9 +81,12 @@ class Trial:
     """Of the student, in this stage."""
     schedule: LRScheduler = field(init=False)
     hypergradient_time: Stopwatch = field(init=False)
+    compiled: Callable[..., Any] = field(init=False)
+    """The student; nothing is compiled before it is called."""
 
     def __post_init__(self) -> None:
         self.hypergradient_time = Stopwatch(self.device)
+        self.compiled = torch.compile(self.student, fullgraph=True, dynamic=False)  # a part left out would be a silent fallback
         self.start_stage()
 
     def start_stage(self) -> None:
@@ -200,6 +203,8 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     """A trial at step 0. Seeds torch's global generator, which a network's dropout reads."""
     steps = steps_per_epoch(config, prepared.splits)
     torch.manual_seed(config.seed)
+    if config.compile:
+        torch.compiler.reset()  # of the trials before this one in the process; there is a limit to what is kept
     network = build_student(config, prepared.batches)
     student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()
