@@ -59,7 +59,7 @@ class ImageBatches:
         """(B, C, H, W) in torch's default dtype."""
         number, image = np.divmod(indices, len(self._labels))
         batch = torch.from_numpy(self.images.images[image]).to(self.device, self.mean.dtype, memory_format=self.memory_format)
-        x = (batch - self.mean) / self.std
+        x = batch.sub_(self.mean).div_(self.std)  # of bytes, so that it is a copy
         if self.views is None or not number.any():
             return x
         viewed = torch.from_numpy(number > 0)

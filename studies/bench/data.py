@@ -1,7 +1,7 @@
 """What images cost: decoding a folder of JPEG files once, a later start, a batch with crop and flip.
 
-    python studies/bench/data.py --folder /data/cifar10   # train and test below it, a folder a class
-    python studies/bench/data.py                          # makes 60,000 JPEG files of 32x32 pixels first
+python studies/bench/data.py --folder /data/cifar10   # train and test below it, a folder a class
+python studies/bench/data.py                          # makes 60,000 JPEG files of 32x32 pixels first
 """
 
 import argparse
