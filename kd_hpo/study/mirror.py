@@ -33,6 +33,7 @@ from kd_hpo.study.views import SavedView
 
 _LOOKS_EVERY_S = 0.5
 _FIRST_ANSWER_S = 10.0
+_LARGE_OVERVIEW_WAITS = 20
 _MOST_CHARACTERS = 200
 _OVERVIEW = "the study's overview"
 
@@ -58,13 +59,16 @@ class Mirror:
         self._runs: dict[str, RunLog] = {}
         self._epochs: dict[str, int] = {}
         """How many epochs a running trial has when they are written next."""
-        going = {status.spec.id for status in self._folder.statuses() if status.state == "running"}  # once it is started again
+        self._states: dict[str, State] = {status.spec.id: status.state for status in self._folder.statuses()}
+        going = {trial for trial, state in self._states.items() if state == "running"}  # once it is started again
         self._written: dict[str, tuple[int, ...]] = {trial: self._folder.changed(trial) for trial in going}
         self._known: dict[str, tuple[str | None, str | None]] = {}
         """How runs that have ended stand in MLflow: their trial's identity and state."""
         self._views, self._views_written = views, False
         self._shown: dict[str, State] | None = None
         """How the trials stood when the overview was written last."""
+        self._overview_at = 0.0
+        """When it may be written next: of thousands of trials it takes seconds."""
         self._ending: Ending | None = None
         self._finished = False
         self._asked = self._served = 0
@@ -183,9 +187,13 @@ class Mirror:
             self._answered()
         client = MlflowClient(tracking_uri(self._study))
         for trial in self._trials():
-            changed, status = self._folder.changed(trial), self._folder.status(trial)
-            if status is None or (self._written.get(trial) == changed and not (closing and status.state == "running")):
+            changed = self._folder.changed(trial)
+            if self._written.get(trial) == changed and not (closing and self._states.get(trial) == "running"):
+                continue  # unread: a study may have thousands
+            status = self._folder.status(trial)
+            if status is None:
                 continue
+            self._states[trial] = status.state
             if closing or self._due(trial, status):
                 self._write(client, self.experiment, status, closing)
                 self._written[trial] = changed
@@ -238,8 +246,9 @@ class Mirror:
 
     def _show_overview(self, client: MlflowClient, experiment: str, closing: bool) -> None:
         """The study as a whole, where any trial has started or ended since, and at its end."""
-        states, ending = {status.spec.id: status.state for status in self._folder.statuses()}, self._ending
-        if ending is None and (self._finished or (states == self._shown and not closing)):
+        states, ending, started = dict(self._states), self._ending, time.monotonic()
+        waits = states == self._shown or started < self._overview_at
+        if ending is None and (self._finished or (waits and not closing)):
             return
         try:
             if not self._views_written:
@@ -255,6 +264,8 @@ class Mirror:
             self.refused[_OVERVIEW] = error
         else:
             self.refused.pop(_OVERVIEW, None)
+        took = time.monotonic() - started
+        self._overview_at = started + (_LARGE_OVERVIEW_WAITS * took if took > 1 else 0)
         self._shown, self._ending, self._finished = states, None, self._finished or ending is not None
         self._answered()
 
