@@ -123,7 +123,7 @@ def _under(prepared: Prepared, settings: dict[str, object]) -> Prepared:
     )
     targets = prepared.targets
     if isinstance(targets, TeacherReader):
-        network = copy.deepcopy(targets.network).to(memory_format=batches.memory_format)  # type: ignore[call-overload]
+        network = copy.deepcopy(targets.network).to(memory_format=batches.memory_format)
         targets = replace(targets, network=network, batches=batches)
     return replace(prepared, batches=batches, targets=targets)
 
