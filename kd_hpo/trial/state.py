@@ -82,11 +82,13 @@ class Trial:
     schedule: LRScheduler = field(init=False)
     hypergradient_time: Stopwatch = field(init=False)
     compiled: Callable[..., Any] = field(init=False)
-    """The student; nothing is compiled before it is called."""
+    """The student, compiled at its first call where the trial asks for that."""
 
     def __post_init__(self) -> None:
         self.hypergradient_time = Stopwatch(self.device)
-        self.compiled = torch.compile(self.student, fullgraph=True, dynamic=False)  # a part left out would be a silent fallback
+        self.compiled = self.student
+        if self.config.compile:  # whole: a part left out would be a silent fallback
+            self.compiled = torch.compile(self.student, fullgraph=True, dynamic=False)
         self.start_stage()
 
     def start_stage(self) -> None:

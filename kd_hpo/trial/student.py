@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
 from torch.func import functional_call
 
 from kd_hpo.config.pairs import LearnedWeights
@@ -43,6 +41,9 @@ def plain_pass(trial: Trial, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Compiled where the trial asks for it. Raises ConfigError where torch.compile cannot do that here."""
     if not trial.config.compile:
         return trial.student(x)  # type: ignore[no-any-return]
+    from torch._dynamo.exc import TorchDynamoException  # seconds, which a trial that is not compiled does without
+    from torch._inductor.exc import InductorError
+
     try:
         return trial.compiled(x)  # type: ignore[no-any-return]
     except (TorchDynamoException, InductorError) as error:
