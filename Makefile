@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test test-slow lint docs ci audit lock clean
+.PHONY: demo test test-slow lint docs ci audit lock bench clean
 demo: $(INSTALLED)
 	$(BIN)/kd-hpo run studies/digits.yaml
 
@@ -13,6 +13,14 @@ test: $(INSTALLED)
 # Faults and a cluster, with real processes and real kills, and pages in a real browser.
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# What is short of studies/bench: minutes on two cores that do nothing else.
+bench: $(INSTALLED)
+	$(BIN)/python studies/bench/step.py --pairs 25
+	$(BIN)/python studies/bench/data.py
+	$(BIN)/python studies/bench/teacher.py
+	$(BIN)/python studies/bench/study.py --trials 20
+	$(BIN)/python studies/bench/scale.py --trials 200 --mirrored 20
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

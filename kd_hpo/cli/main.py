@@ -7,6 +7,7 @@ from cyclopts import App, CycloptsError
 from rich.text import Text
 from rich.traceback import Traceback
 
+from kd_hpo.cli.bench import bench
 from kd_hpo.cli.cluster import submit
 from kd_hpo.cli.console import Output, err
 from kd_hpo.cli.matrices import apply, export
@@ -18,7 +19,7 @@ from kd_hpo.errors import KdHpoError
 
 app = App(name="kd-hpo", help="Learn which teacher layer should teach which student layer, and how much.")
 app.command(list_, name="list")
-for command in (run, compare, resume, submit, teacher, show, report, export, apply, layers, networks, ui):
+for command in (run, compare, resume, submit, teacher, show, report, export, apply, layers, networks, bench, ui):
     app.command(command)
 app.register_install_completion_command(help="Complete commands, options and names of studies in this shell from now on.")
 

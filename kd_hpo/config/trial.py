@@ -65,7 +65,14 @@ class Teacher(Settings):
     augment: tuple[Augmentation, ...] = ()
     """Random views in the teacher's own training."""
     features: Literal["auto", "cached", "online"] = "auto"
-    """cached: computed once on the plain images; online: on each batch, for random views; auto: cached where it can be."""
+    """cached: computed once, of the plain images or of `cached_views`; online: on each batch; auto: cached where it can be."""
+    cached_views: NonNegativeInt = 0
+    """Of a student with random views (`augment`, without mixup): so many views of each training image are drawn once, one is
+    seen in each epoch, in turn, and their features are cached. 0 draws new views all the time, and reads them on line."""
+    cache_precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 halves what the cached features take; losses are computed in float32 all the same."""
+    cache_gb: PositiveFloat = 20.0
+    """The most that cached features may take on a node. Where they would take more, auto reads them on line, and says so."""
     seed: NonNegativeInt = 0
 
 
@@ -116,3 +123,5 @@ class TrialConfig(Settings):
     """bfloat16 runs both networks under autocast; losses and weights stay in float32."""
     channels_last: bool = False
     """The memory format of images and of both networks."""
+    compile: bool = False
+    """torch.compile of the student's pass in the plain step; other passes, as the hypergradient's, run as they are."""

@@ -30,32 +30,59 @@ class View:
         return self.share * own + (1 - self.share) * F.cross_entropy(logits, self.partners)
 
 
-def flip(x: Tensor, generator: Generator) -> Tensor:
-    """(B, C, H, W), each image mirrored left to right with probability one half."""
-    mirrored = torch.rand(len(x), generator=generator) < 0.5
-    return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
+@dataclass(frozen=True)
+class Augmentation:
+    """A random change of each image by itself, in two steps: what is random is drawn for images that need not be at hand.
+
+    draw    (B, H, W, generator) -> (B, n) numbers on the CPU
+    change  x (B, C, H, W) and such numbers -> (B, C, H, W)
+    """
+
+    draw: Callable[[int, int, int, Generator], Tensor]
+    change: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, x: Tensor, generator: Generator) -> Tensor:
+        return self.change(x, self.draw(len(x), x.shape[2], x.shape[3], generator))
 
 
-def crop(x: Tensor, generator: Generator) -> Tensor:
-    """(B, C, H, W), each image moved by up to an eighth of its side both ways; what comes in at the border is 0, the mean."""
+def _draw_flip(count: int, height: int, width: int, generator: Generator) -> Tensor:
+    return torch.rand(count, generator=generator)[:, None] < 0.5
+
+
+def _flip(x: Tensor, mirrored: Tensor) -> Tensor:
+    return torch.where(mirrored.to(x.device)[:, :, None, None], x.flip(3), x)
+
+
+flip = Augmentation(_draw_flip, _flip)
+"""(B, C, H, W), each image mirrored left to right with probability one half."""
+
+
+def _draw_crop(count: int, height: int, width: int, generator: Generator) -> Tensor:
+    top = torch.randint(2 * (height // 8) + 1, (count,), generator=generator)
+    left = torch.randint(2 * (width // 8) + 1, (count,), generator=generator)
+    return torch.stack([top, left], 1)
+
+
+def _crop(x: Tensor, corners: Tensor) -> Tensor:
     height, width = x.shape[2:]
     dy, dx = height // 8, width // 8
     windows = F.pad(x, (dx, dx, dy, dy)).unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2 dy + 1, 2 dx + 1, H, W), a view
-    top = torch.randint(2 * dy + 1, (len(x),), generator=generator).to(x.device)
-    left = torch.randint(2 * dx + 1, (len(x),), generator=generator).to(x.device)
+    top, left = corners.to(x.device).unbind(1)
     return windows[torch.arange(len(x), device=x.device), :, top, left]
 
 
-def cutout(x: Tensor, generator: Generator) -> Tensor:
-    """(B, C, H, W), each with a square set to 0, the mean (DeVries & Taylor 2017).
+crop = Augmentation(_draw_crop, _crop)
+"""(B, C, H, W), each image moved by up to an eighth of its side both ways; what comes in at the border is 0, the mean."""
 
-    Its side is half the shorter side of the image, their 16 of CIFAR-10's 32 pixels; its centre is any pixel, so that it
-    may reach over the border.
-    """
+
+def _draw_cutout(count: int, height: int, width: int, generator: Generator) -> Tensor:
+    return torch.cat([torch.randint(side, (count, 1), generator=generator) for side in (height, width)], 1)
+
+
+def _cutout(x: Tensor, centres: Tensor) -> Tensor:
     height, width = x.shape[2:]
     side = min(height, width) // 2
-    rows = _covered(height, side, torch.randint(height, (len(x), 1), generator=generator))
-    columns = _covered(width, side, torch.randint(width, (len(x), 1), generator=generator))
+    rows, columns = _covered(height, side, centres[:, :1]), _covered(width, side, centres[:, 1:])
     return torch.where((rows[:, None, :, None] & columns[:, None, None, :]).to(x.device), 0.0, x)
 
 
@@ -63,6 +90,14 @@ def _covered(length: int, side: int, centre: Tensor) -> Tensor:
     """(B, length) bool, true where the square about the centre (B, 1) lies."""
     start, pixel = centre - side // 2, torch.arange(length)
     return (start <= pixel) & (pixel < start + side)
+
+
+cutout = Augmentation(_draw_cutout, _cutout)
+"""(B, C, H, W), each with a square set to 0, the mean (DeVries & Taylor 2017).
+
+Its side is half the shorter side of the image, their 16 of CIFAR-10's 32 pixels; its centre is any pixel, so that it may reach
+over the border.
+"""
 
 
 def mixup(x: Tensor, labels: Tensor, generator: Generator, alpha: float = 1.0) -> View:
@@ -73,7 +108,7 @@ def mixup(x: Tensor, labels: Tensor, generator: Generator, alpha: float = 1.0) -
     return View(share * x + (1 - share) * x[partner], labels, labels[partner], share)
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {"flip": flip, "crop": crop, "cutout": cutout}
+AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "crop": crop, "cutout": cutout}
 """What changes images alone; `view` knows mixup too, which mixes labels."""
 
 
@@ -83,3 +118,24 @@ def view(x: Tensor, labels: Tensor, names: Sequence[str], generator: Generator) 
         if name != "mixup":
             x = AUGMENTATIONS[name](x, generator)
     return mixup(x, labels, generator) if "mixup" in names else View(x, labels, labels, 1.0)
+
+
+class KeptViews:
+    """A few random views of every image of a data set, drawn once: whoever asks for one of them sees the same.
+
+    names  of AUGMENTATIONS, in their order
+    seed   of all that is random
+    """
+
+    def __init__(self, names: Sequence[str], count: int, images: int, height: int, width: int, seed: int) -> None:
+        self.count, self._images, self._names = count, images, tuple(names)
+        chance = Generator().manual_seed(seed)
+        self._drawn = {name: AUGMENTATIONS[name].draw(count * images, height, width, chance).to(torch.int32) for name in names}
+        self.identity = [*self._names, count, seed]
+
+    def change(self, x: Tensor, images: Tensor, numbers: Tensor) -> Tensor:
+        """x (B, C, H, W), plain and normalised, as the views of these numbers show these images."""
+        for name in self._names:
+            drawn = self._drawn[name][numbers * self._images + images]
+            x = AUGMENTATIONS[name].change(x, drawn.bool() if name == "flip" else drawn.long())
+        return x

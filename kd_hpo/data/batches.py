@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.datasets import ImageSet
 
 Indices = NDArray[np.int64]
@@ -17,6 +18,7 @@ class ImageBatches:
 
     precision      "bfloat16": networks run on them under autocast (`autocast`)
     channels_last  the memory format of the batches
+    views          some views of each image, which have numbers of their own: `viewed`
     """
 
     def __init__(
@@ -27,11 +29,12 @@ class ImageBatches:
         *,
         precision: str = "float32",
         channels_last: bool = False,
+        views: KeptViews | None = None,
     ) -> None:
         self.images, self.device, self.precision = images, device, precision
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.mean, self.std = (s.to(device) for s in _channel_statistics(images, statistics_of))
-        self._labels = images.labels
+        self._labels, self.views = images.labels, views
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -43,10 +46,26 @@ class ImageBatches:
         """Of the inputs, and of all that losses are made of."""
         return self.mean.dtype
 
+    @property
+    def numbers(self) -> int:
+        """How many images there are, with their views."""
+        return len(self._labels) * (1 + (self.views.count if self.views else 0))
+
+    def viewed(self, indices: Indices, number: int) -> Indices:
+        """The numbers that stand for the images as the view of that number shows them; the images themselves without views."""
+        return indices + len(self._labels) * (1 + number % self.views.count) if self.views else indices
+
     def inputs(self, indices: Indices) -> Tensor:
         """(B, C, H, W) in torch's default dtype."""
-        batch = torch.from_numpy(self.images.images[indices]).to(self.device, self.mean.dtype, memory_format=self.memory_format)
-        return (batch - self.mean) / self.std
+        number, image = np.divmod(indices, len(self._labels))
+        batch = torch.from_numpy(self.images.images[image]).to(self.device, self.mean.dtype, memory_format=self.memory_format)
+        x = batch.sub_(self.mean).div_(self.std)  # of bytes, so that it is a copy
+        if self.views is None or not number.any():
+            return x
+        viewed = torch.from_numpy(number > 0)
+        of = torch.from_numpy(image)[viewed], torch.from_numpy(number)[viewed] - 1
+        x[viewed.to(x.device)] = self.views.change(x[viewed.to(x.device)], *of)
+        return x
 
     def autocast(self) -> torch.autocast:
         """The precision that networks run in on these batches."""
@@ -54,7 +73,7 @@ class ImageBatches:
 
     def labels(self, indices: Indices) -> Tensor:
         """(B,) int64."""
-        return torch.from_numpy(self._labels[indices]).to(self.device)
+        return torch.from_numpy(self._labels[indices % len(self._labels)]).to(self.device)
 
 
 def _channel_statistics(images: ImageSet, indices: Indices) -> tuple[Tensor, Tensor]:

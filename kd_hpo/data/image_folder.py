@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,8 @@ from kd_hpo.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LIKE_HALVES = ("train", "training", "test", "testing", "val", "valid", "validation")
-SMALL = 4096  # bytes a file on average: below it the interpreter lock is the limit, and more threads only pass it around
+SMALL = 4096  # bytes a file on average: below it the interpreter lock is the limit, and processes help, not threads
+MANY = 4096  # images: below it processes take longer to start than they save
 
 
 def load_image_folder(cache: Path, path: Path, size: int | None = None, *, progress: Progress | None = None) -> ImageSet:
@@ -37,7 +38,9 @@ def load_image_folder(cache: Path, path: Path, size: int | None = None, *, progr
     key = hashlib.sha256(f"size {size}\n".encode() + tree.listing).hexdigest()
 
     def build(folder: Path) -> Labelling:
-        write_images(_Files(path, tree.files, size), folder, progress, threads=1 if tree.small else min(8, cores()))
+        files, apart = _Files(path, tree.files, size), tree.small and len(tree.files) >= MANY
+        threads = 1 if tree.small and not apart else min(8, cores())
+        write_images(files, folder, progress, threads=threads, part=files.part if apart else None)
         return tree.labelling
 
     return open_or_build(cache, path.name, "image_folder", key, build)
@@ -149,6 +152,9 @@ class _Files:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def part(self, start: int, stop: int) -> "_Files":
+        return replace(self, files=self.files[start:stop])
 
     def name(self, index: int) -> str:
         return self.files[index]

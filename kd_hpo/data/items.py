@@ -2,13 +2,15 @@
 
 import hashlib
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image, UnidentifiedImageError
 
 from kd_hpo.data.cache import Labelling, Progress, new_images
@@ -16,6 +18,7 @@ from kd_hpo.data.pixels import Unreadable, as_image, fitted
 from kd_hpo.errors import DataError
 
 CHUNK = 128  # images a task
+FEW_TASKS = 2048  # images a task of another process
 SAMPLE = 64  # items of each half that stand for all of them in a digest
 HALVES = ("train", "test")
 
@@ -39,38 +42,73 @@ class _Coloured(Exception):
     """A colour image among grey ones."""
 
 
-def write_images(images: Images, folder: Path, progress: Progress | None, *, threads: int = 1) -> None:
+Part = Callable[[int, int], Images]
+"""(start, stop) -> those images alone, to be sent to another process."""
+
+
+def write_images(images: Images, folder: Path, progress: Progress | None, *, threads: int = 1, part: Part | None = None) -> None:
     """Writes them to an array from `new_images`: all grey (C = 1), or all RGB (C = 3) if any has colour.
 
+    part  given, as many processes as threads read them instead
     Raises DataError with the number and names of all that cannot be read, or if sizes differ.
     """
     first = _first_readable(images)
     try:
-        _write_as(first.mode, first.size, images, folder, progress, threads)
+        _write_as(first.mode, first.size, images, folder, progress, threads, part)
     except _Coloured:
-        _write_as("RGB", first.size, images, folder, progress, threads)
+        _write_as("RGB", first.size, images, folder, progress, threads, part)
 
 
-def _write_as(mode: str, size: tuple[int, int], images: Images, folder: Path, progress: Progress | None, threads: int) -> None:
+def _write_as(
+    mode: str,
+    size: tuple[int, int],
+    images: Images,
+    folder: Path,
+    progress: Progress | None,
+    threads: int,
+    part: Part | None,
+) -> None:
     total, (width, height) = len(images), size
     pixels = new_images(folder, (total, len(mode), height, width))
     broken: list[str] = []
 
     def write_chunk(start: int) -> list[str]:
-        problems = ((i, _write_one(images, i, pixels[i], mode, size)) for i in range(start, min(start + CHUNK, total)))
-        return [f"{images.name(index)} ({problem})" for index, problem in problems if problem]
+        return _write_some(images, range(start, min(start + CHUNK, total)), pixels[start : start + CHUNK], mode, size)
 
-    pool = ThreadPoolExecutor(threads) if threads > 1 else None  # a data set may want to be read in the thread that opened it
+    # A data set may want to be read in the thread that opened it.
+    pool = ThreadPoolExecutor(threads) if threads > 1 and part is None else None
+    chunk, starts = CHUNK, range(0, total, CHUNK)
+    if part is not None and threads > 1:
+        chunk, file = FEW_TASKS, folder / "images.npy"
+        ends = [(start, min(start + chunk, total)) for start in range(0, total, chunk)]
+        workers = Parallel(n_jobs=threads, return_as="generator")
+        results = workers(delayed(_write_part)(part(start, stop), file, start, mode, size) for start, stop in ends)
+    else:
+        results = (pool.map if pool else map)(write_chunk, starts)
     try:
-        for done, problems in enumerate((pool.map if pool else map)(write_chunk, range(0, total, CHUNK)), 1):
+        for done, problems in enumerate(results, 1):
             broken += problems
             if progress is not None:
-                progress(min(done * CHUNK, total), total)
+                progress(min(done * chunk, total), total)
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
+        if part is not None and threads > 1:
+            get_reusable_executor().shutdown()
     if broken:
         raise _unreadable(images, broken)
+
+
+def _write_part(images: Images, file: Path, start: int, mode: str, size: tuple[int, int]) -> list[str]:
+    """In a process of its own: `images` stand from `start` in the file."""
+    pixels = np.load(file, mmap_mode="r+")
+    return _write_some(images, range(len(images)), pixels[start : start + len(images)], mode, size)
+
+
+def _write_some(images: Images, which: range, pixels: npt.NDArray[np.uint8], mode: str, size: tuple[int, int]) -> list[str]:
+    """Returns the names of those that cannot be read, and why."""
+    problems = ((index, _write_one(images, index, out, mode, size)) for index, out in zip(which, pixels, strict=True))
+    return [f"{images.name(index)} ({problem})" for index, problem in problems if problem]
 
 
 def _write_one(images: Images, index: int, out: npt.NDArray[np.uint8], mode: str, size: tuple[int, int]) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.data.arrays import read_array
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
 from kd_hpo.errors import DataError, FeatureMismatch
-from kd_hpo.files import folder_published_atomically, reserve
+from kd_hpo.files import folder_published_atomically, only_one_process, reserve
 from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
 from kd_hpo.nets.weights import network_digest
 
@@ -73,23 +73,25 @@ class TeacherReader:
 
 @dataclass(frozen=True)
 class CachedTargets:
-    """What a reader said of the plain images, on disk."""
+    """What a reader said of the images, on disk."""
 
     plan: PairPlan
     all_logits: NDArray[np.float32]
-    blocks: dict[Size, NDArray[np.float32]]
+    blocks: dict[Size, NDArray[Any]]
+    """float32, or int16 with the bits of bfloat16, which numpy does not know."""
     rows: NDArray[np.int64]
     """Where each image of the data set stands in the arrays; -1 where it does not."""
     device: torch.device
 
     def batch(self, images: Indices, x: Tensor, sizes: Collection[Size]) -> Targets:
-        blocks = {size: self._rows(self.blocks[size], images) for size in sizes}
+        rows = {size: self._rows(self.blocks[size], images) for size in sizes}
+        blocks = {size: b.view(torch.bfloat16).float() if b.dtype == torch.int16 else b for size, b in rows.items()}
         return Targets(self.logits(images, x), blocks)
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
         return self._rows(self.all_logits, images)
 
-    def _rows(self, array: NDArray[np.float32], images: Indices) -> Tensor:
+    def _rows(self, array: NDArray[Any], images: Indices) -> Tensor:
         return torch.from_numpy(array[self.rows[images]]).to(self.device)
 
 
@@ -152,26 +154,48 @@ def _width(plan: PairPlan, size: Size) -> int:
     return sum(plan.teacher[t].channels for t in plan.blocks[size])
 
 
-def cached_targets(reader: TeacherReader, images: Indices, cache: Path) -> CachedTargets:
-    """What the reader says of the plain images: read from the cache, or computed there first.
+def cached_targets(
+    reader: TeacherReader, images: Indices, cache: Path, precision: Literal["float32", "bfloat16"] = "float32"
+) -> CachedTargets:
+    """What the reader says of the images, or of views of them: read from the cache, or computed there first, by one process.
 
     Raises DataError where the disk has no room for it.
     """
     plan, batches = reader.plan, reader.batches
-    told = [network_digest(reader.network), batches.images.digest, [asdict(s) for s in reader.shapes], batches.precision]
+    told: list[object] = [
+        network_digest(reader.network),
+        batches.images.digest,
+        [asdict(s) for s in reader.shapes],
+        batches.precision,
+    ]
     statistics = {str(size): values.tolist() for size, values in reader.statistics.items()}
+    told += [batches.views.identity] if batches.views else []
+    told += [precision] if precision != "float32" else []
     folder = cache / f"teacher-targets-{_digest([*told, statistics], images)}"
     if not folder.is_dir():
-        with folder_published_atomically(folder) as temporary:
-            _write(reader, images, temporary)
-    rows = np.full(len(batches.images.labels), -1)
+        with only_one_process(cache / f".{folder.name}.lock"):
+            if not folder.is_dir():
+                with folder_published_atomically(folder) as temporary:
+                    _write(reader, images, temporary, _STORED[precision])
+    rows = np.full(batches.numbers, -1)
     rows[images] = np.arange(len(images))
-    blocks = {
-        (h, w): read_array(folder / f"{_name((h, w))}.npy", np.float32, (len(images), h * w, _width(plan, (h, w))), mapped=True)
-        for h, w in plan.blocks
-    }
+    shapes, dtype = _shapes(reader, images), _STORED[precision]
+    blocks = {size: read_array(folder / f"{_name(size)}.npy", dtype, shape, mapped=True) for size, shape in shapes.items()}
     logits = read_array(folder / "logits.npy", _numpy(batches.dtype), (len(images), len(batches.images.classes)), mapped=True)
     return CachedTargets(plan, logits, blocks, rows, batches.device)
+
+
+_STORED: dict[str, type[np.float32 | np.int16]] = {"float32": np.float32, "bfloat16": np.int16}
+
+
+def cached_bytes(reader: TeacherReader, images: Indices, precision: str = "float32") -> int:
+    """What the features of so many images take in the cache."""
+    each = np.dtype(_STORED[precision]).itemsize
+    return sum(each * int(np.prod(shape, dtype=np.int64)) for shape in _shapes(reader, images).values())
+
+
+def _shapes(reader: TeacherReader, images: Indices) -> dict[Size, tuple[int, int, int]]:
+    return {(h, w): (len(images), h * w, _width(reader.plan, (h, w))) for h, w in reader.plan.blocks}
 
 
 def _read(
@@ -221,17 +245,16 @@ def _measure(
         np.save(folder / f"{_name(size)}.npy", torch.stack([mean, deviation])[:, live].to(x.dtype).cpu().numpy())
 
 
-def _write(reader: TeacherReader, images: Indices, folder: Path) -> None:
-    statistics = reader.statistics
-    shapes = {size: (len(images), size[0] * size[1], s.shape[1]) for size, s in statistics.items()}
-    need, free = sum(4 * int(np.prod(shape)) for shape in shapes.values()), disk_usage(folder).free
+def _write(reader: TeacherReader, images: Indices, folder: Path, dtype: type[np.float32 | np.int16]) -> None:
+    shapes, each = _shapes(reader, images), np.dtype(dtype).itemsize
+    need, free = sum(each * int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()), disk_usage(folder).free
     if need > free:  # writing to a map without room would kill the process instead of raising
         raise DataError(
             f"the teacher's features of {len(images)} images take {need / 1e9:.1f} GB and the disk of the cache has "
             f"{free / 1e9:.1f} GB left. Free some space, name fewer or later teacher.layers, or set teacher.features: online"
         )
     blocks = {
-        size: np.lib.format.open_memmap(folder / f"{_name(size)}.npy", mode="w+", dtype=np.float32, shape=shape)
+        size: np.lib.format.open_memmap(folder / f"{_name(size)}.npy", mode="w+", dtype=dtype, shape=shape)
         for size, shape in shapes.items()
     }
     for size in blocks:
@@ -241,7 +264,8 @@ def _write(reader: TeacherReader, images: Indices, folder: Path) -> None:
         targets = reader.batch(images, x, reader.plan.blocks)
         logits.append(targets.logits.cpu().numpy())
         for size, block in blocks.items():
-            block[at : at + len(x)] = targets.blocks[size].cpu().numpy()
+            values = targets.blocks[size].cpu()
+            block[at : at + len(x)] = (values.bfloat16().view(torch.int16) if dtype is np.int16 else values).numpy()
         at += len(x)
     for block in blocks.values():
         block.flush()

@@ -33,6 +33,7 @@ from kd_hpo.study.views import SavedView
 
 _LOOKS_EVERY_S = 0.5
 _FIRST_ANSWER_S = 10.0
+_LARGE_OVERVIEW_WAITS = 20
 _MOST_CHARACTERS = 200
 _OVERVIEW = "the study's overview"
 
@@ -56,13 +57,18 @@ class Mirror:
         """What a person should know of the study's end in MLflow."""
         self._study, self._folder, self._commit = study, StudyFolder.of(study), git_commit()
         self._runs: dict[str, RunLog] = {}
-        going = {status.spec.id for status in self._folder.statuses() if status.state == "running"}  # once it is started again
+        self._epochs: dict[str, int] = {}
+        """How many epochs a running trial has when they are written next."""
+        self._states: dict[str, State] = {status.spec.id: status.state for status in self._folder.statuses()}
+        going = {trial for trial, state in self._states.items() if state == "running"}  # once it is started again
         self._written: dict[str, tuple[int, ...]] = {trial: self._folder.changed(trial) for trial in going}
         self._known: dict[str, tuple[str | None, str | None]] = {}
         """How runs that have ended stand in MLflow: their trial's identity and state."""
         self._views, self._views_written = views, False
         self._shown: dict[str, State] | None = None
         """How the trials stood when the overview was written last."""
+        self._overview_at = 0.0
+        """When it may be written next: of thousands of trials it takes seconds."""
         self._ending: Ending | None = None
         self._finished = False
         self._asked = self._served = 0
@@ -181,8 +187,14 @@ class Mirror:
             self._answered()
         client = MlflowClient(tracking_uri(self._study))
         for trial in self._trials():
-            changed, status = self._folder.changed(trial), self._folder.status(trial)
-            if status is not None and (self._written.get(trial) != changed or (closing and status.state == "running")):
+            changed = self._folder.changed(trial)
+            if self._written.get(trial) == changed and not (closing and self._states.get(trial) == "running"):
+                continue  # unread: a study may have thousands
+            status = self._folder.status(trial)
+            if status is None:
+                continue
+            self._states[trial] = status.state
+            if closing or self._due(trial, status):
                 self._write(client, self.experiment, status, closing)
                 self._written[trial] = changed
         if closing:
@@ -191,6 +203,12 @@ class Mirror:
 
     def _trials(self) -> list[str]:
         return sorted(path.parent.name for path in self._folder.root.glob("trials/*/status.json"))
+
+    def _due(self, trial: str, status: TrialStatus) -> bool:
+        """A long trial reaches MLflow in parts of several epochs: one by one, they would cost it a core for seconds."""
+        if status.state != "running" or trial not in self._runs:
+            return True
+        return len(self._folder.times(trial)) >= self._epochs.get(trial, 0)
 
     def _write(self, client: MlflowClient, experiment: str, status: TrialStatus, closing: bool) -> None:
         trial = status.spec.id
@@ -217,9 +235,9 @@ class Mirror:
             self._known.pop(trial, None)
         run, layers = self._runs[trial], layers_of(about)
         run.describe(about, spec, self._commit)
-        for record, at in zip(records, times, strict=False):  # a time may stand before its record does
-            run.log_epoch(record, layers, at)
-            self._answered()
+        run.log_epochs(records, layers, times, self._answered)
+        self._answered()
+        self._epochs[trial] = (len(records) // layers.every + 1) * layers.every
         if status.state != "running" or closing:
             run.finish(status, records, layers, trial_export(self._folder, status))
             self._runs.pop(trial)
@@ -228,8 +246,9 @@ class Mirror:
 
     def _show_overview(self, client: MlflowClient, experiment: str, closing: bool) -> None:
         """The study as a whole, where any trial has started or ended since, and at its end."""
-        states, ending = {status.spec.id: status.state for status in self._folder.statuses()}, self._ending
-        if ending is None and (self._finished or (states == self._shown and not closing)):
+        states, ending, started = dict(self._states), self._ending, time.monotonic()
+        waits = states == self._shown or started < self._overview_at
+        if ending is None and (self._finished or (waits and not closing)):
             return
         try:
             if not self._views_written:
@@ -245,6 +264,8 @@ class Mirror:
             self.refused[_OVERVIEW] = error
         else:
             self.refused.pop(_OVERVIEW, None)
+        took = time.monotonic() - started
+        self._overview_at = started + (_LARGE_OVERVIEW_WAITS * took if took > 1 else 0)
         self._shown, self._ending, self._finished = states, None, self._finished or ending is not None
         self._answered()
 

@@ -5,7 +5,7 @@ import logging
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +33,10 @@ from kd_hpo.trial.result import EpochRecord, Rows
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
 _THUMBNAIL = 256
+_MATRICES = 25
+"""Of a longer trial, MLflow gets the matrix at about so many epochs, and its epochs in as many parts; at its end it gets all."""
+_MOST_METRICS = 1000
+"""Of a call."""
 _MLFLOW_STATUS = {"running": "KILLED", "completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 
 
@@ -125,24 +129,47 @@ class RunLog:
         self._client.log_text(self.run_id, json.dumps(layers), "layers.json")
         self._client.set_tag(self.run_id, "kd.weighting", about.config.weighting.kind)
 
-    def log_epoch(self, record: EpochRecord, layers: "PairLayers", at: int) -> None:
-        """The metrics, every cell of the matrix in one call with them, and the matrix as a picture of MLflow's step slider.
+    def log_epochs(
+        self,
+        records: Sequence[EpochRecord],
+        layers: "PairLayers",
+        times: Sequence[int],
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The metrics of those that MLflow lacks; at every `layers.every`th epoch, and at the last one here, the matrix too:
+        every cell of it in one call with the metrics, and a picture of MLflow's step slider.
 
-        at  when the epoch ended, in milliseconds: the same whenever it is logged, so that MLflow knows one that it has
+        times     when each epoch ended, in milliseconds: the same whenever it is logged, so that MLflow knows one that it has
+        answered  is told of each call that has come back
         """
-        if record.epoch in self._epochs:
-            return
-        if record.weights:
-            if record.epoch == 1:  # MLflow's slider stands at 0 when a page opens
+        waiting = list[tuple[EpochRecord, list[Metric]]]()
+        for record, at in zip(records, times, strict=False):  # a time may stand before its record does
+            if record.epoch in self._epochs:
+                continue
+            shown = bool(record.weights) and (record.epoch % layers.every == 0 or record is records[-1])
+            if record.weights and record.epoch == 1:  # MLflow's slider stands at 0 when a page opens
                 self._log_picture(0, layers.start or record.weights, layers, at)
-            self._log_picture(record.epoch, record.weights, layers, at)
-        values = record.metrics | layers.cells(record.weights)  # last: an epoch that has them has its picture
+            if shown:
+                self._log_picture(record.epoch, record.weights, layers, at)
+                answered()
+            values = record.metrics | (layers.cells(record.weights) if shown else {})
+            if sum(len(metrics) for _, metrics in waiting) + len(values) > _MOST_METRICS:
+                self._log_metrics(waiting)
+                answered()
+            waiting.append((record, [Metric(name, value, at, record.epoch) for name, value in values.items()]))
+        self._log_metrics(waiting)
+
+    def _log_metrics(self, waiting: list[tuple[EpochRecord, list[Metric]]]) -> None:
+        """After the pictures: an epoch that has its metrics has its picture."""
+        if not waiting:
+            return
         self._client.log_batch(
             self.run_id,
-            metrics=[Metric(name, value, at, record.epoch) for name, value in values.items()],
-            tags=[RunTag("mlflow.loggedImages", "true")] if record.weights else [],
+            metrics=[metric for _, metrics in waiting for metric in metrics],
+            tags=[RunTag("mlflow.loggedImages", "true")] if any(record.weights for record, _ in waiting) else [],
         )
-        self._epochs.add(record.epoch)
+        self._epochs.update(record.epoch for record, _ in waiting)
+        waiting.clear()
 
     def _log_picture(self, epoch: int, weights: Rows, layers: "PairLayers", at: int) -> None:
         """As `log_image`, which would give the picture another name, and MLflow one more, each time it is logged."""
@@ -150,7 +177,7 @@ class RunLog:
         picture = Image.fromarray(matrix_image(title, *layers.names, weights, vmax=layers.largest))
         name = f"lambda+step+{epoch}+timestamp+{at}+{uuid.uuid5(uuid.UUID(self.run_id), str(epoch))}"
         with TemporaryDirectory() as folder:
-            picture.save(Path(folder) / f"{name}.png")
+            picture.save(Path(folder) / f"{name}.png", compress_level=1)
             picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
             picture.save(Path(folder) / f"{name}+compressed.webp")
             self._client.log_artifacts(self.run_id, folder, "images")
@@ -172,8 +199,10 @@ class RunLog:
 class PairLayers:
     """The layers of a study's pairs, as MLflow shows them."""
 
-    def __init__(self, teacher: Sequence[str], student: Sequence[str], *, start_uniform: bool = False) -> None:
+    def __init__(self, teacher: Sequence[str], student: Sequence[str], *, start_uniform: bool = False, epochs: int = 1) -> None:
         self.names = tuple(teacher), tuple(student)
+        self.every = -(-epochs // _MATRICES)
+        """How many epochs of the trial lie between two whose matrix is shown while it runs."""
         row = (1 / (len(teacher) * len(student)),) * len(student) if start_uniform else ()
         self.start: Rows = (row,) * len(teacher) if start_uniform else ()
         """The weights before the first epoch, where they are uniform whatever comes after."""
@@ -250,8 +279,9 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
 def layers_of(about: TrialAbout | None) -> PairLayers:
     if about is None:
         return PairLayers((), ())
+    start_uniform, epochs = isinstance(about.config.weighting, LearnedWeights), about.config.training.epochs
     teacher, student = (tuple(layer.name for layer in layers) for layers in (about.teacher_layers, about.student_layers))
-    return PairLayers(teacher, student, start_uniform=isinstance(about.config.weighting, LearnedWeights))
+    return PairLayers(teacher, student, start_uniform=start_uniform, epochs=epochs)
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:

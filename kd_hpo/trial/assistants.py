@@ -17,6 +17,7 @@ from kd_hpo.nets.weights import network_digest
 from kd_hpo.trial.effect import effect
 from kd_hpo.trial.prepare import build_student, prepare_teacher
 from kd_hpo.trial.run import LAST_WEIGHTS, run_trial
+from kd_hpo.trial.teacher import HOW_FEATURES_ARE_READ
 
 Progress = Callable[[str], None]
 
@@ -36,7 +37,7 @@ def taught_by_assistants(
             network=assistant.network,
             layers=assistant.layers,
             weights=weights,
-            features=config.teacher.features,
+            **config.teacher.model_dump(include=set(HOW_FEATURES_ARE_READ)),
             seed=config.teacher.seed,
         )
         config = config.replace(teacher=teacher.model_dump())
@@ -53,7 +54,11 @@ def assistant_digest(trial: TrialConfig, batches: ImageBatches, splits: Splits, 
     for name in ("data", "splits"):  # the images themselves count, and of the splits those that train
         del acting[name]
     acting["teacher"] = acting["teacher"].get("layers")
-    images = [batches.images.digest, splits.digests["train"]]
+    images: list[object] = [batches.images.digest, splits.digests["train"]]
+    if batches.views is not None:
+        images.append(batches.views.identity)
+    if trial.teacher.cache_precision != "float32":
+        images.append(trial.teacher.cache_precision)
     if isinstance(trial.weighting, LearnedWeights):
         images.append(splits.digests["outer"])
     identity = json.dumps([acting, images, network_digest(teacher), network_digest(student)], sort_keys=True)

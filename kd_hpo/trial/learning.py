@@ -113,7 +113,7 @@ def inner_step(trial: Trial, pairs: PairState, seen: View, targets: Targets, bef
 def fresh_batch(trial: Trial, step: int, number: int) -> tuple[View, Targets]:
     """The batch of the train split that the step and the number name, as training sees it, and what the pairs compare with."""
     size = trial.config.training.batch_size
-    batch = drawn_batch(trial.prepared.splits.train, size, trial.config.seed, HESSIAN, step, number)
+    batch = trial.viewed(drawn_batch(trial.prepared.splits.train, size, trial.config.seed, HESSIAN, step, number))
     seen = trial.view(batch)
     targets = what_teacher_says(trial, batch, seen.x)
     assert targets is not None

@@ -10,13 +10,14 @@ from torch import nn
 
 from kd_hpo.config.data import CallableData, Data, Digits, ImageFolder, SplitSizes, TorchvisionData
 from kd_hpo.config.pairs import NoPairs, OwnLoss, Pairs, Uniform
-from kd_hpo.config.trial import Network, Training, TrialConfig
+from kd_hpo.config.trial import Network, Teacher, Training, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import PairPlan, pair_plan
+from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import DATASETS, ImageSet
 from kd_hpo.data.splits import Splits, make_splits
-from kd_hpo.data.teacher_targets import TeacherTargets, cached_targets, teacher_reader
+from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError, about
 from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
 from kd_hpo.nets.layer_names import resolve_layers
@@ -67,8 +68,27 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
         standardised=loss.standardised,
         cache=cache,
     )
-    targets = reader if online else cached_targets(reader, np.concatenate([splits.train, splits.outer]), cache)
+    targets = reader if online else targets_in_bounds(config.teacher, reader, splits, cache, progress)
     return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets)
+
+
+def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, cache: Path, progress: Progress) -> TeacherTargets:
+    """Cached where that takes no more than `teacher.cache_gb`, else on line. Raises ConfigError where it has to be cached."""
+    batches = reader.batches
+    views = range(batches.views.count if batches.views else 1)
+    images = np.concatenate([*(batches.viewed(splits.train, number) for number in views), splits.outer])
+    size = cached_bytes(reader, images, teacher.cache_precision) / 1e9
+    what = f"the teacher's features of {len(splits.train)} training images"
+    what += f" in {len(views)} views each" if batches.views else ""
+    if size > teacher.cache_gb:
+        take = f"{what} take {size:.1f} GB, more than teacher.cache_gb: {teacher.cache_gb:g}"
+        if teacher.features == "cached":
+            raise ConfigError(f"{take}; raise it, set teacher.cache_precision: bfloat16, or teacher.features: online")
+        progress(f"{take}, and are read on line")
+        return reader
+    if size:
+        progress(f"{what} take {size:.3g} GB in the cache")
+    return cached_targets(reader, images, cache, teacher.cache_precision)
 
 
 def plan_before_training(config: TrialConfig, batches: ImageBatches) -> PairPlan:
@@ -89,12 +109,30 @@ def plan_before_training(config: TrialConfig, batches: ImageBatches) -> PairPlan
 
 def reads_online(config: TrialConfig) -> bool:
     """Whether the teacher reads each batch as the student sees it. Raises ConfigError for cached features of random views."""
-    if config.augment and config.teacher.features == "cached":
+    teacher, names = config.teacher, ", ".join(config.augment)
+    if config.augment and teacher.features == "cached" and not teacher.cached_views:
         raise ConfigError(
             f"teacher.features is cached, which are those of the plain images, and the student sees random views "
-            f"({', '.join(config.augment)}); set teacher.features: online, or augment: []"
+            f"({names}); set teacher.features: online, or augment: [], or keep some views (teacher.cached_views: 4)"
         )
-    return config.teacher.features == "online" or bool(config.augment)
+    return teacher.features == "online" or (bool(config.augment) and not teacher.cached_views)
+
+
+def kept_views(config: TrialConfig, images: ImageSet) -> KeptViews | None:
+    """Raises ConfigError for views that cannot be kept."""
+    teacher, wrong = config.teacher, ""
+    if not teacher.cached_views:
+        return None
+    if not config.augment:
+        wrong = "augment is empty, so that an image has one view only"
+    elif "mixup" in config.augment:
+        wrong = "augment has mixup, which mixes the images of a batch"
+    elif teacher.features == "online":
+        wrong = "teacher.features is online"
+    if wrong:
+        raise ConfigError(f"teacher.cached_views is {teacher.cached_views}, and {wrong}; set it to 0, or change that")
+    count, (_, _, height, width) = len(images.labels), images.images.shape
+    return KeptViews(config.augment, teacher.cached_views, count, height, width, teacher.seed)
 
 
 def shared_settings(config: TrialConfig) -> TrialConfig:
@@ -153,8 +191,14 @@ def split(images: ImageSet, sizes: SplitSizes) -> Splits:
 def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[ImageBatches, Splits]:
     images = load_images(config.data, cache, progress)
     splits = split(images, config.splits)
-    device = choose_device(config.device)
-    batches = ImageBatches(images, splits.train, device, precision=config.precision, channels_last=config.channels_last)
+    batches = ImageBatches(
+        images,
+        splits.train,
+        choose_device(config.device),
+        precision=config.precision,
+        channels_last=config.channels_last,
+        views=kept_views(config, images),
+    )
     return batches, splits
 
 

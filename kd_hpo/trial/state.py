@@ -1,6 +1,6 @@
 """What changes while a trial runs, and its state for a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Literal
@@ -81,9 +81,14 @@ class Trial:
     """Of the student, in this stage."""
     schedule: LRScheduler = field(init=False)
     hypergradient_time: Stopwatch = field(init=False)
+    compiled: Callable[..., Any] = field(init=False)
+    """The student, compiled at its first call where the trial asks for that."""
 
     def __post_init__(self) -> None:
         self.hypergradient_time = Stopwatch(self.device)
+        self.compiled = self.student
+        if self.config.compile:  # whole: a part left out would be a silent fallback
+            self.compiled = torch.compile(self.student, fullgraph=True, dynamic=False)
         self.start_stage()
 
     def start_stage(self) -> None:
@@ -112,7 +117,13 @@ class Trial:
     def view(self, batch: Indices) -> View:
         """The images as training sees them at this step."""
         x, labels = self.prepared.batches.inputs(batch), self.prepared.batches.labels(batch)
+        if self.prepared.batches.views is not None:  # `viewed` has chosen one
+            return view(x, labels, (), torch.Generator())
         return view(x, labels, self.config.augment, generator(self.config.seed, VIEW, self.step))
+
+    def viewed(self, images: Indices) -> Indices:
+        """The numbers of the images as they are seen in this epoch: of a view that is kept, where views are."""
+        return self.prepared.batches.viewed(images, self.step // self.steps_per_epoch)
 
     def pair_targets(self, targets: Targets) -> Targets:
         """What the pairs compare with: where the targets are shuffled, each example gets another one's."""
@@ -194,6 +205,8 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     """A trial at step 0. Seeds torch's global generator, which a network's dropout reads."""
     steps = steps_per_epoch(config, prepared.splits)
     torch.manual_seed(config.seed)
+    if config.compile:
+        torch.compiler.reset()  # of the trials before this one in the process; there is a limit to what is kept
     network = build_student(config, prepared.batches)
     student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from kd_hpo.config.pairs import LearnedWeights
+from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.params import Params
+from kd_hpo.errors import ConfigError
 from kd_hpo.nets.forward_mode import ShortBatchNorm, plain_attention
 from kd_hpo.trial.randomness import random_state, set_random_state
 from kd_hpo.trial.state import Trial
@@ -31,8 +33,22 @@ def run_student(trial: Trial, x: Tensor, state: Params) -> tuple[Tensor, list[Te
     """The student's logits, in the precision of losses, and its features as they are; `state` stands in for its tensors."""
     learning = isinstance(trial.config.weighting, LearnedWeights)  # its step and the Jacobian of the step run alike
     with trial.prepared.batches.autocast(), plain_attention() if learning else nullcontext():
-        logits, features = functional_call(trial.student, state, (x,)) if state else trial.student(x)
+        logits, features = functional_call(trial.student, state, (x,)) if state else plain_pass(trial, x)
     return logits.to(trial.prepared.batches.dtype), features
+
+
+def plain_pass(trial: Trial, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Compiled where the trial asks for it. Raises ConfigError where torch.compile cannot do that here."""
+    if not trial.config.compile:
+        return trial.student(x)  # type: ignore[no-any-return]
+    from torch._dynamo.exc import TorchDynamoException  # seconds, which a trial that is not compiled does without
+    from torch._inductor.exc import InductorError
+
+    try:
+        return trial.compiled(x)  # type: ignore[no-any-return]
+    except (TorchDynamoException, InductorError) as error:
+        said = one_line(str(error).strip().splitlines()[0])
+        raise ConfigError(f"compile is true, and torch.compile cannot do it here ({cut(said)}); set compile: false") from error
 
 
 def as_targets(features: list[Tensor]) -> list[Tensor]:

@@ -23,6 +23,9 @@ from kd_hpo.trial.randomness import random_state_kept
 
 Progress = Callable[[str], None]
 
+HOW_FEATURES_ARE_READ = frozenset({"features", "cached_views", "cache_precision", "cache_gb"})
+"""Fields of Teacher that its own training does not depend on."""
+
 
 @dataclass(frozen=True)
 class TrainedTeacher:
@@ -46,7 +49,7 @@ def trained_teacher(
     """The network with the weights that its training gives: from the cache, or trained now; as it is, without training."""
     if config.training is None:
         return TrainedTeacher.measured(network, batches, splits.val, None)
-    told = config.model_dump(mode="json", exclude={"layers", "weights", "features"})
+    told = config.model_dump(mode="json", exclude={"layers", "weights", *HOW_FEATURES_ARE_READ})
     about = [told, network_digest(network), batches.images.digest, batches.precision]
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
     path = cache / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"

@@ -416,3 +416,18 @@ class TestErrors:
     def test_full_disk(self, folder: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 900, 100))  # type: ignore[attr-defined]
         self.expect(load, folder, "4 decoded images", "0.0 GB left", "Free some space")
+
+
+def test_many_small_files_are_read_by_processes_and_are_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = load_image_folder(tmp_path / "alone", folder)
+    monkeypatch.setattr(image_folder, "MANY", 1)
+    monkeypatch.setattr(image_folder, "cores", lambda: 2)
+    monkeypatch.setattr(items, "FEW_TASKS", 3)
+    together = load_image_folder(tmp_path / "together", folder)
+    assert together.digest == alone.digest
+    broken = next(folder.rglob("*.png"))
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"1 of .* cannot be read: .*{broken.name}"):
+        load_image_folder(tmp_path / "broken", folder)

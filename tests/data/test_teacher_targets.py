@@ -1,5 +1,7 @@
 """The teacher's features: standardised over the train split, dead channels left out; from the cache or on line, the same."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from kd_hpo.core.plan import LayerShape
 from kd_hpo.data import teacher_targets as module
 from kd_hpo.data.batches import ImageBatches, chunks, drawn_batch, shuffled_batches
 from kd_hpo.data.datasets import load_digits
-from kd_hpo.data.teacher_targets import CachedTargets, TeacherReader, cached_targets, teacher_reader
+from kd_hpo.data.teacher_targets import CachedTargets, TeacherReader, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import DataError, FeatureMismatch
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.zoo import build_network
@@ -158,3 +160,57 @@ def test_orders_are_functions_of_their_key() -> None:
     assert not np.array_equal(first[0], next(shuffled_batches(indices, 10, 1, 3)))
     assert len(drawn_batch(indices, 500, 0)) == 103
     assert [len(chunk) for chunk in chunks(indices, 50)] == [50, 50, 3]
+
+
+def test_bfloat16_takes_half_and_says_the_same_to_three_digits(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    reader, images = read(teacher, batches, tmp_path), np.array([5, 310, 9])
+    whole, half = cached_targets(reader, BOTH, tmp_path), cached_targets(reader, BOTH, tmp_path, "bfloat16")
+    x = batches.inputs(images)
+    for size, block in whole.batch(images, x, reader.plan.sizes).blocks.items():
+        found = half.batch(images, x, reader.plan.sizes).blocks[size]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, block, rtol=2**-8, atol=1e-6)  # eight bits of the fraction, rounded
+        assert 2 * half.blocks[size].nbytes == whole.blocks[size].nbytes
+    torch.testing.assert_close(half.logits(images, x), whole.logits(images, x))
+    stored = sum(block.nbytes for block in half.blocks.values())
+    assert (cached_bytes(reader, BOTH, "bfloat16"), cached_bytes(reader, BOTH)) == (stored, 2 * stored)
+
+
+_READER = """
+import sys, numpy, psutil
+arrays = [numpy.load(file, mmap_mode="r") for file in sys.argv[1:]]
+print(sum(float(array.sum()) for array in arrays), flush=True)
+sys.stdin.readline()
+maps = [m for m in psutil.Process().memory_maps(grouped=False) if m.path in sys.argv[1:]]
+print(sum(m.pss for m in maps), sum(m.rss for m in maps), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say who shares memory")
+def test_processes_on_a_machine_hold_one_copy_together(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    """Proportional set size: what several processes share counts for each with its share."""
+    targets = cached(teacher, batches, tmp_path)
+    files = [str(block.filename) for block in targets.blocks.values() if isinstance(block, np.memmap)]
+    readers = [
+        subprocess.Popen([sys.executable, "-c", _READER, *files], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    try:
+        for reader in readers:  # each has read all of it
+            assert reader.stdout is not None
+            reader.stdout.readline()
+        told = list[tuple[int, int]]()
+        for reader in readers:
+            assert reader.stdout is not None and reader.stdin is not None
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            pss, rss = map(int, reader.stdout.readline().split())
+            told.append((pss, rss))
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+    size = sum(Path(file).stat().st_size for file in files)
+    assert all(rss >= size for _, rss in told)
+    assert sum(pss for pss, _ in told) < 1.1 * size + 3 * 4096 * len(files)

@@ -16,6 +16,7 @@ from mlflow.entities import Run
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import StudyError
+from kd_hpo.study import tracking
 from kd_hpo.study.execute import about_trial
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.mirror import Mirror
@@ -148,7 +149,7 @@ def test_artifacts_show_the_matrix_over_time(here: Tracked) -> None:
     assert here.prepared.batches.images.digest.startswith(data.dataset.digest)
 
 
-def test_an_epoch_is_one_call_for_all_its_metrics(here: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_epochs_are_one_call_for_all_that_is_new(here: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     log_batch = MlflowClient.log_batch
 
@@ -160,7 +161,7 @@ def test_an_epoch_is_one_call_for_all_its_metrics(here: Tracked, monkeypatch: py
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
     monkeypatch.setattr(MlflowClient, "log_metric", lambda *args, **rest: pytest.fail("a metric by itself"))
     here.track()
-    assert calls == [len(RECORDS[0].metrics) + T * S] * 3
+    assert calls == [3 * (len(RECORDS[0].metrics) + T * S)]
 
 
 def test_trial_without_pairs_has_no_matrix(here: Tracked) -> None:
@@ -237,7 +238,7 @@ def test_an_epoch_that_arrives_twice_stands_once(here: Tracked) -> None:
     here.track()
     log, (at, *_) = RunLog(here.client, here.experiment, here.run.info.run_id), here.folder.times(SPEC.id)
     log._epochs.clear()
-    log.log_epoch(RECORDS[0], layers_of(here.folder.about(SPEC.id)), at)
+    log.log_epochs(RECORDS[:1], layers_of(here.folder.about(SPEC.id)), [at])
     assert here.history("val/accuracy") == [(1, 0.4), (2, 0.6), (3, 0.5)]
     assert here.picture_steps() == [0, 1, 2, 3]
 
@@ -369,3 +370,20 @@ def test_largest_of_the_pictures_is_the_same_at_every_epoch() -> None:
     assert PairLayers("ab", "cd").largest == 1.0
     assert PairLayers("abcd", "abcd").largest == 0.5
     assert max(max(row) for row in UNIFORM) < PairLayers("abc", "de").largest
+
+
+def test_a_long_trial_reaches_mlflow_in_parts_with_a_matrix_each(here: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4 epochs in 2 parts: the second and the last one; of what stands when the trial is stopped, the last one."""
+    monkeypatch.setattr(tracking, "_MATRICES", 2)
+    here.begin()
+    seen = []
+    for told in range(1, 4):
+        here.folder.write_records(SPEC.id, RECORDS[:told])
+        here.mirror.bring_up_to_date(closing=False)
+        seen.append([step for step, _ in here.history("val/accuracy")] if told else [])
+    assert seen == [[1], [1, 2], [1, 2]]
+    here.folder.write_status(TrialStatus(spec=SPEC, state="stopped"))
+    here.mirror.bring_up_to_date(closing=False)
+    assert here.history("val/accuracy") == [(1, 0.4), (2, 0.6), (3, 0.5)]
+    assert here.picture_steps() == [0, 1, 2, 3]  # the first one was all that there was when the run began
+    assert [step for step, _ in here.history("weights_matrix/01 conv1 to 01 conv1")] == [1, 2, 3]

@@ -30,7 +30,8 @@ def test_features_are_cached_for_plain_images_and_on_line_for_views(cache: Path,
 def test_cached_features_of_random_views_are_refused(cache: Path) -> None:
     config = with_settings(digits_trial(augment=("flip",)), {"teacher.features": "cached"})
     with pytest.raises(
-        ConfigError, match=r"teacher.features is cached.* \(flip\); set teacher.features: online, or augment: \[\]"
+        ConfigError,
+        match=r"teacher.features is cached.* \(flip\); set teacher.features: online, or augment: \[\], or keep some views",
     ):
         prepare(config, cache)
 
@@ -89,3 +90,81 @@ def test_precision_and_memory_format_change_little(cache: Path, prepared: Prepar
     torch.testing.assert_close(torch.tensor(other.held_mean), torch.tensor(plain.held_mean), rtol=0.3, atol=0.05)
     if "precision" in settings:
         assert other.last.metrics["train/loss"] != plain.last.metrics["train/loss"]
+
+
+# ---- views that are kept
+
+
+KEPT = {"teacher.cached_views": 2}
+
+
+def test_kept_views_are_those_that_the_teacher_read_and_come_in_turn(cache: Path) -> None:
+    """Two views of each image: an epoch shows one, the next the other, then the first again; every trial sees the same."""
+    config = with_settings(digits_trial(augment=ALL[:3]), KEPT)
+    prepared = prepare(config, cache)
+    assert isinstance(prepared.targets, CachedTargets)
+    trial, other = start_trial(config, prepared), start_trial(config.replace(seed=1), prepared)
+    batch, seen = trial.prepared.splits.train[:16], []
+    for _ in range(3):
+        viewed = trial.viewed(batch)
+        x = trial.view(viewed).x
+        assert torch.equal(x, other.view(other.viewed(batch)).x)
+        assert torch.equal(trial.view(viewed).labels, prepared.batches.labels(batch))
+        with torch.no_grad():
+            torch.testing.assert_close(prepared.targets.logits(viewed, x), prepared.teacher.network(x))
+        online = prepare(with_settings(digits_trial(), {"teacher.features": "online"}), cache).targets
+        assert isinstance(online, TeacherReader)
+        sizes = prepared.plan.sizes
+        for size, block in prepared.targets.batch(viewed, x, sizes).blocks.items():
+            torch.testing.assert_close(block, online.batch(batch, x, sizes).blocks[size], rtol=1e-4, atol=1e-4)
+        seen.append(x)
+        for one in (trial, other):
+            one.step += one.steps_per_epoch
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+    assert all(not torch.equal(x, prepared.batches.inputs(batch)) for x in seen)
+
+
+def test_a_trial_of_kept_views_learns_and_its_held_out_images_are_plain(cache: Path) -> None:
+    weighting = {"kind": "learned", "every": 2, "direction": {"kind": "neumann", "terms": 2}}
+    config = with_settings(digits_trial(augment=ALL[:2], weighting=weighting), KEPT)
+    prepared = prepare(config, cache)
+    result = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
+    assert len({round(x, 9) for row in result.held_mean for x in row}) > 1
+    outer = prepared.splits.outer[:8]
+    with torch.no_grad():
+        plain = prepared.teacher.network(prepared.batches.inputs(outer))
+    torch.testing.assert_close(prepared.targets.logits(outer, torch.empty(0)), plain)
+
+
+@pytest.mark.parametrize("augment, features, words", [
+    ((), "auto", "augment is empty"),
+    (("flip", "mixup"), "auto", "mixes the images of a batch"),
+    (("flip",), "online", "teacher.features is online"),
+])  # fmt: skip
+def test_views_that_cannot_be_kept_are_refused(cache: Path, augment: tuple[str, ...], features: str, words: str) -> None:
+    config = with_settings(digits_trial(augment=augment), {**KEPT, "teacher.features": features})
+    with pytest.raises(ConfigError, match=f"teacher.cached_views is 2, and .*{words}.*; set it to 0") as told:
+        prepare(config, cache)
+    assert "\n" not in str(told.value)
+
+
+# ---- how much is kept
+
+
+def test_features_that_take_too_much_are_read_on_line_and_a_line_says_so(cache: Path) -> None:
+    small, told = with_settings(digits_trial(), {"teacher.cache_gb": 1e-6}), list[str]()
+    assert isinstance(prepare(small, cache, told.append).targets, TeacherReader)
+    (line,) = (words for words in told if "cache_gb" in words)
+    assert line.startswith("the teacher's features of 240 training images take 0.0 GB, more than teacher.cache_gb: 1e-06")
+    assert line.endswith("are read on line")
+    with pytest.raises(ConfigError, match=r"more than teacher.cache_gb: 1e-06; raise it, set teacher.cache_precision: bfloat16"):
+        prepare(with_settings(small, {"teacher.features": "cached"}), cache)
+
+
+def test_a_trial_with_features_in_bfloat16_is_close_to_that_with_float32(cache: Path, prepared: Prepared) -> None:
+    half = with_settings(digits_trial(), {"teacher.cache_precision": "bfloat16"})
+    stored = run_trial(digits_trial(), lambda _: None, cache=cache, prepared=prepared)
+    found = run_trial(half, lambda _: None, cache=cache)
+    torch.testing.assert_close(torch.tensor(found.held_mean), torch.tensor(stored.held_mean), rtol=0.05, atol=0.01)
+    assert found.last.metrics["train/loss"] == pytest.approx(stored.last.metrics["train/loss"], rel=0.02)
