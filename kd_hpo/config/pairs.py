@@ -123,7 +123,7 @@ class GradientBalanced(Settings):
     kind: Literal["gradient"] = "gradient"
     every: PositiveInt = 20
     """Steps between two measures of the gradients' norms, once enough stand."""
-    decay: Fraction = 0.9
+    decay: Fraction = 0.95
     """Factor of the running averages, per measure; one measure alone is off by a factor of about two."""
     measures: PositiveInt = 10
     """Measures before the pairs are switched on, one a step from the start."""
