@@ -194,7 +194,7 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     """A trial at step 0. Seeds torch's global generator, which a network's dropout reads."""
     steps = steps_per_epoch(config, prepared.splits)
     torch.manual_seed(config.seed)
-    network = build_student(config, prepared.batches)
+    network = build_student(config, prepared.batches, prepared.cache)
     student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()
     pairs = None if isinstance(config.weighting, settings.NoPairs) else start_pairs(config, prepared)
