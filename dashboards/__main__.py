@@ -1,4 +1,4 @@
-"""Serves the dashboard on 127.0.0.1: MLFLOW_TRACKING_URI=sqlite:////path/mlflow.db python -m dashboards --port 5001"""
+"""Serves the dashboard, on 127.0.0.1 unless told: MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m dashboards --port 5001"""
 
 import argparse
 import importlib
@@ -9,7 +9,6 @@ from pathlib import Path
 from kd_hpo.study.environment import prepare_environment
 
 FLAGS = {
-    "server.address": "127.0.0.1",
     "server.headless": "true",
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
@@ -26,6 +25,7 @@ FLAGS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dashboards", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="beyond loopback, whoever reaches the port sees every study")
     parser.add_argument("--port", type=int, default=5001)
     given = parser.parse_args()
     prepare_environment()
@@ -33,7 +33,8 @@ def main() -> None:
     from streamlit.web.cli import main as streamlit
 
     flags = [f"--{name}={value}" for name, value in FLAGS.items()]
-    sys.argv = ["streamlit", "run", str(Path(__file__).with_name("app.py")), f"--server.port={given.port}", *flags]
+    flags += [f"--server.address={given.host}", f"--server.port={given.port}"]
+    sys.argv = ["streamlit", "run", str(Path(__file__).with_name("app.py")), *flags]
     streamlit()
 
 

@@ -118,6 +118,7 @@ def with_two_methods(run: Callable[..., str], command: str) -> str:
 RUN: dict[str, tuple[Callable[[Callable[..., str], str], str], str]] = {
     "kd-hpo run studies/digits.yaml": (as_it_stands, "Learned lambda (hetero"),
     "kd-hpo ui": (opened, "http://127.0.0.1:5000"),
+    "kd-hpo ui --tracking-uri http://MLFLOW:5000": (opened, "http://127.0.0.1:5001"),
     "kd-hpo export digits --top 3": (as_it_stands, "digits-lambda.json"),
     "kd-hpo apply digits-lambda.json": (as_it_stands, "safetensors"),
     "kd-hpo resume digits": (as_it_stands, "Learned lambda (hetero"),

@@ -1,16 +1,19 @@
 """Commands that open pages in a browser: ui."""
 
+import os
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from kd_hpo.cli.console import Runs, out, study_name
-from kd_hpo.cli.servers import Server, serve
+from kd_hpo.cli.console import Runs, err, out, study_name
+from kd_hpo.cli.servers import LOOPBACK, Server, serve
 
 _EXTRA = "pip install 'kd_hpo[dashboards]'"
+_PYTHON = (sys.executable, "-m")
 
 
 def ui(
@@ -18,12 +21,14 @@ def ui(
     /,
     *,
     runs: Runs = Path("runs"),
+    tracking_uri: str | None = None,
+    host: str = LOOPBACK,
     port: int = 5000,
     dashboard_port: int = 5001,
     optuna_port: int = 5002,
     optuna: Annotated[bool | None, Parameter(negative="--no-optuna")] = None,
 ) -> None:
-    """Open the studies of this folder in a browser: MLflow, the dashboard and Optuna's own, on this machine only.
+    """Open studies in a browser: MLflow, the dashboard and Optuna's own, on this machine only unless --host says else.
 
     Parameters
     ----------
@@ -31,37 +36,82 @@ def ui(
         Which one the dashboards open at; the one whose search was written to last if not given.
     runs
         The folder that holds the studies.
+    tracking_uri
+        An MLflow server, http://..., whose studies the dashboard shows; none is started here then. If not given, the server
+        that STUDY is tracked on, else the database in the folder.
+    host
+        Where the dashboard listens, such as 0.0.0.0 in a container; MLflow and Optuna's own stay on 127.0.0.1.
     port
         Where MLflow listens on 127.0.0.1.
     dashboard_port
-        Where the dashboard does.
+        Where the dashboard does on --host.
     optuna_port
-        Where Optuna's own dashboard does.
+        Where Optuna's own dashboard does on 127.0.0.1.
     optuna
-        Whether to start Optuna's own dashboard; if not given, where it is installed and a study has a search.
+        Whether to start Optuna's own dashboard; if not given, where it is installed, a study has a search and the dashboard
+        is for this machine only.
     """
     from kd_hpo.errors import StudyError
     from kd_hpo.study.environment import prepare_environment, require_free_port
-    from kd_hpo.study.folder import StudyFolder
 
     root = runs.absolute()
+    local = host in (LOOPBACK, "localhost")
+    remote = _server(tracking_uri, root, study)
     database = root / "mlflow.db"
-    if not database.is_file():
-        raise StudyError(f"there is no {database}; run a study first, or give its folder with --runs")
-    if study is not None:
-        StudyFolder(root / study_name(study)).read_settings()
+    if remote is None and not database.is_file():
+        raise StudyError(
+            f"there is no {database}; run a study first, give its folder with --runs, or an MLflow server with --tracking-uri"
+        )
     if missing := [name for name in ("streamlit", "plotly", "dashboards") if find_spec(name) is None]:
         raise StudyError(f"the dashboard needs {' and '.join(missing)}: {_EXTRA}")
-    journal = None if optuna is False else _journal(root, study, required=optuna is True)
-    options = {"--port": port, "--dashboard-port": dashboard_port} | ({"--optuna-port": optuna_port} if journal else {})
+    journal = _journal(root, study, required=optuna is True) if optuna or (optuna is None and local) else None
+    options = ({} if remote else {"--port": port}) | {"--dashboard-port": dashboard_port}
+    options |= {"--optuna-port": optuna_port} if journal else {}
     for option, given in options.items():
-        require_free_port(given, option)
+        require_free_port(given, option, host if option == "--dashboard-port" else LOOPBACK)
     if len(set(options.values())) < len(options):
         raise StudyError(f"{' and '.join(f'{o} {p}' for o, p in options.items())} must all differ")
     prepare_environment()
-    servers = _servers(database, port, dashboard_port, optuna_port, study, journal)
+    mlflow = None if remote else _mlflow(database, port)
+    own = _optuna(journal, optuna_port) if journal else None
+    address = remote[1] if remote else f"http://{LOOPBACK}:{port}"
+    links = {"MLFLOW_TRACKING_URI": remote[0] if remote else f"sqlite:///{database}"}
+    links["KD_HPO_MLFLOW_URL"] = os.environ.get("KD_HPO_MLFLOW_URL", address)  # in a container it has another one for a browser
+    if own:
+        links["KD_HPO_OPTUNA_URL"] = own.address
+    servers = [each for each in (_dashboard(host, dashboard_port, study, links), mlflow, own) if each]
+    if not local:
+        err.print(f"warning: the dashboard listens on {host}, port {dashboard_port}; whoever reaches that can read every study")
+    if remote:
+        out.print(f"MLflow: {remote[1]} (not started here)")
     out.print(f"starting {', '.join(server.name for server in servers)} ...")
     serve(servers, out.print)
+
+
+def _server(given: str | None, root: Path, study: str | None) -> tuple[str, str] | None:
+    """The URI of the MLflow server that has the studies, and its address for a person; None for the database of the folder.
+
+    Raises StudyError for a study that is not there, or a URI that is no server's.
+    """
+    from pydantic import ValidationError
+
+    from kd_hpo.config.study import Tracking
+    from kd_hpo.errors import StudyError
+    from kd_hpo.study.folder import StudyFolder
+    from kd_hpo.study.tracking_uri import resolved, server_address
+
+    name = None if study is None else study_name(study)
+    if given is None:
+        uri = StudyFolder(root / name).read_settings().tracking.uri if name else None
+    else:
+        try:
+            uri = Tracking(uri=given).uri
+        except ValidationError as error:
+            raise StudyError(f"--tracking-uri is refused: {error.errors()[0]['msg']}") from None
+    address = server_address(uri) if uri else None
+    if given is not None and address is None:
+        raise StudyError("--tracking-uri takes the address of an MLflow server, http://... or https://...")
+    return (resolved(uri), address) if uri and address else None
 
 
 def _journal(root: Path, study: str | None, *, required: bool) -> Path | None:
@@ -78,34 +128,27 @@ def _journal(root: Path, study: str | None, *, required: bool) -> Path | None:
     return journals[-1] if journals else None
 
 
-def _servers(
-    database: Path, port: int, dashboard_port: int, optuna_port: int, study: str | None, journal: Path | None
-) -> list[Server]:
-    store, here = f"sqlite:///{database}", "http://127.0.0.1"
-    python = [sys.executable, "-m"]
-    mlflow = Server(
+def _mlflow(database: Path, port: int) -> Server:
+    store = f"sqlite:///{database}"
+    return Server(
         "MLflow",
-        [*python, "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port), "--backend-store-uri", store],
+        [*_PYTHON, "mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(port), "--backend-store-uri", store],
         port,
-        f"{here}:{port}/#/experiments?workflowType=machine_learning",
+        f"http://{LOOPBACK}:{port}/#/experiments?workflowType=machine_learning",
         {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
     )
-    links = {"MLFLOW_TRACKING_URI": store, "KD_HPO_MLFLOW_URL": f"{here}:{port}"}
-    if journal:
-        links |= {"KD_HPO_OPTUNA_URL": f"{here}:{optuna_port}/dashboard"}
-    dashboard = Server(
-        "dashboard",
-        [*python, "dashboards", "--port", str(dashboard_port)],
-        dashboard_port,
-        f"{here}:{dashboard_port}/" + (f"?study={study}" if study else ""),
-        links,
-    )
-    if journal is None:
-        return [dashboard, mlflow]
-    optuna = Server(
+
+
+def _dashboard(host: str, port: int, study: str | None, links: Mapping[str, str]) -> Server:
+    shown = LOOPBACK if host in ("0.0.0.0", "::") else host
+    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/" + (f"?study={study}" if study else "")
+    return Server("dashboard", [*_PYTHON, "dashboards", "--host", host, "--port", str(port)], port, address, links, shown)
+
+
+def _optuna(journal: Path, port: int) -> Server:
+    return Server(
         f"Optuna's dashboard, study {journal.parent.name}",
-        [*python, "dashboards.optuna_own", str(journal), "--port", str(optuna_port)],
-        optuna_port,
-        f"{here}:{optuna_port}/dashboard",
+        [*_PYTHON, "dashboards.optuna_own", str(journal), "--port", str(port)],
+        port,
+        f"http://{LOOPBACK}:{port}/dashboard",
     )
-    return [dashboard, mlflow, optuna]

@@ -1,4 +1,4 @@
-"""Several servers of this machine as one: started together, told as they answer, ended together."""
+"""Several servers of this machine as one: started together, told as they answer, ended together, even by `kill -9`."""
 
 import os
 import signal
@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO
 
+from kd_hpo.cli.guard import GRACE_S, guarded
 from kd_hpo.errors import StudyError
 
-_GRACE_S = 5.0
-"""From being asked to end until being killed."""
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Server:
     address: str
     """What a person opens once something listens at the port."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    host: str = LOOPBACK
 
 
 def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
@@ -34,13 +35,14 @@ def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
     """
     waiting = list(servers)
     with told_to_stop() as stop, ExitStack() as ends:
-        running = {server.name: ends.enter_context(_running(server)) for server in servers}
+        guard = ends.enter_context(guarded())
+        running = {server.name: ends.enter_context(_running(server, guard)) for server in servers}
         ends.callback(_ask_to_end, [process for process, _ in running.values()])
         while not stop.wait(0.2):
             for name, (process, log) in running.items():
                 if process.poll() is not None:
                     raise StudyError(f"{name} has ended with exit code {process.returncode}: {_last_line(log)}")
-            for server in [server for server in waiting if listens(server.port)]:
+            for server in [server for server in waiting if listens(server.port, server.host)]:
                 tell(f"{server.name}: {server.address}")
                 waiting.remove(server)
                 if not waiting:
@@ -59,24 +61,27 @@ def told_to_stop() -> Iterator[threading.Event]:
             signal.signal(each, handler)
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as asking:
-        asking.settimeout(0.5)
-        return asking.connect_ex(("127.0.0.1", port)) == 0
+def listens(port: int, host: str = LOOPBACK) -> bool:
+    try:
+        socket.create_connection((host, port), 0.5).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
-def _running(server: Server) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def _running(server: Server, guard: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     """In a session of its own: Ctrl-C reaches this process alone, and what the server started ends with it."""
     with tempfile.TemporaryFile() as log:
         environment = os.environ | server.environment
         process = subprocess.Popen(server.command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
+            guard.write(b"%d\n" % process.pid)  # of its group, too
             yield process, log
         finally:
             _signal_all(process, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S)
+                process.wait(GRACE_S)
             _signal_all(process, signal.SIGKILL)  # those that the server left behind, too
             process.wait()
 

@@ -39,12 +39,12 @@ def machine() -> str:
     return os.environ.get(NODE_NAME) or platform.node()
 
 
-def require_free_port(port: int, option: str) -> None:
-    """Raises StudyError where nothing can listen at the port on 127.0.0.1."""
+def require_free_port(port: int, option: str, host: str = "127.0.0.1") -> None:
+    """Raises StudyError where nothing can listen at the port of the host."""
     try:
-        with socket.socket() as listening:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: only one that listens counts
-            listening.bind(("127.0.0.1", port))
+            listening.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise StudyError(f"port {port} of 127.0.0.1 cannot be used ({reason}); give another one with {option}") from error
+        raise StudyError(f"port {port} of {host} cannot be used ({reason}); give another one with {option}") from error

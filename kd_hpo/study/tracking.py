@@ -233,7 +233,7 @@ def experiment_link(study: StudyConfig, experiment: str | None) -> str:
 
     experiment  None where MLflow has not answered yet: then the address is that of all experiments
     """
-    server = server_address(study) or "http://127.0.0.1:5000"
+    server = server_address(study.tracking.uri) or "http://127.0.0.1:5000"
     return f"{server}/{BEST_FIRST.link(experiment) if experiment else EXPERIMENTS_LINK}"
 
 

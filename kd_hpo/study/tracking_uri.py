@@ -12,7 +12,12 @@ def tracking_uri(study: StudyConfig) -> str:
     """For MLflow alone: the variables in it are replaced. Raises StudyError for one that is not set."""
     if study.tracking.uri is None:
         return f"sqlite:///{study.runs / 'mlflow.db'}"
-    return re.sub(VARIABLE, lambda found: _variable(found[1]), study.tracking.uri)
+    return resolved(study.tracking.uri)
+
+
+def resolved(uri: str) -> str:
+    """With the variables of the environment in their places. Raises StudyError for one that is not set."""
+    return re.sub(VARIABLE, lambda found: _variable(found[1]), uri)
 
 
 def _variable(name: str) -> str:
@@ -21,9 +26,9 @@ def _variable(name: str) -> str:
     return os.environ[name]
 
 
-def server_address(study: StudyConfig) -> str | None:
-    """Where a person finds the study's tracking server; None where `kd-hpo ui` serves what it tracks."""
-    uri = urlsplit(tracking_uri(study))
-    if uri.scheme not in ("http", "https"):
+def server_address(uri: str | None) -> str | None:
+    """Where a person finds the tracking server of this `tracking.uri`; None where `kd-hpo ui` serves what is tracked there."""
+    parts = urlsplit(resolved(uri or ""))
+    if parts.scheme not in ("http", "https"):
         return None
-    return f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}".rstrip("/")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

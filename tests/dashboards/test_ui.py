@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from kd_hpo.cli import serve as module
 from kd_hpo.cli.serve import ui
 from kd_hpo.cli.servers import Server, listens, serve
 from kd_hpo.errors import StudyError
+from kd_hpo.study.folder import StudyFolder
+from tests.conftest import digits_study
 
 CHILD = "import http.server, sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), None).serve_forever()"
 PARENT = f"""
@@ -53,6 +56,18 @@ def test_servers_and_their_children_end_with_the_command(number: signal.Signals)
     assert sorted(told[:2]) == sorted(f"a server: {each.address}" for each in started)
     assert all(gone(each.port) for each in started)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_servers_and_their_children_end_when_the_command_is_killed() -> None:
+    started = server(PARENT)
+    command = f"""
+from kd_hpo.cli.servers import Server, serve
+serve([Server("a server", {started.command!r}, {started.port}, "here")], lambda line: print(line, flush=True))
+"""
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "a server: here\n"
+        process.kill()
+    assert gone(started.port)
 
 
 def test_server_that_ends_by_itself_is_told_and_the_others_end() -> None:
@@ -106,3 +121,57 @@ def test_command_without_the_extra_says_what_to_install(runs: Path, monkeypatch:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(StudyError, match=r"^the dashboard needs streamlit and .*: pip install 'kd_hpo\[dashboards\]'$"):
         ui(runs=runs)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
+    servers: list[Server] = []
+    monkeypatch.setattr(module, "serve", lambda given, tell: servers.extend(given))
+    monkeypatch.delenv("KD_HPO_MLFLOW_URL", raising=False)
+    return servers
+
+
+def test_server_of_another_machine_is_shown_and_none_is_started_here(
+    tmp_path: Path, started: list[Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ui(runs=tmp_path, tracking_uri="http://mlflow.example:5000/", dashboard_port=free_port())
+    (dashboard,) = started
+    assert dashboard.environment["MLFLOW_TRACKING_URI"] == "http://mlflow.example:5000/"
+    assert dashboard.environment["KD_HPO_MLFLOW_URL"] == "http://mlflow.example:5000"
+    told = capsys.readouterr()
+    assert told.out.startswith("MLflow: http://mlflow.example:5000 (not started here)")
+    assert not told.err
+
+
+def test_study_that_is_tracked_on_a_server_is_shown_from_there(
+    tmp_path: Path, started: list[Server], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = digits_study(tmp_path, tracking={"uri": "http://${WHO}@mlflow.example:5000"})
+    StudyFolder.of(study).write_settings(study)
+    monkeypatch.setenv("WHO", "me:secret")
+    ui(study.name, runs=tmp_path, dashboard_port=free_port())
+    (dashboard,) = started
+    assert dashboard.environment["MLFLOW_TRACKING_URI"] == "http://me:secret@mlflow.example:5000"
+    assert dashboard.address.endswith(f"/?study={study.name}")
+    assert "secret" not in capsys.readouterr().out and not any("secret" in word for word in dashboard.command)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////tmp/mlflow.db", "mlflow:5000", "http://me:secret@mlflow.example"])
+def test_tracking_uri_that_is_no_servers_or_holds_a_password_is_refused(runs: Path, uri: str) -> None:
+    with pytest.raises(StudyError, match=r"^--tracking-uri .*(http://|password)") as refused:
+        ui(runs=runs, tracking_uri=uri)
+    assert "secret" not in str(refused.value)
+
+
+def test_dashboard_alone_listens_beyond_this_machine_and_says_so(
+    runs: Path, started: list[Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "digits").mkdir()
+    (runs / "digits" / "optuna.log").touch()
+    port = free_port()
+    ui(runs=runs, host="0.0.0.0", port=free_port(), dashboard_port=port)
+    dashboard, mlflow = started
+    assert dashboard.command[-4:] == ["--host", "0.0.0.0", "--port", str(port)]
+    assert (dashboard.address, dashboard.host) == (f"http://127.0.0.1:{port}/", "127.0.0.1")
+    assert mlflow.command[mlflow.command.index("--host") + 1] == "127.0.0.1"
+    assert capsys.readouterr().err.startswith(f"warning: the dashboard listens on 0.0.0.0, port {port}")
