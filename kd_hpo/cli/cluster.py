@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
-from kd_hpo.cli.console import Overrides, err, out
+from kd_hpo.cli.console import AS_USUAL, Output, Overrides, Result, err
 
 
 def submit(
@@ -17,7 +17,8 @@ def submit(
     address: str = "http://127.0.0.1:8265",
     wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
     set_: Overrides = (),
-) -> None:
+    output: Output = AS_USUAL,
+) -> Result:
     """Run a study as a job of a Ray cluster; submit it again to continue it.
 
     Paths of the study are paths on the cluster, the runs folder among them, which all its nodes share.
@@ -40,13 +41,16 @@ def submit(
     prepare_environment()
     from kd_hpo.study.submit import Job
 
-    job = Job.submit(study, address, out)
-    out.print(f"job {job.id} runs study {study.name}")
-    if not wait:
-        out.print(job.commands)
-        return
-    try:
-        job.follow(out)
-    except KeyboardInterrupt:
-        err.print(Text(f"job {job.id} goes on; {job.commands}"))
-        sys.exit(130)
+    job = Job.submit(study, address, output.progress)
+    started = f"job {job.id} runs study {study.name}"
+    if wait:
+        output.progress.print(started)
+        try:
+            job.follow(output.progress)
+        except KeyboardInterrupt:
+            err.print(Text(f"job {job.id} goes on; {job.commands}"))
+            sys.exit(130)
+    document = {"job": job.id, "study": study.name, "address": address, "status": job.status}
+    if wait:
+        return Result(document, (f"job {job.id} has {document['status']}",))
+    return Result(document, (started,), (job.commands,))

@@ -106,7 +106,7 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
     cache = StudyFolder.of(study).cache
     with telling(output.progress, each_time=output.verbose) as progress:
         batches, splits = load_data(study.trial(), cache, progress)
-        plan_before_training(study.trial(), batches)  # layers that do not exist are told before
+        plan_before_training(study.trial(), batches, cache)  # layers that do not exist are told before
         trained = prepare_teacher(study.trial(), batches, splits, cache, progress)
     given = "".join(f" --set {shlex.quote(override)}" for override in set_)
     network, accuracy, images = study.teacher.network.name, trained.val.accuracy, len(splits.val)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from kd_hpo.config.settings import FilePath, Plain, Settings, WrittenAs
+from kd_hpo.config.settings import FilePath, Location, Plain, Settings, WrittenAs
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Size = PositiveInt | Share
@@ -24,7 +24,8 @@ class ImageFolder(Settings):
     """A folder of images: `<class>/*.png`, or `train/<class>/*` and `test/<class>/*`."""
 
     kind: Literal["image_folder"] = "image_folder"
-    path: FilePath
+    path: Location
+    """On disk, or `s3://BUCKET/PREFIX` in S3-compatible storage that the environment names (AWS_ENDPOINT_URL, ...)."""
     size: PositiveInt | None = None
     """Side in pixels that images are brought to; needed where their sizes differ."""
 

@@ -9,12 +9,20 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 
 from kd_hpo.config.paths import Keys, join_path, split_key
+from kd_hpo.config.settings import StorageUri
 from kd_hpo.config.wording import brief, nearest, not_one_of, one_line
 from kd_hpo.errors import ConfigError
 
 KIND = "kind"  # the discriminator of every union of settings
 MAX_MISTAKES = 20
-_PLAIN = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+_PLAIN = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    StorageUri: "s3://BUCKET/KEY",
+}
 
 
 class Mistake(NamedTuple):

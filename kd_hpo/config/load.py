@@ -99,14 +99,19 @@ def with_settings(trial: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig
 
 def with_absolute_paths(study: StudyConfig) -> StudyConfig:
     """Raises ConfigError for the home of a user who has none."""
-    paths = {"runs": study.runs, "teacher.weights": study.teacher.weights, "student.weights": study.student.weights}
+    paths: dict[str, Path | str | None] = {
+        "runs": study.runs,
+        "teacher.weights": study.teacher.weights,
+        "student.weights": study.student.weights,
+    }
     if isinstance(study.data, ImageFolder):
         paths["data.path"] = study.data.path
     if isinstance(study.data, TorchvisionData):
         paths["data.root"] = study.data.root
     for dotted, path in paths.items():
         try:
-            study = replace_path(study, dotted, path and path.expanduser().absolute())
+            if isinstance(path, Path):
+                study = replace_path(study, dotted, path.expanduser().absolute())
         except RuntimeError as error:
             raise ConfigError(f"{dotted} is {brief(str(path))}: there is no such home; write the path in full") from error
     return study

@@ -12,9 +12,12 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    Tag,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -49,10 +52,42 @@ Plain = Annotated[Any, AfterValidator(_plain)]
 def _a_path(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("it should be a path, which has no null character")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(path)):
+        raise ValueError(
+            "it should be a path on disk, on a cluster one that every node shares; only an image folder and files of weights may "
+            "be in S3-compatible storage, as s3://BUCKET/KEY"
+        )
     return path
 
 
 FilePath = Annotated[Path, AfterValidator(_a_path)]
+
+
+class StorageUri(str):
+    """`s3://BUCKET/KEY` in S3-compatible storage."""
+
+    @classmethod
+    def checked(cls, uri: str) -> Self:
+        if "@" in uri or "?" in uri:
+            raise ValueError(
+                "it should be s3://BUCKET/KEY and hold neither credentials nor options; those are AWS_ENDPOINT_URL, "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment"
+            )
+        if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/\0]+)*/?", uri) or {".", ".."} & set(uri.split("/")):
+            raise ValueError("it should be a path or s3://BUCKET/KEY")
+        return cls(uri)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(cls.checked, handler(str))
+
+
+Location = Annotated[
+    Annotated[FilePath, Tag("path")] | Annotated[StorageUri, Tag("s3")],
+    Discriminator(lambda value: "s3" if isinstance(value, str) and "://" in value else "path"),
+    WithJsonSchema({"type": "string", "format": "path"}),
+]
+"""A path on disk, or a key of S3-compatible storage, which kd_hpo.data.remote fetches."""
 
 
 class Settings(BaseModel):

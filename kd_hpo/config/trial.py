@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
 from kd_hpo.config.pairs import Distillation, LearnedWeights, NoPairs, Pairs, Weighting
-from kd_hpo.config.settings import FilePath, Fraction, Plain, Settings
+from kd_hpo.config.settings import Fraction, Location, Plain, Settings
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -56,8 +56,9 @@ class Teacher(Settings):
     network: Network
     layers: Layers
     """Module names or globs, in order of depth, or auto; the logits are added where `pairs.logits` says inside."""
-    weights: FilePath | None = None
-    """A safetensors file, or a torch file of tensors; null trains the teacher once and keeps it for all that have the same."""
+    weights: Location | None = None
+    """A safetensors file, or a torch file of tensors, on disk or in storage as `s3://BUCKET/KEY`; null trains the teacher
+    once and keeps it for all that have the same."""
     images: Literal["train", "train_and_extra"] = "train"
     """What it is trained on: the train split, or also the images that no split holds."""
     training: Training | None = Training(epochs=25)
@@ -79,7 +80,7 @@ class Teacher(Settings):
 class Student(Settings):
     network: Network
     layers: Layers
-    weights: FilePath | None = None
+    weights: Location | None = None
     """What it starts from; null starts it from fresh weights."""
 
 

@@ -54,9 +54,10 @@ def check_pairs(study: StudyConfig, batches: ImageBatches, splits: Splits) -> Pa
 
     Raises ConfigError, DataError or FeatureMismatch for a method whose networks, layers and loss do not go together.
     """
+    cache = StudyFolder.of(study).cache
     pairs = study.trial().replace(assistants=(), weighting=Uniform().model_dump())
-    plan = plan_before_training(pairs, batches)
+    plan = plan_before_training(pairs, batches, cache)
     for method, config in method_trials(study).items():
         with about(f"method {method}"):
-            check_trial(config, batches, splits)
+            check_trial(config, batches, splits, cache)
     return plan

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from kd_hpo.config.data import ImageFolder, TorchvisionData
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.data.remote import listing
+from kd_hpo.errors import DataError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.user_code import user_modules
@@ -56,22 +58,29 @@ def answer(asked: Question, name: str) -> str:
         write_atomically(asked.folder / name, asked.token)
     except OSError as error:
         return _not_shared(study, error.strerror or str(error))
-    for path in files_of(study):
-        if not path.exists():
-            return f"does not see {path}, which trials read; put it on a path that every node has"
+    for place, folder in places_of(study).items():
+        if isinstance(place, Path) and not place.exists():
+            return (
+                f"does not see {place}, which trials read; put it on a path that every node has, or in storage: s3://BUCKET/KEY"
+            )
+        if isinstance(place, str):
+            try:
+                listing(place, folder=folder)
+            except DataError as error:
+                return f"cannot read what trials read: {error}"
     if missing := [module for module in user_modules(study) if not _importable(module)]:
         return f"has no module {missing[0]!r}; start kd-hpo from the folder that holds it, or install it on every node"
     return ""
 
 
-def files_of(study: StudyConfig) -> list[Path]:
-    """What trials read beside the study's folder."""
-    files = [study.teacher.weights, study.student.weights]
+def places_of(study: StudyConfig) -> dict[Path | str, bool]:
+    """What trials read beside the study's folder, and whether it is a folder."""
+    places: dict[Path | str, bool] = {file: False for file in (study.teacher.weights, study.student.weights) if file is not None}
     if isinstance(study.data, ImageFolder):
-        files.append(study.data.path)
+        places[study.data.path] = True
     if isinstance(study.data, TorchvisionData):
-        files.append(study.data.root)
-    return [file for file in files if file is not None]
+        places[study.data.root] = True
+    return places
 
 
 def _not_shared(study: StudyConfig, why: str) -> str:

@@ -54,6 +54,11 @@ class Job:
         return cls(client, address, job_id)
 
     @property
+    def status(self) -> str:
+        """In Ray's words: pending, running, succeeded, failed or stopped."""
+        return str(self._client.get_job_status(self.id).value).lower()
+
+    @property
     def commands(self) -> str:
         """How to follow the job and how to stop it."""
         return f"follow it: ray job logs -f {self.id} --address {self._address}; stop it: ray job stop {self.id} --address ..."

@@ -88,7 +88,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _not_code(study: StudyConfig) -> set[Path]:
     found = {study.runs, Path(sys.prefix)}
-    if isinstance(study.data, ImageFolder):
+    if isinstance(study.data, ImageFolder) and isinstance(study.data.path, Path):
         found.add(study.data.path)
     if isinstance(study.data, TorchvisionData):
         found.add(study.data.root)

@@ -28,7 +28,7 @@ def taught_by_assistants(
     """The trial with its last assistant as its teacher, which was taught by the one before it, and so on."""
     for number, assistant in enumerate(config.assistants, 1):
         trial = assistant_trial(config, assistant)
-        networks = prepare_teacher(trial, batches, splits, cache, progress).network, build_student(trial, batches)
+        networks = prepare_teacher(trial, batches, splits, cache, progress).network, build_student(trial, batches, cache)
         weights = cache / f"assistant-{assistant_digest(trial, batches, splits, *networks)}.safetensors"
         with only_one_process(weights.with_suffix(".lock")):
             if not weights.is_file():

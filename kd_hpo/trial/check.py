@@ -1,5 +1,7 @@
 """What can be known to be wrong with a trial before anything is trained."""
 
+from pathlib import Path
+
 from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
@@ -12,7 +14,7 @@ from kd_hpo.trial.state import steps_per_epoch
 from kd_hpo.trial.weighting import build_weighting, served_pairs
 
 
-def check_trial(config: TrialConfig, batches: ImageBatches, splits: Splits) -> None:
+def check_trial(config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path) -> None:
     """Of the trial and of those of its assistants, by a dry run of untrained networks.
 
     Raises ConfigError, DataError or FeatureMismatch for networks, layers, weights and batches that do not go together.
@@ -20,13 +22,13 @@ def check_trial(config: TrialConfig, batches: ImageBatches, splits: Splits) -> N
     for number, assistant in enumerate(config.assistants):
         with about(f"assistant {number + 1}"):
             taught_by = config.assistants[:number]
-            check_alone(assistant_trial(config, assistant).replace(assistants=taught_by), batches, splits)
-    check_alone(config, batches, splits)
+            check_alone(assistant_trial(config, assistant).replace(assistants=taught_by), batches, splits, cache)
+    check_alone(config, batches, splits, cache)
 
 
-def check_alone(config: TrialConfig, batches: ImageBatches, splits: Splits) -> None:
+def check_alone(config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path) -> None:
     steps_per_epoch(config, splits)
-    plan = plan_before_training(config, batches)
+    plan = plan_before_training(config, batches, cache)
     if not isinstance(config.weighting, NoPairs):
         loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
         build_weighting(config, plan, served_pairs(loss, plan, config.pairs))

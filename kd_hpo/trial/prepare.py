@@ -1,6 +1,7 @@
 """What every trial of a study shares, made once and kept in the cache: images, splits, the trained teacher, its features."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from kd_hpo.core.plan import PairPlan, pair_plan
 from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import DATASETS, ImageSet
+from kd_hpo.data.image_folder import SUFFIXES
+from kd_hpo.data.remote import on_disk
 from kd_hpo.data.splits import Splits, make_splits
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError, about
@@ -35,6 +38,8 @@ class Prepared:
     teacher: TrainedTeacher
     teacher_digest: str
     targets: TeacherTargets
+    cache: Path
+    """Where all that is kept, and what the trial's own files are fetched to."""
 
     @property
     def plan(self) -> PairPlan:
@@ -49,7 +54,7 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
     config = shared_settings(config)
     online = reads_online(config)
     batches, splits = load_data(config, cache, progress)
-    plan = plan_before_training(config, batches)  # layers that do not exist are told before anything is trained
+    plan = plan_before_training(config, batches, cache)  # layers that do not exist are told before anything is trained
     if config.assistants:
         from kd_hpo.trial.assistants import taught_by_assistants  # it runs trials, which prepare what they read
 
@@ -69,7 +74,7 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
         cache=cache,
     )
     targets = reader if online else targets_in_bounds(config.teacher, reader, splits, cache, progress)
-    return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets)
+    return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets, cache)
 
 
 def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, cache: Path, progress: Progress) -> TeacherTargets:
@@ -91,7 +96,7 @@ def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, c
     return cached_targets(reader, images, cache, teacher.cache_precision)
 
 
-def plan_before_training(config: TrialConfig, batches: ImageBatches) -> PairPlan:
+def plan_before_training(config: TrialConfig, batches: ImageBatches, cache: Path) -> PairPlan:
     """The plan of the trial's pairs as far as untrained networks tell it: with the teacher's channels that never vary.
 
     Raises ConfigError or FeatureMismatch for networks and layers that do not exist.
@@ -100,7 +105,7 @@ def plan_before_training(config: TrialConfig, batches: ImageBatches) -> PairPlan
     network = build(teacher.network, batches, seed=config.teacher.seed)
     with about(whose), FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
         shapes = layer_shapes(tap, batches.input_shape)
-    student = build_student(config, batches)
+    student = build_student(config, batches, cache)
     with about("student"), FeatureTap(student, layers_of(config, config.student.layers, student, batches)) as tap:
         student_shapes = layer_shapes(tap, batches.input_shape)
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
@@ -169,6 +174,7 @@ def load_images(data: Data, cache: Path, progress: Progress) -> ImageSet:
         case Digits():
             return DATASETS["digits"](cache)
         case ImageFolder(path=path, size=size):
+            path = on_disk(path, cache, folder=True, only=SUFFIXES, progress=progress)
             return DATASETS["image_folder"](cache, path, size=size, progress=counted)
         case TorchvisionData(name=name, root=root, download=download, size=size):
             return DATASETS["torchvision"](cache, name, root, download=download, size=size, progress=counted)
@@ -216,12 +222,20 @@ def layers_of(config: TrialConfig, layers: tuple[str, ...] | str, network: nn.Mo
     return (*(name for name in resolve_layers(network, layers, batches.input_shape) if name not in inside), *inside)
 
 
-def build_student(config: TrialConfig, batches: ImageBatches) -> nn.Module:
+def build_student(config: TrialConfig, batches: ImageBatches, cache: Path) -> nn.Module:
     """A student at its start: fresh, pretrained or from a file."""
     network = build(config.student.network, batches, seed=config.seed)
     if config.student.weights is not None:
-        load_weights(network, config.student.weights)
+        load_weights_of(network, config.student.weights, cache)
     return network
+
+
+def load_weights_of(network: nn.Module, place: Path | str, cache: Path, progress: Progress = lambda _: None) -> Path:
+    """From a file on disk or in storage; gives the path that they were read from."""
+    path = on_disk(place, cache, folder=False, progress=progress)
+    with nullcontext() if path == place else about(str(place)):
+        load_weights(network, path)
+    return path
 
 
 def prepare_teacher(
@@ -230,6 +244,6 @@ def prepare_teacher(
     """The teacher with its weights: from its file, from the cache, or trained now and kept there."""
     network = build(config.teacher.network, batches, seed=config.teacher.seed)
     if config.teacher.weights is not None:
-        load_weights(network, config.teacher.weights)
-        return TrainedTeacher.measured(network, batches, splits.val, config.teacher.weights)
+        weights = load_weights_of(network, config.teacher.weights, cache, progress)
+        return TrainedTeacher.measured(network, batches, splits.val, weights)
     return trained_teacher(network, config.teacher, batches, splits, cache, progress)

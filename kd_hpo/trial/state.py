@@ -207,7 +207,7 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     torch.manual_seed(config.seed)
     if config.compile:
         torch.compiler.reset()  # of the trials before this one in the process; there is a limit to what is kept
-    network = build_student(config, prepared.batches)
+    network = build_student(config, prepared.batches, prepared.cache)
     student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()
     pairs = None if isinstance(config.weighting, settings.NoPairs) else start_pairs(config, prepared)

@@ -66,6 +66,38 @@ def test_a_home_that_does_not_exist() -> None:
     assert complaint("runs=~no-such-user/runs") == "runs is '~no-such-user/runs': there is no such home; write the path in full"
 
 
+FOLDER = "data={{kind: image_folder, path: '{}'}}"
+
+
+def test_what_is_in_storage_stays_as_it_is() -> None:
+    study = load(FOLDER.format("s3://my-bucket/of/pets"), "teacher.weights=s3://my-bucket/teacher.safetensors")
+    assert isinstance(study.data, ImageFolder)
+    assert (study.data.path, study.teacher.weights) == ("s3://my-bucket/of/pets", "s3://my-bucket/teacher.safetensors")
+    assert StudyConfig.model_validate_json(study.model_dump_json()) == study == study.replace()
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://key:s3cr3t@bucket/x", "s3://bucket/x?access_key=key&secret_key=s3cr3t", "s3://s3cr3t@bucket/x"]
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
+    for override in (FOLDER.format(uri), f"student.weights={uri}"):
+        told = complaint(override)
+        assert "it should be s3://BUCKET/KEY and hold neither credentials nor options; those are AWS_ENDPOINT_URL" in told
+        assert "s3cr3t" not in told and "\n" not in told
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "s3://b/x", "s3://Bucket/x", "s3://bucket/a/../b", "s3://bucket//x", "s3:///x"])
+def test_other_uris_are_no_places(uri: str) -> None:
+    assert complaint(f"teacher.weights={uri}").endswith(f"teacher.weights is {uri!r}; it should be a path or s3://BUCKET/KEY")
+
+
+@pytest.mark.parametrize("override", ["runs=s3://bucket/runs", "data={kind: torchvision, name: CIFAR10, root: 's3://bucket/x'}"])
+def test_what_is_written_is_on_disk(override: str) -> None:
+    told = complaint(override)
+    assert "it should be a path on disk, on a cluster one that every node shares; only an image folder and files of" in told
+    assert "\n" not in told
+
+
 # ---- methods
 
 
@@ -235,7 +267,7 @@ def test_settings_are_replaced_one_after_the_other() -> None:
         ("name=a/b", "name is 'a/b'; it should be letters, digits, '.', '_' and '-', 64 at most, a letter or digit first"),
         ("data={kind: callable, callable: birds}", "data.callable is 'birds'; it should be package.module:callable"),
         ("teacher.weights=3", "teacher.weights is 3; it should be a path"),
-        ("data={kind: image_folder}", "data.path is missing; add it: a path"),
+        ("data={kind: image_folder}", "data.path is missing; add it: a path or s3://BUCKET/KEY"),
         ("weighting={kind: one_pair, student: x}", "weighting.teacher is missing; add it: a string"),
         ("search.space={seed: {kind: int, low: 1}}", "search.space.seed.high is missing; add it: a whole number"),
         ("compare.methods=[{name: x}]", "compare.methods.0.base is missing; add it: a string"),

@@ -18,6 +18,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
+from kd_hpo.cli.main import app
 from kd_hpo.study import metrics
 from kd_hpo.study.folder import State
 
@@ -41,7 +42,7 @@ def test_compose_follows_its_specification(name: str) -> None:
 
 def test_compose_opens_ports_on_loopback_only() -> None:
     ports = [port for service in read("compose.yaml")["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 5
+    assert len(ports) == 6
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -52,6 +53,15 @@ def test_compose_checks_the_health_of_what_goes_on_running() -> None:
         for other, waits in service.get("depends_on", {}).items():
             ends = other == "s3-bucket"
             assert waits["condition"] == ("service_completed_successfully" if ends else "service_healthy")
+
+
+def test_compose_gives_our_commands_options_that_they_have() -> None:
+    commands = [service.get("command") for service in read("compose.yaml")["services"].values()]
+    ours = [command for command in commands if isinstance(command, str) and command.startswith("kd-hpo ")]
+    assert len(ours) == 1
+    for command in ours:
+        _, bound, _ = app.parse_args(command.split()[1:], exit_on_error=False, print_error=False)
+        assert bound.kwargs["dashboard_port"] == 5001 and bound.kwargs["host"] == "0.0.0.0"
 
 
 def test_secrets_of_compose_come_from_the_files_that_the_script_makes(tmp_path: Path) -> None:
@@ -116,7 +126,8 @@ def test_the_lock_pins_each_package_by_hash_and_names_no_index() -> None:
 def test_the_lock_satisfies_the_project() -> None:
     """What the image installs is what pyproject.toml asks for; torch and torchvision come from docker/torch.txt."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["cluster"], *project["optional-dependencies"]["timm"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["cluster"], *extras["dashboards"], *extras["timm"]]
     torch = dict(re.findall(r"^([\w-]+)==(\S+)$", (DOCKER / "torch.txt").read_text(), flags=re.MULTILINE))
     assert not torch.keys() & locked().keys()
     for requirement in map(Requirement, wanted):

@@ -9,6 +9,7 @@ import pytest
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.probe import answer, question
 from tests.conftest import digits_study
+from tests.storage import BUCKET, running_storage
 
 
 def said_of(study: StudyConfig) -> str:
@@ -44,6 +45,17 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_another_version_is_told(tmp_path: Path) -> None:
     with question(digits_study(tmp_path), tmp_path) as asked:
         assert re.match(r"has kd_hpo .*, and the driver 0\.0\.1; install", answer(replace(asked, version="0.0.1"), "node"))
+
+
+def test_what_lies_in_storage_is_looked_for(tmp_path: Path) -> None:
+    with running_storage() as storage:
+        storage.put("pets/cat/0.jpg", b"x")
+        here, gone = ({"kind": "image_folder", "path": f"s3://{BUCKET}/{key}"} for key in ("pets", "dogs"))
+        assert said_of(digits_study(tmp_path, data=here)) == ""
+        assert said_of(digits_study(tmp_path, data=gone)) == (
+            f"cannot read what trials read: s3://{BUCKET}/dogs is not there: the storage at {storage.endpoint} has nothing at "
+            f"dogs in the bucket {BUCKET}"
+        )
 
 
 @pytest.mark.parametrize(("changes", "words"), [
