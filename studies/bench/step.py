@@ -11,9 +11,7 @@ one measure instead of ten: that is the share of the steps that ten are of a who
 """
 
 import argparse
-import datetime
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from figures import machine
 
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.trial.prepare import Prepared, prepare
@@ -148,16 +147,6 @@ class PrivatePeak:
         return self.most
 
 
-def machine() -> str:
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    load = os.getloadavg()[0]
-    return (
-        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, load {load:.1f}, "
-        f"{torch.get_num_threads()} thread, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, {datetime.date.today()}"
-    )
-
-
 def measure(networks: str, pairs: int, blocks: int, cache: Path) -> dict[str, list[float]]:
     """Seconds of each weighting's trials, block by block; a first block, not counted, warms up."""
     configs = {name: trial(networks, pairs, name) for name in weightings(2, 2)}
@@ -185,7 +174,7 @@ def main() -> None:
     if given.peak:
         print_peak(given.networks, numbers[0], given.peak, given.cache)
         return
-    print(machine())
+    print(f"{machine()}, {torch.get_num_threads()} thread")
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or Path(temporary)
         ratios = {pairs: tell(given.networks, pairs, given.blocks, cache) for pairs in numbers}

@@ -2,7 +2,7 @@
 
     python studies/bench/teacher.py --processes 3
 
-The features are those of the seed paper's teacher for 5,632 random images of CIFAR's shape. Each process reads all of them;
+The features are those of the seed paper's teacher for 12,160 random images of CIFAR's shape. Each process reads all of them;
 the proportional set size counts a page that n processes share as 1/n of it in each.
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
     print(machine())
     with TemporaryDirectory() as cache:
         for precision in ("float32", "bfloat16"):
-            config = trial("paper", 25, "learned")
+            config = trial("paper", 25, "uniform")
             config = config.replace(teacher=config.teacher.model_dump() | {"cache_precision": precision})
             targets = prepare(config, Path(cache)).targets
             assert isinstance(targets, CachedTargets)
