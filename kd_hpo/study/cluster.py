@@ -20,6 +20,7 @@ from kd_hpo.errors import StudyError
 from kd_hpo.study.folder import StudyFolder
 from kd_hpo.study.loopback import on_loopback
 from kd_hpo.study.probe import Question, answer, question
+from kd_hpo.study.stopping import a_group_of_its_own
 from kd_hpo.study.telling import telling
 from kd_hpo.study.user_code import UserCode, user_code
 
@@ -50,7 +51,7 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) 
             code.copy_to(Path(staged))
             options["runtime_env"] = {"working_dir": staged}
         try:
-            with telling(console) as progress, on_loopback() if address == LOCAL else nullcontext():
+            with telling(console) as progress, on_loopback() if address == LOCAL else nullcontext(), a_group_of_its_own():
                 progress("starting Ray")
                 ray.init(address=address, **options)
         except Exception as error:  # among them a bare one, where a busy machine does not start Ray in time

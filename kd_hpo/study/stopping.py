@@ -4,6 +4,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from ray._private import services
 
 
 @contextmanager
@@ -22,6 +26,19 @@ def heed_sigterm() -> None:
     """Again after Ray has started, which has the signal end the process at once."""
     if _on_main_thread():
         signal.signal(signal.SIGTERM, _stop)
+
+
+@contextmanager
+def a_group_of_its_own() -> Iterator[None]:
+    """The processes of Ray that start inside are no part of this one's process group. A signal to that, as systemd and `timeout`
+    send it, would end them at once, and this process could only wait for them in vain; it ends them itself when it stops."""
+
+    class InItsOwnGroup(services.ConsolePopen):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options, process_group=0)
+
+    with patch.object(services, "ConsolePopen", InItsOwnGroup):
+        yield
 
 
 def _stop(*_: object) -> None:

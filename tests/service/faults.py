@@ -229,8 +229,8 @@ class Command:
         return self.process.wait()
 
     def stopped(self) -> int:
-        """Its exit code after SIGTERM."""
-        self.process.terminate()
+        """Its exit code after SIGTERM to all of its process group, as systemd and `timeout` send it."""
+        os.killpg(self.process.pid, signal.SIGTERM)
         return self.process.wait()
 
     def ended(self, code: int = 0) -> str:
