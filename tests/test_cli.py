@@ -260,7 +260,10 @@ def test_ui_on_a_port_that_cannot_be_used(kd_hpo: Command, monkeypatch: pytest.M
 
 def test_ui_without_a_database(kd_hpo: Command) -> None:
     error = kd_hpo("ui", "--runs", "none").error
-    assert error == f"there is no {kd_hpo.folder}/none/mlflow.db; run a study first, or give its folder with --runs"
+    assert error == (
+        f"there is no {kd_hpo.folder}/none/mlflow.db; run a study first, give its folder with --runs, or an MLflow "
+        "server with --tracking-uri"
+    )
 
 
 @pytest.mark.parametrize("words", ["", "the search was stopped with 3 of 8 trials to go"])

@@ -101,7 +101,7 @@ def _write_as(
 
 def _write_part(images: Images, file: Path, start: int, mode: str, size: tuple[int, int]) -> list[str]:
     """In a process of its own: `images` stand from `start` in the file."""
-    pixels = np.load(file, mmap_mode="r+")
+    pixels = np.load(file, mmap_mode="r+", allow_pickle=False)
     return _write_some(images, range(len(images)), pixels[start : start + len(images)], mode, size)
 
 
