@@ -20,7 +20,7 @@ from rich.console import Console
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
-from kd_hpo.study.cluster import code_for_nodes, first_line
+from kd_hpo.study.cluster import code_for_nodes, first_line, shut_down
 
 _COMMAND = (sys.executable, "-c", "from kd_hpo.cli.main import main; main()", "run")
 
@@ -53,7 +53,7 @@ def run_on_head(study: StudyConfig, options: Sequence[str], console: Console) ->
     except RayError as error:
         raise StudyError(f"the study's driver on the head of {address} ended: {first_line(error)}") from error
     finally:
-        ray.shutdown()
+        shut_down()
 
 
 def _run_here(study: StudyConfig, options: Sequence[str], lines: Queue, width: int) -> int:

@@ -1,5 +1,6 @@
 """Ray on this machine, or the cluster that a study names: whether its nodes have what trials need, and how many run at once."""
 
+import gc
 import logging
 import os
 import time
@@ -59,7 +60,20 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) 
     try:
         yield
     finally:
+        shut_down()
+
+
+def shut_down() -> None:
+    """Leaves no garbage of Ray's behind: a handle that another thread, such as MLflow's mirror, happens to collect while Ray shuts
+    down asks for what is gone, and for that Ray ends the whole process, without a word."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        gc.collect()
         ray.shutdown()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def code_for_nodes(study: StudyConfig) -> UserCode | None:

@@ -1,11 +1,13 @@
 """How many trials the nodes of a cluster run at once, and which of them."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kd_hpo.errors import StudyError
+from kd_hpo.study import cluster
 from kd_hpo.study.cluster import nodes_for_trials, resources_of_trial, slots
 from tests.conftest import digits_study
 
@@ -55,3 +57,25 @@ def test_trial_that_fits_on_no_node_is_told(tmp_path: Path) -> None:
         "big 8 and 2; small 3 and 0); lower resources.cpus_per_trial or resources.gpus_per_trial, or join a larger cluster "
         "(resources.address)"
     )
+
+
+def test_nothing_of_ray_is_left_to_be_collected_while_it_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handle that another thread collects meanwhile would end the process."""
+    collected, seen = list[str](), list[object]()
+
+    class Handle:
+        def __init__(self) -> None:
+            self.itself = self  # a cycle, as those of Ray's are in
+
+        def __del__(self) -> None:
+            collected.append("before" if not seen else "too late")
+
+    def shutdown() -> None:
+        seen.append(gc.isenabled())
+
+    monkeypatch.setattr(cluster.ray, "shutdown", shutdown)
+    gc.disable()
+    Handle()
+    gc.enable()
+    cluster.shut_down()
+    assert (collected, seen, gc.isenabled()) == (["before"], [False], True)
