@@ -29,7 +29,19 @@ BELOW["cli"] = BELOW["study"] | {"study"}
 ONLY_IN = {
     "ray": {
         f"kd_hpo.study.{name}"
-        for name in ("search_space", "search", "run", "progress", "loopback", "cluster", "client", "metrics", "submit", "halting")
+        for name in (
+            "search_space",
+            "search",
+            "run",
+            "progress",
+            "loopback",
+            "cluster",
+            "client",
+            "metrics",
+            "submit",
+            "halting",
+            "stopping",
+        )
     },
     "mlflow": {f"kd_hpo.study.{name}" for name in ("tracking", "mirror", "overview", "models")},
     "optuna": {"kd_hpo.study.search"},

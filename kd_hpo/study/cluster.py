@@ -64,8 +64,8 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) 
 
 
 def shut_down() -> None:
-    """Leaves no garbage of Ray's behind: a handle that another thread, such as MLflow's mirror, happens to collect while Ray shuts
-    down asks for what is gone, and for that Ray ends the whole process, without a word."""
+    """Leaves no garbage of Ray's behind: a handle that another thread, such as MLflow's mirror, happens to collect while Ray
+    shuts down asks for what is gone, and for that Ray ends the whole process, without a word."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from kd_hpo.errors import StudyError
-from kd_hpo.study import cluster
-from kd_hpo.study.cluster import nodes_for_trials, resources_of_trial, slots
+from kd_hpo.study.cluster import nodes_for_trials, resources_of_trial, shut_down, slots
 from tests.conftest import digits_study
 
 
@@ -73,9 +72,9 @@ def test_nothing_of_ray_is_left_to_be_collected_while_it_shuts_down(monkeypatch:
     def shutdown() -> None:
         seen.append(gc.isenabled())
 
-    monkeypatch.setattr(cluster.ray, "shutdown", shutdown)
+    monkeypatch.setattr("ray.shutdown", shutdown)
     gc.disable()
     Handle()
     gc.enable()
-    cluster.shut_down()
+    shut_down()
     assert (collected, seen, gc.isenabled()) == (["before"], [False], True)
