@@ -92,7 +92,7 @@ def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, c
         progress(f"{take}, and are read on line")
         return reader
     if size:
-        progress(f"{what} take {size:.3g} GB in the cache")
+        progress(f"{what} take {f'{size:.1f} GB' if size >= 1 else f'{1000 * size:.2g} MB'} in the cache")
     return cached_targets(reader, images, cache, teacher.cache_precision)
 
 

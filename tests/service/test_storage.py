@@ -21,7 +21,7 @@ from kd_hpo.study.run import run_study
 from tests.conftest import digits_study, digits_trial
 from tests.storage import BUCKET, Storage, running_storage
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 IMAGES = 240
 
