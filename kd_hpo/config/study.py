@@ -98,7 +98,7 @@ Range = Annotated[UniformRange | LogUniformRange | IntRange | Choice, Field(disc
 
 
 class Asha(Settings):
-    """Stops poor trials early (asynchronous successive halving, Li et al. 2020), by accuracy on `val`."""
+    """Stops poor trials early (asynchronous successive halving, Li et al. 2020), by what the search goes by."""
 
     kind: Literal["asha"] = "asha"
     grace_epochs: PositiveInt = 3
@@ -129,12 +129,16 @@ class Search(Settings):
     """Optuna's search (TPE) over the outer settings."""
 
     trials: NonNegativeInt = 8
-    """0 searches nothing: methods are compared at the settings of the file."""
+    """0 searches nothing: methods are compared at the settings of the file. The first trial of a search has those, where they
+    lie in the ranges."""
     method: str = "hetero"
     """Whose outer settings are searched: one of kd_hpo.trial.methods.METHODS, or a name of `compare.methods`."""
     space: Annotated[dict[str, Range], Field(min_length=1)] = DEFAULT_SPACE
     """Dotted paths of the trial's configuration, and the range that each is chosen from."""
     scheduler: Annotated[Asha | NoScheduler, Field(discriminator="kind")] = Asha()
+    by: Literal["accuracy", "loss"] = "accuracy"
+    """What tells a better trial of a search from a worse one: accuracy on `val`, or cross-entropy there, which depends less on
+    chance where `val` is small."""
     seed: NonNegativeInt = 0
     carry_lambda: bool = False
     """Whether lambda is learned over whole trials: one that learns it starts from the matrix of its method's best trial so far,

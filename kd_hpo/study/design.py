@@ -1,7 +1,7 @@
 """The design of a study: which methods are searched over which settings, and what each trial is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kd_hpo.config.load import method_names, probes, with_settings
@@ -72,6 +72,8 @@ class Searched:
     method: str
     trials: int
     space: dict[str, Range]
+    first: dict[str, Any] = field(default_factory=dict)
+    """The file's own settings, which the first trial has as far as the space allows."""
 
 
 def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
@@ -82,13 +84,26 @@ def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
     """
     budgets = {study.search.method: study.search.trials} if study.search.trials else {}
     budgets |= {name: trials_of_its_own(study, name) for name in method_names(study) if name not in budgets}
-    found = {name: Searched(name, trials, space_of(study, name, shape)) for name, trials in budgets.items() if trials}
+    found = {name: searched(study, name, trials, shape) for name, trials in budgets.items() if trials}
     if study.search.trials and not found[study.search.method].space:
         raise ConfigError(
             f"search.space ({', '.join(study.search.space)}) has nothing that acts on search.method {study.search.method!r}; "
             "give a range that does, or search.trials: 0"
         )
     return {name: search for name, search in found.items() if search.space}
+
+
+def searched(study: StudyConfig, name: str, trials: int, shape: tuple[int, int]) -> Searched:
+    space = space_of(study, name, shape)
+    as_in_file = trial_config(study, TrialSpec(id=name, kind="search", method=name, seed=study.seed)).model_dump(mode="json")
+    return Searched(name, trials, space, {path: value for path in space if (value := _at(as_in_file, path)) is not None})
+
+
+def _at(settings: Any, path: str) -> Any:
+    """None where there is nothing at the dotted path."""
+    for key in path.split("."):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
 
 
 def trials_of_its_own(study: StudyConfig, name: str) -> int:

@@ -40,6 +40,7 @@ from kd_hpo.study.telling import telling
 from kd_hpo.study.tracking import experiment_link
 from kd_hpo.trial.final_test import accuracy_on_test
 from kd_hpo.trial.prepare import Prepared, load_data, prepare, shared_settings
+from kd_hpo.trial.result import GOALS
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
 
 Boards = Callable[[str, int], Board]
@@ -139,7 +140,13 @@ def search(
     def of_method(one: Searched) -> MethodSearch:
         start = partial(start_of_lambda, study, folder, one.method)
         return MethodSearch(
-            one, folder, trial_seed=study.seed, sampler_seed=study.search.seed, epochs=study.training.epochs, start=start
+            one,
+            folder,
+            goal=GOALS[study.search.by],
+            trial_seed=study.seed,
+            sampler_seed=study.search.seed,
+            epochs=study.training.epochs,
+            start=start,
         )
 
     searches_of_all = [of_method(one) for one in searched.values()]
@@ -148,7 +155,7 @@ def search(
         return
     scheduler: TrialScheduler = FIFOScheduler()
     if isinstance(study.search.scheduler, Asha):
-        scheduler = StudyAsha(study.search.scheduler, folder, epochs=study.training.epochs)
+        scheduler = StudyAsha(study.search.scheduler, folder, goal=GOALS[study.search.by], epochs=study.training.epochs)
     with board("search", left) as told:
         run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, told.halt), scheduler, {})
     if lost := searches_left(folder, searched):
@@ -194,13 +201,13 @@ def best_settings(
     for status in folder.statuses():
         if (status.spec.kind, status.spec.method, status.state) == ("compare", method, "completed"):
             return status.spec.settings
-    if study.search.trials and best_searched(folder, study.search.method) is None:
+    if study.search.trials and best_searched(study, folder, study.search.method) is None:
         why = first_failure(folder, study.search.method)
         raise StudyError(f"no trial of the search was completed, so there is nothing to compare or export{why}")
     if method in searched:
-        best = best_searched(folder, method)
+        best = best_searched(study, folder, method)
         return best.spec.settings if best else None
-    best = best_searched(folder, study.search.method) if study.search.trials else None
+    best = best_searched(study, folder, study.search.method) if study.search.trials else None
     return {path: best.spec.settings[path] for path in acting_paths(study, method)} if best else {}
 
 

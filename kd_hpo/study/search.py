@@ -28,7 +28,7 @@ from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import StudyFolder, TrialSpec
 from kd_hpo.study.halting import Halt
 from kd_hpo.study.search_space import ray_space
-from kd_hpo.trial.result import METRIC
+from kd_hpo.trial.result import GOALS, Goal
 
 EPOCH = "epoch"
 
@@ -37,7 +37,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
     """Suggests the trials of several methods' searches, one method after the other: they share what a worker has prepared."""
 
     def __init__(self, searches: Sequence["MethodSearch"], halt: Halt | None = None) -> None:
-        super().__init__(metric=METRIC, mode="max")
+        super().__init__()
         self._halt = halt or Halt()
         self._waiting = [search for search in searches for _ in range(search.left)]
         self._of: dict[str, MethodSearch] = {}
@@ -79,6 +79,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
     Ray 2.60's OptunaSearch completes stopped trials and chokes on a journal that is ahead of it; this one asks and
     tells Optuna itself, through the private `_ot_trials` and `_ot_study` of that version.
 
+    goal          what is told of a trial, and which way is better
     trial_seed    of every trial
     sampler_seed  of what is suggested
     start         what lambda of a trial that is suggested now starts from, if anything
@@ -89,6 +90,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         search: Searched,
         folder: StudyFolder,
         *,
+        goal: Goal = GOALS["accuracy"],
         trial_seed: int,
         sampler_seed: int,
         epochs: int,
@@ -96,15 +98,16 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
-        self._start, self.journal = start, folder.optuna
+        self._goal, self._start, self.journal = goal, start, folder.optuna
         super().__init__(
             space=self.convert_search_space(ray_space(search.space)),
-            metric=METRIC,
-            mode="max",
+            metric=goal.metric,
+            mode=goal.mode,
             storage=journal(folder.optuna),
             study_name=search.method,
         )
         self._sampler_seed = sampler_seed
+        self._first = {path: value for path, value in search.first.items() if _among(self._space[path], value)}
         self._catch_up()
         ended = sum(trial.state.is_finished() for trial in known_trials(folder, search.method))
         self.left = max(search.trials - ended, 0)
@@ -126,13 +129,14 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id not in self._completed_trials:
-            self._report(self._ot_trials[trial_id], result.get(METRIC), result.get(EPOCH, 0))
+            self._report(self._ot_trials[trial_id], result.get(self._goal.metric), result.get(EPOCH, 0))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._completed_trials or trial_id not in self._ot_trials:
             return
         self._completed_trials.add(trial_id)
-        value, epoch, trial = (result or {}).get(METRIC), (result or {}).get(EPOCH, 0), self._ot_trials[trial_id]
+        value, epoch = (result or {}).get(self._goal.metric), (result or {}).get(EPOCH, 0)
+        trial = self._ot_trials[trial_id]
         status = self._folder.status(self._id(trial))
         failed = error or (status is not None and status.state == "failed")  # Ray knows of no error that the trial caught
         if not failed:
@@ -146,7 +150,10 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
             for name, distribution in self._space.items():  # gives what the journal has, and what it lost in mid-writing
                 trial._suggest(name, distribution)
             return trial
-        number = len(self._ot_study.get_trials(deepcopy=False))
+        trials = self._ot_study.get_trials(deepcopy=False)
+        if not trials and self._first:
+            self._ot_study.enqueue_trial(self._first)
+        number = sum(trial.state != TrialState.WAITING for trial in trials)
         self._ot_study.sampler = optuna.samplers.TPESampler(seed=mixed(self._sampler_seed, number))
         asked: Trial = self._ot_study.ask(fixed_distributions=self._space)
         return asked
@@ -172,8 +179,8 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
                 continue
             records = self._folder.records(status.spec.id)
             for record in records:
-                self._report(Trial(self._ot_study, trial._trial_id), record.metrics[METRIC], record.epoch)
-            value = records[-1].metrics[METRIC] if records else None
+                self._report(Trial(self._ot_study, trial._trial_id), record.metrics[self._goal.metric], record.epoch)
+            value = records[-1].metrics[self._goal.metric] if records else None
             self._tell(trial.number, value, records[-1].epoch if records else 0, failed=status.state == "failed")
 
 
@@ -184,11 +191,11 @@ class StudyAsha(ASHAScheduler):  # type: ignore[misc]
     has outlived at its own first epochs, and be stopped. The rungs are Ray's private `_brackets` and `_trial_info`.
     """
 
-    def __init__(self, asha: Asha, folder: StudyFolder, *, epochs: int) -> None:
+    def __init__(self, asha: Asha, folder: StudyFolder, *, goal: Goal = GOALS["accuracy"], epochs: int) -> None:
         super().__init__(
             time_attr=EPOCH,
-            metric=METRIC,
-            mode="max",
+            metric=goal.metric,
+            mode=goal.mode,
             max_t=epochs + 1,  # a trial that has all its epochs ends by itself
             grace_period=asha.grace_epochs,
             reduction_factor=asha.reduction_factor,
@@ -215,6 +222,14 @@ class _EndedTrial:
 
     trial_id: str
     config: dict[str, Any]
+
+
+def _among(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
+    """Whether the value is one that the distribution gives."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError):
+        return False
 
 
 # ---- Optuna's journal

@@ -1,5 +1,6 @@
 """What a trial reports and returns: frozen, JSON, complete enough to be exported."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from kd_hpo.config.settings import Settings
@@ -9,10 +10,28 @@ RESULT = "result.json"
 """Where a trial's folder has it."""
 METRIC = "val/accuracy"
 """Compares epochs and trials: the split that no gradient has seen."""
+LOSS = "val/loss"
 TOTAL = "weights/total"
 """What the strength of the pairs was multiplied by, 1 where it was neither learned nor follows a schedule."""
 
 Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a search wants of a trial, and which way is better."""
+
+    metric: str
+    mode: Literal["max", "min"]
+
+    def merit(self, record: "EpochRecord") -> float:
+        """Higher is better."""
+        value = record.metrics[self.metric]
+        return value if self.mode == "max" else -value
+
+
+GOALS = {"accuracy": Goal(METRIC, "max"), "loss": Goal(LOSS, "min")}
+"""By `search.by`."""
 
 
 class LayerRecord(Settings):

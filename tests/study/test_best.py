@@ -10,7 +10,7 @@ from kd_hpo.study.best import start_of_lambda
 from kd_hpo.study.design import trial_config
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.prepare import Prepared
-from kd_hpo.trial.result import METRIC, RESULT, EpochRecord
+from kd_hpo.trial.result import LOSS, METRIC, RESULT, EpochRecord
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study
 
@@ -22,8 +22,8 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "small")
 
 
-def study(folder: StudyFolder, *, carry: bool = True) -> StudyConfig:
-    return digits_study(folder.root.parent, search={"carry_lambda": carry, "method": "hetero"})
+def study(folder: StudyFolder, *, carry: bool = True, by: str = "accuracy") -> StudyConfig:
+    return digits_study(folder.root.parent, search={"carry_lambda": carry, "method": "hetero", "by": by})
 
 
 def searched(folder: StudyFolder, cache: Path, number: int, *, val: float, weighting: object, state: State = "completed") -> None:
@@ -33,7 +33,7 @@ def searched(folder: StudyFolder, cache: Path, number: int, *, val: float, weigh
     )
     result = run_trial(config, lambda _: None, cache=cache)
     folder.write_status(TrialStatus(spec=spec, state=state))
-    folder.write_records(spec.id, [EpochRecord(epoch=2, metrics={METRIC: val}, weights=(), scales=(), held=True)])
+    folder.write_records(spec.id, [EpochRecord(epoch=2, metrics={METRIC: val, LOSS: val}, weights=(), scales=(), held=True)])
     (folder.trial(spec.id) / RESULT).write_text(result.model_dump_json())
 
 
@@ -47,7 +47,9 @@ def test_the_best_completed_trial_hands_on_the_matrix_that_it_held(folder: Study
         searched(folder, cache, number, val=val, weighting=LEARNED, state=state)  # type: ignore[arg-type]
     best = folder.result("hetero-t001")
     assert start_of_lambda(study(folder), folder, "hetero") == best.held_mean
-    assert best.held_mean != folder.result("hetero-t000").held_mean
+    least = folder.result("hetero-t000")
+    assert start_of_lambda(study(folder, by="loss"), folder, "hetero") == least.held_mean
+    assert best.held_mean != least.held_mean
     assert start_of_lambda(study(folder, carry=False), folder, "hetero") is None
     assert start_of_lambda(study(folder), folder, "uniform") is None
 

@@ -141,6 +141,14 @@ def test_each_method_has_its_own_search_and_the_searched_one_its_budget(tmp_path
     assert set(found["ce"].space) == {"training.optimizer.lr"}
 
 
+def test_a_search_starts_from_what_the_file_makes_of_the_method(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "ce", "at", "kd", kd={"weight": 0.7}, search={"trials": 0}, compare={"tune": 2})
+    first = {name: search.first for name, search in searches(study, SHAPE).items()}
+    assert first["ce"] == {"training.optimizer.lr": study.training.optimizer.lr}
+    assert first["kd"]["kd.weight"] == first["at"]["kd.weight"] == 0.7
+    assert first["at"]["pairs.strength"] == 3_000
+
+
 @pytest.mark.parametrize(
     ("trials", "tune", "expected"), [(0, 0, set()), (3, 0, {LEARNED}), (0, 2, {"kd", LEARNED}), (3, 2, {"kd", LEARNED})]
 )

@@ -12,7 +12,7 @@ from kd_hpo.config.study import Asha, IntRange, Range, Search
 from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.search import EPOCH, MethodSearch, StudyAsha, StudySearch, ask_again, journal, known_trials, mend_journal
-from kd_hpo.trial.result import METRIC, EpochRecord
+from kd_hpo.trial.result import GOALS, LOSS, METRIC, EpochRecord, Goal
 
 EPOCHS = 4
 SPACE = Search.model_validate(
@@ -32,8 +32,17 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "study")
 
 
-def driver(folder: StudyFolder, space: dict[str, Range] = SPACE, *, method: str = "kd", trials: int = 8) -> MethodSearch:
-    return MethodSearch(Searched(method, trials, space), folder, trial_seed=5, sampler_seed=0, epochs=EPOCHS)
+def driver(
+    folder: StudyFolder,
+    space: dict[str, Range] = SPACE,
+    *,
+    method: str = "kd",
+    trials: int = 8,
+    first: dict[str, Any] | None = None,
+    goal: Goal = GOALS["accuracy"],
+) -> MethodSearch:
+    searched = Searched(method, trials, space, first or {})
+    return MethodSearch(searched, folder, goal=goal, trial_seed=5, sampler_seed=0, epochs=EPOCHS)
 
 
 def suggested(search: MethodSearch | StudySearch, ray_id: str) -> TrialSpec:
@@ -83,6 +92,28 @@ def test_lambda_starts_where_the_best_trial_so_far_has_it_and_stays_so_in_a_tria
     resumed = again()
     assert suggested(resumed, "c").start == ((0.5, 0.5),)  # of the first one, which had not begun
     assert suggested(resumed, "d") == begun
+
+
+def test_first_trial_has_the_settings_of_the_file_as_far_as_the_space_allows(folder: StudyFolder) -> None:
+    first = {"training.optimizer.lr": 0.05, "kd.weight": 9.0, "pairs.balance.every": 30, "pairs.logits": "inside"}
+    search = driver(folder, first=first)
+    settings = [suggested(search, ray_id).settings for ray_id in "ab"]
+    assert {path: settings[0][path] for path in first if path != "kd.weight"} == {
+        path: value for path, value in first.items() if path != "kd.weight"
+    }
+    assert 0.5 <= settings[0]["kd.weight"] <= 2.0  # 9 is outside
+    assert settings[1]["training.optimizer.lr"] != 0.05
+    again = driver(folder, first=first)
+    assert [suggested(again, ray_id).settings for ray_id in "xy"] == settings
+    assert suggested(again, "z").settings["training.optimizer.lr"] != 0.05
+
+
+def test_a_search_by_loss_wants_less_of_it(folder: StudyFolder) -> None:
+    search = driver(folder, goal=GOALS["loss"])
+    for ray_id, loss in (("a", 0.9), ("b", 0.7)):
+        suggested(search, ray_id)
+        search.on_trial_complete(ray_id, {EPOCH: EPOCHS, METRIC: 0.5, LOSS: loss})
+    assert optuna.load_study(study_name="kd", storage=journal(folder.optuna)).best_value == 0.7
 
 
 def test_both_ends_of_an_int_range_are_chosen(folder: StudyFolder) -> None:
@@ -340,8 +371,8 @@ def test_a_search_has_no_more_than_its_trials(folder: StudyFolder) -> None:
 # the scheduler
 
 
-def asha(folder: StudyFolder) -> StudyAsha:
-    return StudyAsha(Asha(grace_epochs=1, reduction_factor=2), folder, epochs=EPOCHS)
+def asha(folder: StudyFolder, goal: Goal = GOALS["accuracy"]) -> StudyAsha:
+    return StudyAsha(Asha(grace_epochs=1, reduction_factor=2), folder, goal=goal, epochs=EPOCHS)
 
 
 def added(scheduler: StudyAsha, spec: TrialSpec, ray_id: str) -> SimpleNamespace:
@@ -370,6 +401,13 @@ def test_trial_that_goes_on_is_not_judged_again_at_the_epochs_it_has_passed(fold
     retold = [scheduler.on_trial_result(None, trial, result(epoch, value)) for epoch, value in ((1, 0.1), (2, 0.6))]
     assert retold == ["CONTINUE", "CONTINUE"]
     assert [scheduler.on_trial_result(None, trial, result(epoch, 0.4)) for epoch in (3, 4)] == ["CONTINUE", "CONTINUE"]
+
+
+def test_scheduler_stops_what_has_the_larger_loss_where_the_search_goes_by_it(folder: StudyFolder) -> None:
+    scheduler = asha(folder, GOALS["loss"])
+    one, two = (added(scheduler, TrialSpec(id=name, kind="search", method="kd", seed=5), name) for name in "ab")
+    assert scheduler.on_trial_result(None, one, {EPOCH: 1, METRIC: 0.1, LOSS: 0.5}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, two, {EPOCH: 1, METRIC: 0.9, LOSS: 0.6}) == "STOP"
 
 
 def test_trials_of_one_method_are_not_judged_by_those_of_another(folder: StudyFolder) -> None:
