@@ -277,6 +277,8 @@ class LearnedWeights(Settings):
     opening: Fraction = 0.1
     """With a start: the share of the trial's steps, before lambda moves, from which on the pairs that the start leaves out are
     computed too, so that their regressors are valid by then. Until then they cost nothing."""
+    idle_every: PositiveInt = 1
+    """Pairs without weight are computed, and their regressors trained, at every so many-th step, and where lambda moves."""
 
     strength_within: Annotated[float, Field(ge=1)] = 1.0
     """Above 1, the total strength is learned beside lambda, from pairs.strength up to so many times as much or as little."""

@@ -177,26 +177,27 @@ class GaussianBlock(nn.Module):
         self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None, needed: Tensor | None
     ) -> Tensor:
         """(T, S) of the block's layers, of pairs that are not compared too; weights None or of all pairs (T, S)."""
-        used = [s for s, g in enumerate(self.groups) if needed is None or needed[list(g.teachers), g.student].any()]
+        wanted = None if needed is None else needed.tolist()
+        used = [s for s, g in enumerate(self.groups) if wanted is None or any(wanted[t][g.student] for t in g.teachers)]
         if not used:
             return self.weight.new_zeros(len(self.teachers), len(self.groups))
         if _wide(self.plan, self.groups[0]):
             of_group = None if weights is None else weights[self.teachers, self.groups[0].student]
             return self.sample_losses(0, features[self.groups[0].student], blocks[self.size], of_group).mean(0).unsqueeze(1)
         of_used = [self.groups[s].student for s in used]
-        taught = [i for i, t in enumerate(self.teachers) if needed is None or needed[t, of_used].any()]
+        taught = [i for i, t in enumerate(self.teachers) if wanted is None or any(wanted[t][s] for s in of_used)]
         x = torch.cat([pooled(as_map(features[self.groups[s].student], self.student[s]), self.size) for s in used], 2)
         target = self.target(blocks[self.size])
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         rho, layers, members, cells = self.rho, self.layers, self.members, self.pairs
         if len(used) < len(self.groups):
-            columns = _index([column for s in used for column in range(self.columns[s].start, self.columns[s].stop)])
-            weight, layers = weight[:, columns], layers[columns][:, used]
-            bias, rho, cells = (of_layers[:, used] for of_layers in (bias, rho, cells))
+            columns, those = _index([c for s in used for c in range(self.columns[s].start, self.columns[s].stop)]), _index(used)
+            weight, layers = weight[:, columns], layers[columns][:, those]
+            bias, rho, cells = (of_layers[:, those] for of_layers in (bias, rho, cells))
         if len(taught) < len(self.teachers):
             rows = _index(self._rows([self.teachers[i] for i in taught]))
-            target, members = target[..., rows], members[rows][:, taught]
+            target, members = target[..., rows], members[rows][:, _index(taught)]
             weight, bias, rho, cells = (of_channels[rows] for of_channels in (weight, bias, rho, cells))
         variance = softplus_variance(rho, self.floor)
         scale = torch.ones_like(variance) if weights is None else weights.take(cells)

@@ -94,7 +94,8 @@ class PairMatrix(nn.Module):
         """The resolutions of the targets that `forward` reads."""
         if needed is None or not isinstance(self.feature_pairs, BatchMeans):
             return self.plan.sizes
-        return frozenset(g.size for g in self.plan.groups if needed[list(g.teachers), g.student].any())
+        wanted = needed.tolist()
+        return frozenset(g.size for g in self.plan.groups if any(wanted[t][g.student] for t in g.teachers))
 
     def _weighted(self, features: Sequence[Tensor], weights: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
         """The features as they are differentiated, and each group's weights."""

@@ -134,8 +134,13 @@ class Learned:
         self._forget, self._matched, self._keep = forget, matched, keep
         self._bound, self._log_total = math.log(within), torch.zeros(())
         self._total_slope, self._total_square = torch.zeros(()), torch.zeros(())
+        self._shown = self._visible()
 
     def weights(self, epoch: int) -> Tensor:
+        return self._shown
+
+    def _visible(self) -> Tensor:
+        """(T, S): what is learned, as far as it has weight."""
         weights = self._weights.new_zeros(self._served.shape).masked_scatter(self._served, self._weights)
         if not self._informed and not self._average.any():
             return weights
@@ -157,6 +162,7 @@ class Learned:
         direction = normalised_direction(self._average, self._weights)
         remembered = drawn_to(self._start, self._weights, self._forget) if self._forget else self._weights
         self._weights = mix_with_uniform(self._update(remembered, direction, self._step), self._mix)
+        self._shown = self._visible()
 
     def _learn_total(self, slope: Tensor) -> None:
         self._total_slope = torch.lerp(slope, self._total_slope, self._factor)
@@ -173,6 +179,7 @@ class Learned:
         self._log_total, self._total_slope, self._total_square = (
             state[name] for name in ("log_total", "total_slope", "total_square")
         )
+        self._shown = self._visible()
 
 
 def same_depth(shape: tuple[int, int]) -> Tensor:

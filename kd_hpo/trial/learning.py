@@ -47,10 +47,18 @@ def closed_yet(trial: Trial) -> bool:
 
 
 def needed_pairs(trial: Trial, pairs: PairState) -> Tensor | None:
-    """(T, S), those with a weight, while no other one can get any soon, or ever again; None: all of them."""
-    if pairs.direction is None or not (closed_yet(trial) or held_from_now(trial)):
+    """(T, S), those with a weight, while no other one can get any soon, or ever again, or while the others rest; None: all."""
+    if pairs.direction is None or not (closed_yet(trial) or held_from_now(trial) or others_rest(trial, pairs)):
         return None
     return pairs.weighting.weights(trial.epoch) > 0
+
+
+def others_rest(trial: Trial, pairs: PairState) -> bool:
+    """Whether this step may leave out the pairs without weight, whose regressors follow at fewer steps."""
+    settings = trial.config.weighting
+    if not isinstance(settings, LearnedWeights) or not trial.step % settings.idle_every:
+        return False
+    return not (learns_now(trial) or direction_sees(trial, pairs))
 
 
 def direction_sees(trial: Trial, pairs: PairState) -> bool:
@@ -159,7 +167,7 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
 
 def balanced_pairs(trial: Trial, pairs: PairState) -> Tensor | None:
     """(T, S), those whose gradients a measure looks at; None: all, also those that are not computed yet."""
-    return None if closed_yet(trial) else needed_pairs(trial, pairs)
+    return pairs.weighting.weights(trial.epoch) > 0 if pairs.direction is not None and held_from_now(trial) else None
 
 
 def measures_balance_now(trial: Trial, pairs: PairState) -> bool:

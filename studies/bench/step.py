@@ -26,14 +26,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from figures import machine
 
+from kd_hpo import load_study
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.trial.prepare import Prepared, prepare
 from kd_hpo.trial.run import run_trial
 
 CLASSES = 10
 LEARNED = {"kind": "learned", "direction": {"kind": "gradient_flow"}, "outer_objective": "task_and_teacher", "every": 10}
-AS_IN_STUDY = {**LEARNED, "pairing": "one_to_one", "keep": 2, "warmup": 0.3}
-"""studies/seed_cifar10.yaml"""
+AS_IN_STUDY = load_study(Path(__file__).parents[1] / "seed_cifar10.yaml").weighting.model_dump()
 
 
 def weightings(teachers: int, students: int) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A whole trial: it learns, it resumes to the same bits, it leaves nothing moved, it fails with words."""
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,29 @@ def test_pairs_without_weight_are_left_out_while_none_of_them_can_get_any(
     assert computed == [int(count) for count in expected for _ in range(len(computed) // 4)]
     monkeypatch.setattr(steps, "needed_pairs", lambda trial, pairs: None)
     monkeypatch.setattr(learning, "needed_pairs", lambda trial, pairs: None)
+    monkeypatch.setattr(learning, "balanced_pairs", lambda trial, pairs: None)
     slow = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
     for one, other in zip(quick.records[:alike], slow.records[:alike], strict=True):
         assert one.weights == other.weights
         assert one.metrics == pytest.approx(other.metrics, rel=1e-4, abs=1e-5)
+
+
+def test_pairs_without_weight_rest_between_where_the_trial_says_so(
+    cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many are computed at each step: all at every third one, and at every fourth, where lambda moves."""
+    settings = {"every": 4, "warmup": 0.0, "hold": 0.0, "keep": 1, "start": START, "opening": 0.0, "idle_every": 3}
+    computed: list[int] = []
+
+    def counted(trial: Trial, pairs: PairState) -> Tensor | None:
+        needed = needed_pairs(trial, pairs)
+        computed.append(6 if needed is None else int(needed.sum()))
+        return needed
+
+    monkeypatch.setattr(steps, "needed_pairs", counted)
+    result = run_trial(digits_trial(weighting={"kind": "learned", **settings}), lambda _: None, cache=cache, prepared=prepared)
+    assert computed == [6 if step % 3 == 0 or step % 4 == 0 else 1 for step in range(len(computed))]
+    assert all(map(isfinite, result.last.metrics.values()))
 
 
 def test_weights_start_uniform_are_learned_between_and_held_at_the_end(cache: Path, prepared: Prepared) -> None:
