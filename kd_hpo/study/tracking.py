@@ -18,7 +18,7 @@ from PIL import Image
 from requests import RequestException
 from sqlalchemy.exc import OperationalError
 
-from kd_hpo.config.pairs import LearnedWeights
+from kd_hpo.config.pairs import LearnedWeights, Weighting
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.files import only_one_process
@@ -199,13 +199,12 @@ class RunLog:
 class PairLayers:
     """The layers of a study's pairs, as MLflow shows them."""
 
-    def __init__(self, teacher: Sequence[str], student: Sequence[str], *, start_uniform: bool = False, epochs: int = 1) -> None:
+    def __init__(self, teacher: Sequence[str], student: Sequence[str], *, start: Rows = (), epochs: int = 1) -> None:
         self.names = tuple(teacher), tuple(student)
         self.every = -(-epochs // _MATRICES)
         """How many epochs of the trial lie between two whose matrix is shown while it runs."""
-        row = (1 / (len(teacher) * len(student)),) * len(student) if start_uniform else ()
-        self.start: Rows = (row,) * len(teacher) if start_uniform else ()
-        """The weights before the first epoch, where they are uniform whatever comes after."""
+        self.start = start
+        """The weights before the first epoch, where they are others than after it."""
         self.largest = min(1.0, 8 / max(len(teacher) * len(student), 1))
         """The top of the pictures' colour scale, the same at every epoch and in every trial."""
 
@@ -279,9 +278,18 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
 def layers_of(about: TrialAbout | None) -> PairLayers:
     if about is None:
         return PairLayers((), ())
-    start_uniform, epochs = isinstance(about.config.weighting, LearnedWeights), about.config.training.epochs
     teacher, student = (tuple(layer.name for layer in layers) for layers in (about.teacher_layers, about.student_layers))
-    return PairLayers(teacher, student, start_uniform=start_uniform, epochs=epochs)
+    start = start_of(about.config.weighting, len(teacher), len(student))
+    return PairLayers(teacher, student, start=start, epochs=about.config.training.epochs)
+
+
+def start_of(weighting: Weighting, T: int, S: int) -> Rows:
+    """The (T, S) weights that learning starts from; empty where nothing is learned."""
+    if not isinstance(weighting, LearnedWeights):
+        return ()
+    start = weighting.start or ((1.0,) * S,) * T
+    total = sum(map(sum, start))
+    return tuple(tuple(weight / total for weight in row) for row in start)
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:

@@ -13,6 +13,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from kd_hpo.config.pairs import LearnedWeights, Uniform
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import StudyError
@@ -29,6 +30,7 @@ from kd_hpo.study.tracking import (
     git_commit,
     layers_of,
     open_experiment,
+    start_of,
     tracking_uri,
     write_summary,
 )
@@ -364,6 +366,12 @@ def test_layers_that_mlflow_cannot_spell_are_told_apart() -> None:
     cells = PairLayers(["a[0]", "a(0)"], ["b"]).cells([[0.25], [0.75]])
     assert cells == {"weights_matrix/01 a_0_ to 01 b": 0.25, "weights_matrix/02 a_0_ to 01 b": 0.75}
     assert PairLayers(["a"], ["b"]).cells([]) == {}
+
+
+def test_the_start_that_is_shown_is_that_of_the_trial() -> None:
+    assert start_of(LearnedWeights(), 2, 1) == ((0.5,), (0.5,))
+    assert start_of(LearnedWeights(start=((1.0, 0.0), (0.0, 3.0))), 2, 2) == ((0.25, 0.0), (0.0, 0.75))
+    assert start_of(Uniform(), 2, 2) == ()
 
 
 def test_largest_of_the_pictures_is_the_same_at_every_epoch() -> None:
