@@ -22,7 +22,7 @@ from kd_hpo.cli.servers import listens
 from kd_hpo.study.read import load_study
 from kd_hpo.study.tracking import PairLayers, open_experiment
 
-LAYERS = PairLayers([f"layer{i}" for i in range(1, 7)], [f"block{i}" for i in range(1, 7)], start_uniform=True)
+LAYERS = PairLayers([f"layer{i}" for i in range(1, 7)], [f"block{i}" for i in range(1, 7)])
 
 
 def made_up_study(runs: Path, trials: int, epochs: int) -> None:
