@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from kd_hpo.config.settings import FilePath, Location, Plain, Settings, WrittenAs
+from kd_hpo.config.settings import FilePath, Key, Location, Plain, Settings, WrittenAs
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Size = PositiveInt | Share
@@ -46,7 +46,7 @@ class CallableData(Settings):
 
     kind: Literal["callable"] = "callable"
     callable: Callable
-    arguments: dict[str, Plain] = Field(default={})
+    arguments: dict[Key, Plain] = Field(default={})
     size: PositiveInt | None = None
     """Side in pixels that images are brought to; needed where their sizes differ."""
 

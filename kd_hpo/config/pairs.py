@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from kd_hpo.config.data import Callable
 from kd_hpo.config.directions import Direction, GradientFlowDirection
-from kd_hpo.config.settings import FilePath, Fraction, Plain, Settings
+from kd_hpo.config.settings import FilePath, Fraction, Key, Plain, Settings
 
 Matrix = tuple[tuple[NonNegativeFloat, ...], ...]
 
@@ -105,7 +105,7 @@ class OwnLoss(_PairLoss):
 
     kind: Literal["callable"] = "callable"
     callable: Callable
-    options: dict[str, Plain] = Field(default={})
+    options: dict[Key, Plain] = Field(default={})
     """What it is called with."""
 
     def arguments(self) -> dict[str, Any]:

@@ -26,6 +26,17 @@ from pydantic_core.core_schema import no_info_after_validator_function
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _MAX_DEPTH = 50
+_MAX_KEY = 150  # YAML, as which a kept study is read again, takes 1024, and JSON writes a character with up to six
+
+
+def _a_key(key: str) -> str:
+    if len(key) > _MAX_KEY:
+        raise ValueError(f"it should be {_MAX_KEY} characters long at most")
+    return key
+
+
+Key = Annotated[str, AfterValidator(_a_key)]
+"""Of a mapping whose keys are not ours."""
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -35,6 +46,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise ValueError(f"it should have strings for keys, and {wrong[0]!r} is none; write it in quotes")
+        if any(len(key) > _MAX_KEY for key in value):
+            raise ValueError(f"it should have keys of {_MAX_KEY} characters at most")
         return {key: _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from kd_hpo.config.settings import FilePath, Plain, Settings, WrittenAs
+from kd_hpo.config.settings import FilePath, Key, Plain, Settings, WrittenAs
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import without_secrets
 
@@ -133,7 +133,7 @@ class Search(Settings):
     lie in the ranges."""
     method: str = "hetero"
     """Whose outer settings are searched: one of kd_hpo.trial.methods.METHODS, or a name of `compare.methods`."""
-    space: Annotated[dict[str, Range], Field(min_length=1)] = DEFAULT_SPACE
+    space: Annotated[dict[Key, Range], Field(min_length=1)] = DEFAULT_SPACE
     """Dotted paths of the trial's configuration, and the range that each is chosen from."""
     scheduler: Annotated[Asha | NoScheduler, Field(discriminator="kind")] = Asha()
     by: Literal["accuracy", "loss"] = "accuracy"
@@ -151,9 +151,9 @@ class Method(Settings):
     name: Name
     base: str
     """One of kd_hpo.trial.methods.METHODS, which the settings start from."""
-    set: dict[str, Plain] = Field(default={})
+    set: dict[Key, Plain] = Field(default={})
     """Dotted paths of the trial's configuration and their values."""
-    space: dict[str, Range] = Field(default={})
+    space: dict[Key, Range] = Field(default={})
     """Ranges of its own, where it is tuned for itself; they come over those of `search.space`."""
 
 
@@ -178,7 +178,7 @@ class Resources(Settings):
     """local starts Ray on this machine; auto, host:port or ray://host:port join a cluster."""
     cpus_per_trial: PositiveFloat = 1.0
     gpus_per_trial: NonNegativeFloat = 0.0
-    custom_per_trial: dict[str, PositiveFloat] = Field(default={})
+    custom_per_trial: dict[Key, PositiveFloat] = Field(default={})
     """Ray's custom resources, by name, that keep trials on the nodes that have them."""
     concurrent_trials: PositiveInt | None = None
     """null: as many as the resources allow."""

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
 from kd_hpo.config.pairs import Distillation, LearnedWeights, NoPairs, Pairs, Weighting
-from kd_hpo.config.settings import Fraction, Location, Plain, Settings
+from kd_hpo.config.settings import Fraction, Key, Location, Plain, Settings
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -14,7 +14,7 @@ Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 class Network(Settings):
     name: str
     """Of kd_hpo's own, torchvision's or timm's networks (`kd-hpo networks` lists them), or `package.module:callable`."""
-    arguments: dict[str, Plain] = Field(default={})
+    arguments: dict[Key, Plain] = Field(default={})
     pretrained: bool | str = False
     """Starts from the library's own weights: true takes its default ones, a name those of that name."""
 

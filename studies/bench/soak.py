@@ -3,9 +3,9 @@
     python studies/bench/soak.py --minutes 30 --seed 0
 
 Each study is a `kd-hpo` command of its own on a local Ray, with an MLflow server that all share. Faults come one after the
-other, after random pauses: a trial's process, the node (Ray's raylet) or the driver is killed, the driver is stopped with
-SIGINT or SIGTERM, the server is killed and started again, or hangs. A driver that has ended is resumed until its study is
-done. Then every epoch of every trial must stand in MLflow once: what does not is lost, or doubled.
+other, after random pauses in which trials run: a trial's process, the node (Ray's raylet) or the driver is killed, the driver
+is stopped with SIGINT or SIGTERM, the server is killed and started again, or hangs. A driver that has ended is resumed until
+its study is done. Then every epoch of every trial must stand in MLflow once: what does not is lost, or doubled.
 """
 
 import argparse
@@ -119,7 +119,8 @@ class Soak:
         self.home, self.tally = home, Tally()
         self._random, self._pause_s, self._epochs, self._trials = random.Random(seed), pause_s, epochs, trials
         self._tracker = Tracker(home, port)
-        self._next_fault = time.monotonic() + pause_s
+        self._until_fault_s = pause_s
+        """For how long trials still run, whoever drives them: the start of a driver does not count."""
         self._tracker_well_at: float | None = None
         self._driver: subprocess.Popen[bytes] | None = None
 
@@ -162,13 +163,16 @@ class Soak:
                 start_new_session=True,
             )
             driver, mib = psutil.Process(process.pid), list[float]()
-            self._driver = process
+            self._driver, looked = process, time.monotonic()
             while process.poll() is None:
                 time.sleep(0.25)
                 workers = self.look(driver, mib)
-                if faults and time.monotonic() > self._next_fault and workers:
+                before, looked = looked, time.monotonic()
+                if workers:
+                    self._until_fault_s -= looked - before
+                if faults and workers and self._until_fault_s <= 0:
                     self.fault(process, workers)
-                    self._next_fault = time.monotonic() + self._random.uniform(0.5, 1.5) * self._pause_s
+                    self._until_fault_s = self._random.uniform(0.5, 1.5) * self._pause_s
                 if self._tracker_well_at is not None and time.monotonic() > self._tracker_well_at:
                     self.tracker_is_well()
             if len(mib) > 8:
@@ -265,7 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause", type=float, default=15.0, help="seconds between two faults, on average")
+    parser.add_argument("--pause", type=float, default=15.0, help="seconds of running trials between two faults, on average")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--trials", type=int, default=12, help="of each study's search")
     parser.add_argument("--port", type=int, default=6590)

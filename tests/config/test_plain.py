@@ -8,6 +8,9 @@ from pydantic import ValidationError
 
 from kd_hpo.config.study import Method, StudyConfig
 from kd_hpo.config.trial import Network
+from kd_hpo.errors import ConfigError
+from kd_hpo.study.folder import StudyFolder
+from kd_hpo.study.read import load_study
 from tests.conftest import digits_study
 
 DEEP: Any = 1
@@ -26,6 +29,7 @@ for _ in range(60):
         (b"x", "not bytes"),
         ({1, 2}, "not set"),
         (DEEP, "nested 50 deep at most"),
+        ([{"x" * 151: 1}], "keys of 150 characters at most"),
     ],
 )
 def test_what_json_would_change_is_refused(value: Any, words: str) -> None:
@@ -34,6 +38,20 @@ def test_what_json_would_change_is_refused(value: Any, words: str) -> None:
         Network(name="plain_conv", arguments={"x": value})
     with pytest.raises(ValidationError, match=words):
         Method(name="mine", base="kd", set={"student.network.arguments.x": value})
+
+
+def test_a_key_is_as_long_as_yaml_takes_it(tmp_path: Path) -> None:
+    """However JSON writes it: a study that is kept is read again as YAML."""
+    for key in ("x" * 150, "\x01" * 150, "\u2028" * 150):
+        network = {"name": "plain_conv", "arguments": {key: {key: 1}}}
+        study = digits_study(tmp_path, student={"network": network, "layers": ("conv1",)})
+        folder = StudyFolder.of(study)
+        folder.write_settings(study)
+        assert folder.read_settings() == study
+    with pytest.raises(ValidationError, match="150 characters long at most"):
+        Network(name="plain_conv", arguments={"x" * 151: 1})
+    with pytest.raises(ConfigError, match=r"^--set .*: the key search\.space\.x+ is 'x+.*'; it should be 150 characters"):
+        load_study(Path("studies/digits.yaml"), [f"search.space.{'x' * 151}={{kind: uniform, low: 0, high: 1}}"])
 
 
 def test_what_is_accepted_comes_back_as_it_is(tmp_path: Path) -> None:

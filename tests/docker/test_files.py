@@ -12,6 +12,7 @@ import check_jsonschema
 import jsonschema
 import kubernetes_validate
 import pytest
+import requests
 import yaml
 from packaging.requirements import Requirement
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
@@ -156,6 +157,51 @@ def test_kubernetes_accepts_the_manifest() -> None:
     for group in groups:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **group["template"]}
         kubernetes_validate.validate(pod, "1.34", strict=True)
+
+
+def test_the_manifest_has_what_kuberay_asks_for_around_the_pods() -> None:
+    """The fields that are used and what KubeRay's schema (v1) says of them, to be known without a network."""
+    spec = kuberay()[1]["spec"]
+    assert spec.keys() == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
+    head, (workers,) = spec["headGroupSpec"], spec["workerGroupSpecs"]
+    assert head.keys() == {"rayStartParams", "template"}
+    assert workers.keys() == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+    assert all(type(workers[count]) is int for count in ("replicas", "minReplicas", "maxReplicas"))
+    words = [spec["rayVersion"], workers["groupName"], *head["rayStartParams"].values(), *workers["rayStartParams"].values()]
+    assert all(isinstance(word, str) for word in words)  # a number of `ray start` without quotes is refused
+
+
+def closed(schema: Any) -> Any:
+    """As a strict API server reads it: objects have the properties that are named, and no others."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: closed(value) for key, value in schema.items()}
+    if "properties" in schema and "additionalProperties" not in schema and schema.get("type") == "object":
+        inner["additionalProperties"] = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
+    return inner
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("release", ["v1.4.0", "v1.5.0", "master"])
+def test_kuberays_published_schema_accepts_the_manifest(release: str) -> None:
+    """The oldest release that the manifest names, and the newest of all."""
+    path = "helm-chart/kuberay-operator/crds/ray.io_rayclusters.yaml"
+    try:
+        answer = requests.get(f"https://raw.githubusercontent.com/ray-project/kuberay/{release}/{path}", timeout=10)
+    except requests.RequestException as error:
+        pytest.skip(f"KubeRay's schema is at raw.githubusercontent.com, which cannot be reached: {type(error).__name__}")
+    if not answer.ok and answer.status_code != 404:  # 404: it has moved, and the address above is to be mended
+        pytest.skip(f"raw.githubusercontent.com, which has KubeRay's schema, answers {answer.status_code}")
+    answer.raise_for_status()
+    (version,) = (each for each in yaml.safe_load(answer.text)["spec"]["versions"] if each["name"] == "v1")
+    cluster = kuberay()[1]
+    validator = jsonschema.Draft202012Validator(closed(version["schema"]["openAPIV3Schema"]))
+    assert [error.message for error in validator.iter_errors(cluster)] == []
+    cluster["spec"]["workerGroupSpecs"][0]["minReplica"] = 1
+    cluster["spec"]["headGroupSpec"]["template"]["spec"]["container"] = []
+    assert len(list(validator.iter_errors(cluster))) == 2
 
 
 def test_rays_autoscaler_reads_the_manifest() -> None:

@@ -152,6 +152,16 @@ def ran(cluster: Cluster, *arguments: str, cwd: Path, **environment: str) -> tup
     return command.returncode, told
 
 
+def test_a_study_given_through_rays_client_trains_on_a_worker(shared: Path, cluster: Cluster, code: Path) -> None:
+    study = study_of(shared / "runs", cluster, name="afar", compare={"methods": ["ce"], "seeds": 1})
+    returned, told = ran(cluster, "run", written(study, code), "--address", cluster.client, cwd=code)
+    assert returned == 0, told
+    folder = StudyFolder.of(study)
+    assert {status.spec.id: status.state for status in folder.statuses()} == {"ce-s0": "completed"}
+    about = folder.about("ce-s0")
+    assert about is not None and about.worker.partition(":")[0] in WORKERS.values()
+
+
 def test_through_rays_client_the_driver_runs_on_the_head(submitted: Submitted, cluster: Cluster, code: Path) -> None:
     """What it prints there is printed here, and it ends as it ends there."""
     other = ("--set", "seed=5")

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,9 +36,9 @@ def free_port() -> int:
 class Node:
     """`ray start --block`, and all that it starts."""
 
-    def __init__(self, home: Path, environment: dict[str, str], *more: str) -> None:
-        ray = Path(sys.executable).with_name("ray")
-        with (home / "ray.log").open("a") as told:
+    def __init__(self, log: Path, environment: dict[str, str], *more: str) -> None:
+        ray, self._log = Path(sys.executable).with_name("ray"), log
+        with log.open("w") as told:
             self.process = subprocess.Popen(
                 [str(ray), "start", "--block", "--num-cpus=1", "--disable-usage-stats", "--object-store-memory=100000000", *more],
                 env=environment,
@@ -45,6 +46,14 @@ class Node:
                 stderr=told,
                 start_new_session=True,
             )
+
+    def starts(self) -> bool:
+        """Waits until it has; Ray gives a node up that takes more than half a minute, as on a machine with other work."""
+        while "Ray runtime started" not in self._log.read_text():
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.1)
+        return True
 
     def all(self) -> list[psutil.Process]:
         start = psutil.Process(self.process.pid)
@@ -70,12 +79,17 @@ class Cluster:
         self._home, self._environment = home, {**environment, **HEALTH}
         self.address = f"127.0.0.1:{free_port()}"
         self._head = ["--head", f"--port={self.address.split(':')[1]}", "--include-dashboard=false", f"--temp-dir={home}/ray"]
-        self.nodes = []
+        self.nodes: list[Node] = []
 
     def add(self) -> Node:
         more = [f"--address={self.address}"] if self.nodes else self._head
-        self.nodes.append(Node(self._home, self._environment, "--node-ip-address=127.0.0.1", *more))
-        return self.nodes[-1]
+        for attempt in range(5):
+            log = self._home / f"ray-{len(self.nodes)}-{attempt}.log"
+            node = Node(log, self._environment, "--node-ip-address=127.0.0.1", *more)
+            if node.starts():
+                self.nodes.append(node)
+                return node
+        raise AssertionError(log.read_text())
 
     def of(self, pid: int) -> Node:
         (node,) = [node for node in self.nodes if node.holds(pid)]
