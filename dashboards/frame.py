@@ -109,7 +109,8 @@ def _page(chosen: Chosen, title: str, show: Show) -> None:
             now = just_read.pop() if just_read else tracked.read(chosen.experiment)
             running = int((now.trials["state"] == "running").sum())
             state = f"{count(running, 'trial')} running" if running else ("ended" if now.ended else "no trial is running")
-            st.caption(f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}")
+            told = f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}"
+            st.caption(markdown(told))  # a time's colons would have the browser fetch emoji
             show(tracked, now)
 
     st.fragment(body, run_every=REFRESH_S if following else None)()

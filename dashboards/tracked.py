@@ -76,6 +76,8 @@ class _Known:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     since: int | None = None
     """Of the last reading, in MLflow's milliseconds."""
+    study: StudyRuns | None = None
+    """What the rows come to, until one changes."""
 
 
 class Tracking:
@@ -99,14 +101,16 @@ class Tracking:
             known = self._known.setdefault(experiment, _Known())
             now = int(time.time() * 1000)
             found = {run.info.run_id: run for query in self._changed(known) for run in self._search(experiment, query)}
-            known.rows |= {run_id: _row(run) for run_id, run in found.items()}
+            rows = known.rows | {run_id: _row(run) for run_id, run in found.items()}
             for run in self._unfinished(known, found):
                 if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
-                    known.rows[run.info.run_id] = _row(run)
+                    rows[run.info.run_id] = _row(run)
                 else:
-                    del known.rows[run.info.run_id]
-            known.since = now
-            return _study(study.tags[_STUDY], experiment, list(known.rows.values()))
+                    del rows[run.info.run_id]
+            if known.study is None or rows != known.rows:
+                known.study = _study(study.tags[_STUDY], experiment, list(rows.values()))
+            known.rows, known.since = rows, now
+            return known.study
 
     def forget(self) -> None:
         """The next reading reads everything: deleted runs go."""

@@ -142,7 +142,8 @@ def _mlflow(database: Path, port: int) -> Server:
 def _dashboard(host: str, port: int, study: str | None, links: Mapping[str, str]) -> Server:
     shown = LOOPBACK if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/" + (f"?study={study}" if study else "")
-    return Server("dashboard", [*_PYTHON, "dashboards", "--host", host, "--port", str(port)], port, address, links, shown)
+    command = [*_PYTHON, "dashboards", *(("--study", study) if study else ()), "--host", host, "--port", str(port)]
+    return Server("dashboard", command, port, address, links, shown)
 
 
 def _optuna(journal: Path, port: int) -> Server:
