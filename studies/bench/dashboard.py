@@ -94,7 +94,12 @@ def first_pages(uri: str, port: int, times: int) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".py") as nothing, contextlib.ExitStack() as ends:
         nothing.write('import streamlit\n\nstreamlit.title("nothing")\n')
         nothing.flush()
-        quiet = ["--server.headless=true", "--server.address=127.0.0.1", "--browser.gatherUsageStats=false"]
+        quiet = [
+            "--server.headless=true",
+            "--server.address=127.0.0.1",
+            "--browser.gatherUsageStats=false",
+            "--server.fileWatcherType=none",
+        ]
         empty = started(ends, "streamlit", "run", nothing.name, *quiet, f"--server.port={port + 1}", port=port + 1)
         began = time.perf_counter()
         dashboard = started(ends, "dashboards", f"--port={port}", port=port, uri=uri)
