@@ -6,7 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-from dashboards.words import without_credentials
 from kd_hpo.study.environment import prepare_environment
 
 APP = Path(__file__).with_name("app.py")
@@ -51,13 +50,13 @@ def warm_up(uri: str, study: str | None) -> None:
     from streamlit.testing.v1 import AppTest
 
     from dashboards.parts import DRAWN
-    from dashboards.tracked import UNREADABLE, tracking
+    from dashboards.tracked import UNREADABLE, refusal, tracking
 
     try:
         if uri:  # else the page says so
             tracking(uri).studies()
     except UNREADABLE as error:
-        print(f"MLflow at {without_credentials(uri)} cannot be read yet: {error}", file=sys.stderr)
+        print(f"warning: {refusal(uri, error)}", file=sys.stderr)
     else:
         visit = AppTest.from_file(str(APP), default_timeout=WARMING_S)
         visit.query_params |= {"study": study} if study else {}

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from dashboards.words import one_line, shorten, without_credentials
 from kd_hpo.config.study import Search
 from kd_hpo.study.tracking import MATRIX_SECTION
 from kd_hpo.trial.result import METRIC
@@ -84,6 +86,8 @@ class Tracking:
     """MLflow at one address. Safe to use from several threads, as the sessions of a browser are."""
 
     def __init__(self, uri: str) -> None:
+        """Raises one of UNREADABLE where MLflow is not there."""
+        require_database(uri)
         self.uri = uri
         self.client = MlflowClient(uri)
         self._known: dict[str, _Known] = {}
@@ -152,6 +156,24 @@ class Tracking:
         """One metric of a run by epoch; where an epoch was logged twice, as it was logged last."""
         points = sorted(self.client.get_metric_history(run, metric), key=lambda point: (point.step, point.timestamp))
         return pd.Series({point.step: point.value for point in points}, dtype=float)
+
+
+def require_database(uri: str) -> None:
+    """Asks a database once, for seconds (PGCONNECT_TIMEOUT): MLflow asks ten times, for minutes. Raises ConnectionError."""
+    if uri.startswith(("http://", "https://", "sqlite:")) or "://" not in uri:
+        return
+    try:
+        sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect().close()
+    except ModuleNotFoundError as error:
+        raise ConnectionError(f"the database's driver is not installed ({error})") from error
+    except SQLAlchemyError as error:
+        raise ConnectionError(str(getattr(error, "orig", error))) from error
+
+
+def refusal(uri: str, error: Exception) -> str:
+    """What a person is told where MLflow could not be read: a line, without credentials."""
+    said = shorten(without_credentials(one_line(error)) or type(error).__name__, 400)
+    return f"MLflow at {without_credentials(uri)} cannot be read: {said}"
 
 
 @functools.cache

@@ -3,15 +3,19 @@
 import os
 import sys
 from collections.abc import Mapping
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from cyclopts import Parameter
 
 from kd_hpo.cli.console import Runs, err, out, study_name
 from kd_hpo.cli.servers import LOOPBACK, Server, serve
 
+_PATIENCE_S = 5.0
 _EXTRA = "pip install 'kd_hpo[dashboards]'"
 _PYTHON = (sys.executable, "-m")
 
@@ -84,6 +88,8 @@ def ui(
         err.print(f"warning: the dashboard listens on {host}, port {dashboard_port}; whoever reaches that can read every study")
     if remote:
         out.print(f"MLflow: {remote[1]} (not started here)")
+        if reason := _silent(remote[1]):
+            err.print(f"warning: {remote[1]} does not answer ({reason}); the pages say so until it does")
     out.print(f"starting {', '.join(server.name for server in servers)} ...")
     serve(servers, out.print)
 
@@ -112,6 +118,17 @@ def _server(given: str | None, root: Path, study: str | None) -> tuple[str, str]
     if given is not None and address is None:
         raise StudyError("--tracking-uri takes the address of an MLflow server, http://... or https://...")
     return (resolved(uri), address) if uri and address else None
+
+
+def _silent(address: str) -> str | None:
+    """Why nothing answers there; None where something does, even if only to ask who this is."""
+    try:
+        with urlopen(f"{address}/health", timeout=_PATIENCE_S):
+            return None
+    except HTTPError:
+        return None
+    except (OSError, HTTPException) as error:
+        return str(getattr(error, "reason", None) or error)
 
 
 def _journal(root: Path, study: str | None, *, required: bool) -> Path | None:
