@@ -101,20 +101,12 @@ def lines(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) ->
                 line={"color": colour, "width": 1.2}, hoverinfo="skip", showlegend=False,
             )  # fmt: skip
     ground = "rgba(20, 20, 20, 0.7)" if dark else "rgba(255, 255, 255, 0.75)"
-    for i, each in enumerate(ticks):
-        figure.add_shape(type="line", x0=i, x1=i, y0=0, y1=1, line={"color": "#8a8f98", "width": 1})
-        for height, text in each:
-            figure.add_annotation(
-                x=i,
-                y=height,
-                text=text,
-                showarrow=False,
-                xanchor="right",
-                xshift=-3,
-                font={"size": 11},
-                bgcolor=ground,
-                borderpad=1,
-            )
+    axis_lines = [
+        {"type": "line", "x0": i, "x1": i, "y0": 0, "y1": 1, "line": {"color": "#8a8f98", "width": 1}} for i in range(len(axes))
+    ]
+    plain = {"showarrow": False, "xanchor": "right", "xshift": -3, "font": {"size": 11}, "bgcolor": ground, "borderpad": 1}
+    texts = [{"x": i, "y": height, "text": text} | plain for i, each in enumerate(ticks) for height, text in each]
+    figure.update_layout(shapes=axis_lines, annotations=texts)  # at once: one by one, plotly reads all that stand there again
     figure.add_scatter(
         x=np.full(len(accuracy), len(axes) - 1), y=table[:, -2], mode="markers", showlegend=False,
         marker={"color": accuracy, "colorscale": LINES[dark], "size": 6, "colorbar": {"title": "accuracy", "thickness": 12}},

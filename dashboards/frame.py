@@ -13,8 +13,8 @@ from mlflow.entities import Experiment
 
 from dashboards import page_compare, page_export, page_lambda, page_study
 from dashboards.parts import bound
-from dashboards.tracked import UNREADABLE, StudyRuns, Tracking, tracking
-from dashboards.words import count, markdown, without_credentials
+from dashboards.tracked import UNREADABLE, StudyRuns, Tracking, refusal, tracking
+from dashboards.words import count, markdown
 
 ICON = Path(__file__).with_name("icon.svg")
 REFRESH_S = 5.0
@@ -67,9 +67,7 @@ def _told(uri: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        words = without_credentials((str(error).strip().splitlines() or [type(error).__name__])[0])
-        where = markdown(without_credentials(uri))
-        st.error(f"MLflow at {where} cannot be read: {markdown(words)}. Check that it is there, then refresh the page.")
+        st.error(markdown(f"{refusal(uri, error)}. Check that it is there, then refresh the page."))
 
 
 def _sidebar(tracked: Tracking) -> Chosen | None:
@@ -109,7 +107,8 @@ def _page(chosen: Chosen, title: str, show: Show) -> None:
             now = just_read.pop() if just_read else tracked.read(chosen.experiment)
             running = int((now.trials["state"] == "running").sum())
             state = f"{count(running, 'trial')} running" if running else ("ended" if now.ended else "no trial is running")
-            st.caption(f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}")
+            told = f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}"
+            st.caption(markdown(told))  # a time's colons would have the browser fetch emoji
             show(tracked, now)
 
     st.fragment(body, run_every=REFRESH_S if following else None)()

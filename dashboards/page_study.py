@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboards import figures
 from dashboards.analysis import TooFew, importance, varied
-from dashboards.parts import bound, chart, dark, heading
+from dashboards.parts import bound, chart, dark, figures_may_come, heading
 from dashboards.tracked import StudyRuns, Tracking
 from dashboards.words import accuracy, count, duration, markdown, one_line, plain_note
 
@@ -26,6 +26,12 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
     _tiles(trials)
     _told(study)
     _leaderboard(study)
+    if figures_may_come():
+        _figures(tracked, study)
+
+
+def _figures(tracked: Tracking, study: StudyRuns) -> None:
+    trials = study.trials
     left, right = st.columns(2, gap="large")
     with left:
         heading("Accuracy over time", "Each mark is a trial at its last epoch; the line is the best completed one so far.")

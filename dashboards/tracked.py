@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from dashboards.words import one_line, shorten, without_credentials
 from kd_hpo.config.study import Search
 from kd_hpo.study.tracking import MATRIX_SECTION
 from kd_hpo.trial.result import METRIC
@@ -76,12 +78,16 @@ class _Known:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     since: int | None = None
     """Of the last reading, in MLflow's milliseconds."""
+    study: StudyRuns | None = None
+    """What the rows come to, until one changes."""
 
 
 class Tracking:
     """MLflow at one address. Safe to use from several threads, as the sessions of a browser are."""
 
     def __init__(self, uri: str) -> None:
+        """Raises one of UNREADABLE where MLflow is not there."""
+        require_database(uri)
         self.uri = uri
         self.client = MlflowClient(uri)
         self._known: dict[str, _Known] = {}
@@ -99,14 +105,16 @@ class Tracking:
             known = self._known.setdefault(experiment, _Known())
             now = int(time.time() * 1000)
             found = {run.info.run_id: run for query in self._changed(known) for run in self._search(experiment, query)}
-            known.rows |= {run_id: _row(run) for run_id, run in found.items()}
+            rows = known.rows | {run_id: _row(run) for run_id, run in found.items()}
             for run in self._unfinished(known, found):
                 if run.info.lifecycle_stage == LifecycleStage.ACTIVE:
-                    known.rows[run.info.run_id] = _row(run)
+                    rows[run.info.run_id] = _row(run)
                 else:
-                    del known.rows[run.info.run_id]
-            known.since = now
-            return _study(study.tags[_STUDY], experiment, list(known.rows.values()))
+                    del rows[run.info.run_id]
+            if known.study is None or rows != known.rows:
+                known.study = _study(study.tags[_STUDY], experiment, list(rows.values()))
+            known.rows, known.since = rows, now
+            return known.study
 
     def forget(self) -> None:
         """The next reading reads everything: deleted runs go."""
@@ -148,6 +156,24 @@ class Tracking:
         """One metric of a run by epoch; where an epoch was logged twice, as it was logged last."""
         points = sorted(self.client.get_metric_history(run, metric), key=lambda point: (point.step, point.timestamp))
         return pd.Series({point.step: point.value for point in points}, dtype=float)
+
+
+def require_database(uri: str) -> None:
+    """Asks a database once, for seconds (PGCONNECT_TIMEOUT): MLflow asks ten times, for minutes. Raises ConnectionError."""
+    if uri.startswith(("http://", "https://", "sqlite:")) or "://" not in uri:
+        return
+    try:
+        sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect().close()
+    except ModuleNotFoundError as error:
+        raise ConnectionError(f"the database's driver is not installed ({error})") from error
+    except SQLAlchemyError as error:
+        raise ConnectionError(str(getattr(error, "orig", error))) from error
+
+
+def refusal(uri: str, error: Exception) -> str:
+    """What a person is told where MLflow could not be read: a line, without credentials."""
+    said = shorten(without_credentials(one_line(error)) or type(error).__name__, 400)
+    return f"MLflow at {without_credentials(uri)} cannot be read: {said}"
 
 
 @functools.cache

@@ -3,15 +3,19 @@
 import os
 import sys
 from collections.abc import Mapping
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from cyclopts import Parameter
 
 from kd_hpo.cli.console import Runs, err, out, study_name
 from kd_hpo.cli.servers import LOOPBACK, Server, serve
 
+_PATIENCE_S = 5.0
 _EXTRA = "pip install 'kd_hpo[dashboards]'"
 _PYTHON = (sys.executable, "-m")
 
@@ -84,6 +88,8 @@ def ui(
         err.print(f"warning: the dashboard listens on {host}, port {dashboard_port}; whoever reaches that can read every study")
     if remote:
         out.print(f"MLflow: {remote[1]} (not started here)")
+        if reason := _silent(remote[1]):
+            err.print(f"warning: {remote[1]} does not answer ({reason}); the pages say so until it does")
     out.print(f"starting {', '.join(server.name for server in servers)} ...")
     serve(servers, out.print)
 
@@ -114,6 +120,17 @@ def _server(given: str | None, root: Path, study: str | None) -> tuple[str, str]
     return (resolved(uri), address) if uri and address else None
 
 
+def _silent(address: str) -> str | None:
+    """Why nothing answers there; None where something does, even if only to ask who this is."""
+    try:
+        with urlopen(f"{address}/health", timeout=_PATIENCE_S):
+            return None
+    except HTTPError:
+        return None
+    except (OSError, HTTPException) as error:
+        return str(getattr(error, "reason", None) or error)
+
+
 def _journal(root: Path, study: str | None, *, required: bool) -> Path | None:
     """Optuna's journal of the study, or of the one that was written to last."""
     from kd_hpo.errors import StudyError
@@ -142,7 +159,8 @@ def _mlflow(database: Path, port: int) -> Server:
 def _dashboard(host: str, port: int, study: str | None, links: Mapping[str, str]) -> Server:
     shown = LOOPBACK if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/" + (f"?study={study}" if study else "")
-    return Server("dashboard", [*_PYTHON, "dashboards", "--host", host, "--port", str(port)], port, address, links, shown)
+    command = [*_PYTHON, "dashboards", *(("--study", study) if study else ()), "--host", host, "--port", str(port)]
+    return Server("dashboard", command, port, address, links, shown)
 
 
 def _optuna(journal: Path, port: int) -> Server:

@@ -1,5 +1,6 @@
 """Every page without a browser, by Streamlit's own test runner, on studies that nobody ran."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 from mlflow import MlflowClient
 from streamlit.testing.v1 import AppTest
 
+from dashboards.__main__ import warm_up
 from dashboards.figures import lines
+from dashboards.parts import DRAWN
 from dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.study.export import Export
 from tests.dashboards.conftest import Studies
@@ -28,6 +31,7 @@ page_{page}.show(tracked, tracked.read(tracked.studies()[{study!r}]))
 
 def opened(studies: Studies, page: str, study: str = ENDED) -> AppTest:
     app = AppTest.from_string(PAGE.format(page=page, uri=studies.uri, study=study), default_timeout=120)
+    app.session_state[DRAWN] = True
     return app.run()
 
 
@@ -84,6 +88,32 @@ def test_study_page_shows_all_that_was_asked_for(studies: Studies) -> None:
     assert set(app.dataframe[0].value["method"]) == {"kd"}
     app.segmented_control(key="kind").set_value("search").run()
     assert "No trial of this choice" in words(app)
+
+
+def test_study_page_begins_with_the_leaderboard_alone(studies: Studies) -> None:
+    app = AppTest.from_string(PAGE.format(page="study", uri=studies.uri, study=ENDED), default_timeout=120).run()
+    assert not app.exception
+    assert len(app.dataframe[0].value) == len(SEARCHED) + len(COMPARED)
+    assert not app.get("plotly_chart")
+    app.session_state[DRAWN] = True  # what the browser says once it has drawn that
+    assert len(app.run().get("plotly_chart")) == 5
+
+
+def test_what_was_read_is_the_same_until_something_changes(studies: Studies) -> None:
+    tracked = Tracking(studies.uri)
+    first = tracked.read(tracked.studies()[ENDED])
+    assert tracked.read(tracked.studies()[ENDED]) is first
+    tracked.client.set_tag(first.trials.loc["kd-s0", "run"], "mlflow.note.content", "told later")
+    tracked.forget()
+    assert tracked.read(tracked.studies()[ENDED]).trials.loc["kd-s0", "note"] == "told later"
+
+
+def test_study_is_read_before_anybody_visits(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", studies.uri)
+    warm_up(studies.uri, ENDED)
+    assert gc.isenabled()
+    monkeypatch.setattr(MlflowClient, "get_metric_history", lambda *_: pytest.fail("read again"))
+    assert len(opened(studies, "study").get("plotly_chart")) == 5
 
 
 def test_lambda_page_shows_layers_epochs_and_two_side_by_side(studies: Studies) -> None:
@@ -187,7 +217,9 @@ import json, sys
 from streamlit.testing.v1 import AppTest
 import dashboards.__main__, dashboards.frame
 for page in ("study", "lambda", "compare", "export"):
-    app = AppTest.from_string({PAGE!r}.format(page=page, uri={studies.uri!r}, study={ENDED!r}), default_timeout=120).run()
+    app = AppTest.from_string({PAGE!r}.format(page=page, uri={studies.uri!r}, study={ENDED!r}), default_timeout=120)
+    app.session_state[{DRAWN!r}] = True
+    app.run()
     assert not app.exception and app.get("plotly_chart"), page
 print(json.dumps(sorted(sys.modules)))
 """

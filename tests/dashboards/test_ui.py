@@ -1,14 +1,17 @@
 """`kd-hpo ui`: what it refuses, and that nothing it has started outlives it."""
 
+import http.server
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from dashboards.tracked import UNREADABLE, refusal, require_database, tracking
 from kd_hpo.cli import serve as module
 from kd_hpo.cli.serve import ui
 from kd_hpo.cli.servers import Server, listens, serve
@@ -134,13 +137,40 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
 def test_server_of_another_machine_is_shown_and_none_is_started_here(
     tmp_path: Path, started: list[Server], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ui(runs=tmp_path, tracking_uri="http://mlflow.example:5000/", dashboard_port=free_port())
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as elsewhere:  # it answers: 501
+        threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{elsewhere.server_port}"
+        ui(runs=tmp_path, tracking_uri=f"{address}/", dashboard_port=free_port())
+        elsewhere.shutdown()
     (dashboard,) = started
-    assert dashboard.environment["MLFLOW_TRACKING_URI"] == "http://mlflow.example:5000/"
-    assert dashboard.environment["KD_HPO_MLFLOW_URL"] == "http://mlflow.example:5000"
+    assert dashboard.environment["MLFLOW_TRACKING_URI"] == f"{address}/"
+    assert dashboard.environment["KD_HPO_MLFLOW_URL"] == address
     told = capsys.readouterr()
-    assert told.out.startswith("MLflow: http://mlflow.example:5000 (not started here)")
-    assert not told.err
+    assert told.out.startswith(f"MLflow: {address} (not started here)")
+    assert "warning" not in told.err
+
+
+def test_server_that_is_away_is_told_at_once(tmp_path: Path, started: list[Server], capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    ui(runs=tmp_path, tracking_uri=address, dashboard_port=free_port())
+    assert len(started) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.startswith(f"warning: {address} does not answer (") and "refused" in told
+
+
+def test_database_that_hangs_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")  # the least that PostgreSQL's library takes
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"postgresql+psycopg://me:secret@127.0.0.1:{silent.getsockname()[1]}/mlflow"
+        with pytest.raises(UNREADABLE) as away:
+            tracking(uri)
+    told = refusal(uri, away.value)
+    assert told.startswith("MLflow at postgresql+psycopg://…@127.0.0.1:") and "timeout" in told and "secret" not in told
+
+
+def test_database_whose_driver_is_not_there_is_told() -> None:
+    with pytest.raises(ConnectionError, match="driver is not installed"):
+        require_database("mssql+pyodbc://127.0.0.1/mlflow")
 
 
 def test_study_that_is_tracked_on_a_server_is_shown_from_there(
@@ -149,6 +179,7 @@ def test_study_that_is_tracked_on_a_server_is_shown_from_there(
     study = digits_study(tmp_path, tracking={"uri": "http://${WHO}@mlflow.example:5000"})
     StudyFolder.of(study).write_settings(study)
     monkeypatch.setenv("WHO", "me:secret")
+    monkeypatch.setattr(module, "_silent", lambda address: None)
     ui(study.name, runs=tmp_path, dashboard_port=free_port())
     (dashboard,) = started
     assert dashboard.environment["MLFLOW_TRACKING_URI"] == "http://me:secret@mlflow.example:5000"
