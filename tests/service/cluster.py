@@ -100,12 +100,19 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
             return lambda: process.poll() is not None and f"{name} has ended: {(folder / f'{name}.log').read_text()[-2000:]}"
 
         def ray_start(name: str, ip: str, metrics_port: int, *arguments: str, before: tuple[str, ...] = ()) -> Ended:
-            (agent,) = free_ports(1)
-            return start(
-                name, *before, str(BIN / "ray"), "start", "--block", f"--node-ip-address={ip}", f"--node-name={name}",
-                "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder / name}",
-                f"--metrics-export-port={metrics_port}", f"--dashboard-agent-listen-port={agent}", *arguments,
-            )  # fmt: skip
+            """A node that has started. Ray gives one up that takes more than half a minute, as on a machine with other work."""
+            for attempt in range(5):
+                (agent,), log = free_ports(1), f"{name}-{attempt}"
+                ended = start(
+                    log, *before, str(BIN / "ray"), "start", "--block", f"--node-ip-address={ip}", f"--node-name={name}",
+                    "--object-store-memory=100000000", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder / log}",
+                    f"--metrics-export-port={metrics_port}", f"--dashboard-agent-listen-port={agent}", *arguments,
+                )  # fmt: skip
+                while not ended():
+                    if "Ray runtime started" in (folder / f"{log}.log").read_text():
+                        return ended
+                    time.sleep(0.1)
+            raise AssertionError(ended())
 
         ended = ray_start(
             "head", HEAD, metrics[0], "--head", f"--port={gcs}", "--num-cpus=0", "--include-dashboard=true",
