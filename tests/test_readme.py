@@ -97,6 +97,7 @@ def opened(run: Callable[..., str], command: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         started: list[Server] = []
         patch.setattr(environment, "require_free_port", lambda *_: None)
+        patch.setattr(serve, "_silent", lambda address: None)
         patch.setattr(serve, "serve", lambda servers, tell: started.extend(servers))
         told = as_it_stands(run, command)
     return told + " ".join(server.address for server in started)

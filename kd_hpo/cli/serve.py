@@ -1,14 +1,16 @@
 """Commands that open pages in a browser: ui."""
 
+import json
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from cyclopts import Parameter
 
@@ -76,7 +78,7 @@ def ui(
     if len(set(options.values())) < len(options):
         raise StudyError(f"{' and '.join(f'{o} {p}' for o, p in options.items())} must all differ")
     prepare_environment()
-    mlflow = None if remote else _mlflow(database, port)
+    mlflow = None if remote else _mlflow(database, port, study)
     own = _optuna(journal, optuna_port) if journal else None
     address = remote[1] if remote else f"http://{LOOPBACK}:{port}"
     links = {"MLFLOW_TRACKING_URI": remote[0] if remote else f"sqlite:///{database}"}
@@ -145,15 +147,34 @@ def _journal(root: Path, study: str | None, *, required: bool) -> Path | None:
     return journals[-1] if journals else None
 
 
-def _mlflow(database: Path, port: int) -> Server:
-    store = f"sqlite:///{database}"
+def _mlflow(database: Path, port: int, study: str | None) -> Server:
+    store, address = f"sqlite:///{database}", f"http://{LOOPBACK}:{port}"
     return Server(
         "MLflow",
         [*_PYTHON, "mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(port), "--backend-store-uri", store],
         port,
-        f"http://{LOOPBACK}:{port}/#/experiments?workflowType=machine_learning",
+        address,
         {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        opens=partial(_trials_page, address, study),
     )
+
+
+def _trials_page(mlflow: str, study: str | None) -> str:
+    """Where MLflow shows the trials, best first: of the study, or of the newest one; its list where it has none yet.
+
+    From the list, a click on a name opens the pages for generative AI, whatever the list was opened with.
+    """
+    from kd_hpo.study.views import BEST_FIRST, EXPERIMENTS_LINK
+
+    named = f"tags.`kd.study` = '{study}'" if study else "tags.`kd.study` LIKE '%'"
+    asked = {"max_results": 1, "order_by": ["creation_time DESC"], "filter": named}
+    url, head = f"{mlflow}/api/2.0/mlflow/experiments/search", {"Content-Type": "application/json"}
+    try:
+        with urlopen(Request(url, json.dumps(asked).encode(), head), timeout=4 * _PATIENCE_S) as answer:
+            (newest,) = json.load(answer)["experiments"]
+    except (OSError, HTTPException, ValueError, KeyError):
+        return f"{mlflow}/{EXPERIMENTS_LINK}"
+    return f"{mlflow}/{BEST_FIRST.link(newest['experiment_id'])}"
 
 
 def _dashboard(host: str, port: int, study: str | None, links: Mapping[str, str]) -> Server:

@@ -26,6 +26,8 @@ class Server:
     """What a person opens once something listens at the port."""
     environment: Mapping[str, str] = field(default_factory=dict)
     host: str = LOOPBACK
+    opens: Callable[[], str] | None = None
+    """What a person opens instead; asked for when the server answers."""
 
 
 def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
@@ -43,7 +45,7 @@ def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
                 if process.poll() is not None:
                     raise StudyError(f"{name} has ended with exit code {process.returncode}: {_last_line(log)}")
             for server in [server for server in waiting if listens(server.port, server.host)]:
-                tell(f"{server.name}: {server.address}")
+                tell(f"{server.name}: {server.opens() if server.opens else server.address}")
                 waiting.remove(server)
                 if not waiting:
                     tell("stop with Ctrl-C")

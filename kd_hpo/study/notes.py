@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.comparison import Comparison, MethodScores, number, p_value, spread, with_spread
-from kd_hpo.study.folder import StudyFolder, TrialStatus
+from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.markdown import as_text
 from kd_hpo.study.record import Learned
-from kd_hpo.study.views import SavedView, model_link, run_link
+from kd_hpo.study.views import SavedView, metrics_link, model_link, run_link
 from kd_hpo.trial.result import METRIC, EpochRecord, Rows
 
 _MOST_PAIRS = 100
@@ -60,7 +60,9 @@ def ranking_of(folder: StudyFolder) -> Ranking:
 
 def experiment_note(ranking: Ranking, experiment: str, summary: str, views: Sequence[SavedView]) -> str:
     """Its first line is what MLflow shows above the runs: the best trial, and ways to all that a person asks next."""
-    links = [f"[{view.title.lower()}]({view.link(experiment)})" for view in views]
+    there = {"": True, "compare": any(status.spec.kind == "compare" for status, _ in ranking.ranked)}
+    there["matrix"] = any(last.weights for _, last in ranking.ranked)
+    links = [f"[{view.title.lower()}]({view.link(experiment)})" for view in views if there[view.needs]]
     links += [f"[summary]({run_link(experiment, summary)})"]
     best = ranking.best
     head = "**No trial has been completed yet**"
@@ -82,7 +84,7 @@ def why(ranking: Ranking, experiment: str) -> list[str]:
         f"{len(ranking.ranked)} completed trials it has the highest accuracy on `val` after its last epoch, "
         f"{ranking.accuracy:.4f}{'; next come ' + ', '.join(others) if others else ''}."
     ]
-    return [*lines, *_settings(best)]
+    return [*lines, *_settings(best.spec)]
 
 
 def running_note(ranking: Ranking, experiment: str) -> str:
@@ -141,10 +143,22 @@ def trial_note(
         )
     if records and records[0].weights:
         lines.append(
-            f"[The matrix over time]({run_link(experiment, run, 'lambda.html')}); as pictures by epoch under Model metrics, "
-            f"section Image grid. Strongest at the end: {strongest(records[-1].weights, *layers, most=3)}."
+            f"[The matrix over time]({run_link(experiment, run, 'lambda.html')}); pictures by epoch end the page of its "
+            f"[metrics]({metrics_link(experiment, run)}). "
+            f"Strongest at the end: {strongest(records[-1].weights, *layers, most=3)}."
         )
-    return "\n\n".join([*lines, *_settings(status)])
+    return "\n\n".join([*lines, *_settings(status.spec)])
+
+
+def running_trial_note(spec: TrialSpec, experiment: str, run: str, *, pairs: bool) -> str:
+    """Of a trial that has begun."""
+    lines = [f"**{spec.method}**, seed {spec.seed}: running"]
+    if pairs:
+        lines.append(
+            f"[The matrix so far]({metrics_link(experiment, run)}): section weights_matrix has every pair's weight over the "
+            "epochs, and pictures by epoch end the page."
+        )
+    return "\n\n".join([*lines, *_settings(spec)])
 
 
 def strongest(weights: Rows | Sequence[Sequence[float]], teacher: Sequence[str], student: Sequence[str], *, most: int) -> str:
@@ -175,8 +189,8 @@ def _trial(ranking: Ranking, experiment: str, status: TrialStatus) -> str:
     return f"[{status.spec.id}]({run_link(experiment, run)})" if run else status.spec.id
 
 
-def _settings(status: TrialStatus) -> list[str]:
-    given = status.spec.settings
+def _settings(spec: TrialSpec) -> list[str]:
+    given = spec.settings
     told = [f"{code(name)} {f'{value:.4g}' if isinstance(value, float) else code(value)}" for name, value in given.items()]
     return [f"Its outer settings: {', '.join(told)}."] if told else []
 

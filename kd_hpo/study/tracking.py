@@ -23,7 +23,7 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.files import only_one_process
 from kd_hpo.study.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
-from kd_hpo.study.notes import trial_note
+from kd_hpo.study.notes import running_trial_note, trial_note
 from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
 from kd_hpo.study.record import searched_points
 from kd_hpo.study.tracking_uri import server_address, tracking_uri
@@ -112,6 +112,8 @@ class RunLog:
             tags |= {f"kd.split.{name}": digest for name, digest in about.split_digests.items()}
             tags |= {f"kd.version.{name}": version for name, version in about.versions.items()}
             tags |= {"kd.teacher": about.teacher_digest, "kd.worker": about.worker}
+        pairs = about is not None and bool(about.teacher_layers)
+        tags["mlflow.note.content"] = running_trial_note(spec, self._experiment, self.run_id, pairs=pairs)
         self._client.log_batch(
             self.run_id,
             params=[Param(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in params.items()],

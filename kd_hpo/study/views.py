@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kd_hpo.trial.result import METRIC
 
@@ -27,6 +27,8 @@ class SavedView:
     charts: bool
     """Whether it is a page of charts; else a table."""
     state: dict[str, Any]
+    needs: Literal["", "compare", "matrix"] = ""
+    """What a completed trial is of, or has; the page is empty before there is one."""
 
     def link(self, experiment: str) -> str:
         mode = "&compareRunsMode=CHART" if self.charts else ""
@@ -43,6 +45,11 @@ def run_link(experiment: str, run: str, artifact: str = "") -> str:
     return f"#/experiments/{experiment}/runs/{run}{f'/artifacts/{artifact}' if artifact else ''}?{TRAINING}"
 
 
+def metrics_link(experiment: str, run: str) -> str:
+    """The page of a run that draws its metrics, every pair's weight among them, also while it runs."""
+    return f"#/experiments/{experiment}/runs/{run}/model-metrics?{TRAINING}"
+
+
 def model_link(name: str) -> str:
     return f"#/models/{name}?{TRAINING}"
 
@@ -55,8 +62,8 @@ def saved_views(method: str, settings: Sequence[str], epochs: int) -> tuple[Save
     """
     views = [
         BEST_FIRST,
-        SavedView("kd-methods", "Methods side by side", True, _methods()),
-        SavedView("kd-lambda", "Matrices over time", True, _matrices(method, epochs)),
+        SavedView("kd-methods", "Methods side by side", True, _methods(), "compare"),
+        SavedView("kd-lambda", "Matrices over time", True, _matrices(method, epochs), "matrix"),
     ]
     if settings:
         views.insert(1, SavedView("kd-settings", "Outer settings", True, _settings(method, settings)))

@@ -157,6 +157,17 @@ def test_page_follows_a_study_that_runs(visit: Visit, studies: Studies) -> None:
     client.delete_run(running)
 
 
+def test_mlflows_link_opens_the_studys_trials_best_first(browser: Browser, served: Served) -> None:
+    page = browser.new_context(viewport={"width": 1600, "height": 1000}).new_page()
+    page.set_default_timeout(PATIENCE_S * 1000)
+    page.goto(served.addresses["MLflow"])
+    expect(page.get_by_text("Best: hetero-s1")).to_be_visible()
+    rows = [page.get_by_role("link", name=name, exact=True).last for name in ("hetero-s1", "hetero-s0", "kd-s1")]
+    boxes = [row.bounding_box() for row in rows]
+    assert [box["y"] for box in boxes if box] == sorted(box["y"] for box in boxes if box) and all(boxes)
+    page.context.close()
+
+
 def test_mlflow_and_optunas_own_dashboard_answer_beside_it(served: Served) -> None:
     assert list(served.addresses) and served.process.poll() is None
     for address in served.addresses.values():

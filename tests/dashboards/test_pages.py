@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from streamlit.testing.v1 import AppTest
 
 from dashboards.__main__ import warm_up
-from dashboards.figures import lines
+from dashboards.figures import STATES, curves, lines, states
 from dashboards.parts import DRAWN
 from dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.study.export import Export
@@ -227,6 +227,14 @@ print(json.dumps(sorted(sys.modules)))
     loaded = set(json.loads(told.stdout.splitlines()[-1]))
     assert "dashboards.page_export" in loaded
     assert not loaded & {"torch", "torchvision", "ray"}
+
+
+def test_no_colour_stands_alone() -> None:
+    assert len({mark for _, mark in STATES.values()}) == len(STATES)
+    drawn = curves({f"hetero-t{i:03d}": pd.Series({1: 0.5, 2: 0.6}) for i in range(10)}).data
+    assert len({(trace.line.dash, trace.marker.symbol) for trace in drawn}) == len(drawn)
+    counts = states(pd.DataFrame({"method": "hetero", "kind": "search", "state": list(STATES)}))
+    assert len({trace.marker.pattern.shape for trace in counts.data}) == len(STATES)
 
 
 def test_parallel_coordinates_without_webgl_show_the_best_and_some_others() -> None:

@@ -206,3 +206,8 @@ def test_dashboard_alone_listens_beyond_this_machine_and_says_so(
     assert (dashboard.address, dashboard.host) == (f"http://127.0.0.1:{port}/", "127.0.0.1")
     assert mlflow.command[mlflow.command.index("--host") + 1] == "127.0.0.1"
     assert capsys.readouterr().err.startswith(f"warning: the dashboard listens on 0.0.0.0, port {port}")
+
+
+def test_mlflows_list_is_opened_where_it_has_no_study_or_no_answer() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    assert module._trials_page(address, "digits") == f"{address}/#/experiments?workflowType=machine_learning"

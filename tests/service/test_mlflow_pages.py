@@ -19,9 +19,10 @@ pytest.importorskip("playwright", reason="Playwright is not installed: pip insta
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.study.folder import TrialSpec
 from kd_hpo.study.tracking import experiment_link
 from kd_hpo.trial.prepare import Prepared
-from tests.study.shown import add_comparison, add_search, finish, show, shown_study
+from tests.study.shown import add_comparison, add_search, add_trial, finish, show, shown_study
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = [
@@ -54,6 +55,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iter
     finished, running = shown_study(runs, name="finished"), shown_study(runs, name="running")
     for study in (finished, running):
         add_search(study, prepared)
+    begun = TrialSpec(id="hetero-t003", kind="search", method="hetero", seed=0, settings={"kd.weight": 1.0})
+    add_trial(running, prepared, begun, 0.65, state="running")
     add_comparison(finished, prepared)
     experiment, _ = finish(finished, prepared)
     experiments = {"finished": experiment, "running": show(running).experiment or ""}
@@ -161,6 +164,14 @@ def test_summary_gives_the_verdict_and_leads_to_the_model(page: Page, served: Se
 def test_study_on_its_way_shows_its_best_trial_and_the_pictures_of_its_matrices(page: Page, served: Served) -> None:
     page.goto(served.link(served.running))
     expect(page.get_by_text("Best: hetero-t001")).to_be_visible()
+    expect(page.get_by_text("methods side by side")).to_have_count(0)  # there is no comparison yet
     pictures = follow(page, "matrices over time")
     expect(pictures.get_by_text("Lambda: move the slider").first).to_be_visible()
     expect(pictures.locator("img[src*='lambda']").first).to_be_visible()
+
+
+def test_two_clicks_lead_to_the_matrix_so_far_of_a_trial_that_runs(page: Page, served: Served) -> None:
+    page.goto(served.link(served.running))
+    page.get_by_role("link", name="hetero-t003", exact=True).last.click()
+    metrics = follow(page, "The matrix so far")
+    expect(metrics.get_by_text("01 conv1 to 01 conv1").first).to_be_visible()

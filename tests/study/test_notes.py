@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from kd_hpo.study.folder import TrialSpec, TrialStatus
-from kd_hpo.study.notes import Ranking, code, experiment_note, running_note, strongest, trial_note
+from kd_hpo.study.notes import Ranking, code, experiment_note, running_note, running_trial_note, strongest, trial_note
 from kd_hpo.study.notes import _matrix as matrix_table
 from kd_hpo.study.record import Learned
 from kd_hpo.study.views import saved_views
@@ -56,7 +56,8 @@ def test_code_takes_text_as_it_is(given: str, shown: str) -> None:
 
 def test_experiment_names_the_best_and_leads_on_in_its_first_line() -> None:
     best, other = status("hetero-t001", **{"kd.weight": 1.23456}), status("hetero-t000")
-    note = experiment_note(ranking((best, 0.7), (other, 0.6)), "7", "run-summary", VIEWS)
+    compared = (status("kd-s0", "compare"), 0.5)
+    note = experiment_note(ranking((best, 0.7), (other, 0.6), compared), "7", "run-summary", VIEWS)
     first, *rest = note.split("\n\n")
     assert first.startswith("**Best: [hetero-t001](#/experiments/7/runs/run-hetero-t001?")
     for words in (
@@ -68,14 +69,19 @@ def test_experiment_names_the_best_and_leads_on_in_its_first_line() -> None:
         "[summary]",
     ):
         assert words in first
-    assert "of the 2 completed trials it has" in rest[0] and "hetero-t000" in rest[0] and "0.6000" in rest[0]
+    assert "of the 3 completed trials it has" in rest[0] and "hetero-t000" in rest[0] and "0.6000" in rest[0]
     assert rest[1] == "Its outer settings: `kd.weight` 1.235."
-    assert rest[2] == "Trials of study digits: 2 completed, 1 running."
+    assert rest[2] == "Trials of study digits: 3 completed, 1 running."
 
 
 def test_best_trial_without_pairs_has_no_matrix_to_lead_to() -> None:
     note = experiment_note(ranking((status("kd-s0", "compare"), 0.7), weights=()), "7", "s", VIEWS)
-    assert "its matrix" not in note and "[matrices over time]" in note
+    assert "its matrix" not in note and "[matrices over time]" not in note and "[methods side by side]" in note
+
+
+def test_views_that_would_be_empty_are_not_led_to() -> None:
+    searching = experiment_note(ranking((status("hetero-t000"), 0.6)), "7", "s", VIEWS)
+    assert "[matrices over time]" in searching and "[methods side by side]" not in searching
 
 
 def test_study_without_a_completed_trial_says_so() -> None:
@@ -90,6 +96,14 @@ def test_trial_says_how_it_ended_and_what_it_holds() -> None:
     assert "0.5000 after epoch 3, at best 0.6000 after epoch 2" in note
     assert "/runs/r/artifacts/lambda.html?" in note and "`conv1` → `conv1` 0.500" in note
     assert "matrix" not in trial_note(failed, [record(1, 0.4, ())], "7", "r", LAYERS)
+
+
+def test_trial_that_runs_leads_to_its_matrix_so_far() -> None:
+    spec = status("hetero-t000", **{"kd.weight": 1.0}).spec
+    note = running_trial_note(spec, "7", "r", pairs=True)
+    assert note.startswith("**hetero**, seed 0: running\n\n[The matrix so far](#/experiments/7/runs/r/model-metrics?")
+    assert note.endswith("Its outer settings: `kd.weight` 1.")
+    assert "matrix" not in running_trial_note(spec, "7", "r", pairs=False)
 
 
 def test_large_matrix_is_told_by_its_strongest_pairs() -> None:
