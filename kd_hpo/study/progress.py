@@ -88,8 +88,7 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
         self._first_result = self._first_result or time.monotonic()
         self._reported[name] = max(self._reported.get(name, 0), result[EPOCH])
         self._accuracy[name] = result[METRIC]
-        if self._best is None or result[METRIC] > self._best[0]:
-            self._best, self._best_pairs = (result[METRIC], name), self._pairs_of(name)
+        self._follow_the_best()
         if self._each_epoch:
             self._console.print(f"{name}: epoch {result[EPOCH]} of {self._epochs}, accuracy on val {result[METRIC]:.4f}")
         self._tell()
@@ -120,9 +119,18 @@ class Board(TrialProgressCallback):  # type: ignore[misc]
 
     def _end(self, name: str, status: TrialStatus | None) -> None:
         self._ended[name] = status.state if status else "failed"
+        self._follow_the_best()
         if status and status.state == "failed":
             self._console.print(Text(f"{name} failed: {status.message}", style="red"))
         self._tell()
+
+    def _follow_the_best(self) -> None:
+        """The completed trial that is highest after its last epoch, as MLflow has it; of all as they stand, while none is."""
+        done = [name for name, state in self._ended.items() if state == "completed" and name in self._accuracy]
+        name = max(done or self._accuracy, key=self._accuracy.__getitem__, default=None)
+        best = (self._accuracy[name], name) if name else None
+        if name and best != self._best:
+            self._best, self._best_pairs = best, self._pairs_of(name)
 
     def _tell(self) -> None:
         now = time.monotonic()

@@ -48,7 +48,7 @@ def server(code: str, *arguments: object, port: int | None = None) -> Server:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_servers_and_their_children_end_with_the_command(number: signal.Signals) -> None:
-    started, told = [server(PARENT), server(CHILD)], []
+    started, told, before = [server(PARENT), server(CHILD)], [], signal.getsignal(signal.SIGINT)
 
     def tell(line: str) -> None:
         told.append(line)
@@ -58,7 +58,7 @@ def test_servers_and_their_children_end_with_the_command(number: signal.Signals)
     serve(started, tell)
     assert sorted(told[:2]) == sorted(f"a server: {each.address}" for each in started)
     assert all(gone(each.port) for each in started)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_servers_and_their_children_end_when_the_command_is_killed() -> None:

@@ -85,7 +85,16 @@ def test_trials_are_counted_by_state_and_the_best_is_kept(phase: Phase) -> None:
     phase.complete(two, "failed", "it diverged")
     phase.complete(three, "running")
     phase.start(four)
-    assert phase.line.startswith("search  3/4 trials: 1 running, 1 completed, 1 stopped, 1 failed  best 0.7500 (trial-001)")
+    assert phase.line.startswith("search  3/4 trials: 1 running, 1 completed, 1 stopped, 1 failed  best 0.6000 (trial-000)")
+
+
+def test_best_trial_is_the_one_that_is_highest_after_its_last_epoch(phase: Phase) -> None:
+    one, two = (RayTrial(f"trial-00{i}") for i in range(2))
+    for trial, accuracies in ((one, (0.9, 0.5)), (two, (0.6, 0.7))):
+        phase.start(trial)
+        for epoch, accuracy in enumerate(accuracies, 1):
+            phase.report(trial, epoch, accuracy)
+    assert "best 0.7000 (trial-001)" in phase.line
 
 
 def test_message_of_a_failed_trial_is_told_at_once(phase: Phase) -> None:
