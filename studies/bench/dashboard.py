@@ -30,6 +30,11 @@ from kd_hpo.study.tracking import PairLayers, open_experiment
 
 LAYERS = PairLayers([f"layer{i}" for i in range(1, 7)], [f"block{i}" for i in range(1, 7)])
 LEADERBOARD = "[data-testid=stDataFrame]"
+ALONE = {
+    "an empty page": ('streamlit.title("nothing")', "h1"),
+    "a table alone": ('streamlit.dataframe({f"column {i}": range(1000) for i in range(14)})', LEADERBOARD),
+}
+"""What Streamlit shows, and how one knows that it does."""
 GOAL_S = 2.0
 
 
@@ -65,6 +70,8 @@ class Page:
     server: psutil.Process
     port: int
     element: str
+    figures: bool = False
+    """Whether some come after it."""
     costs: list[Mapping[str, float]] = field(default_factory=list)
     """Seconds, of each visit."""
 
@@ -82,7 +89,7 @@ class Page:
                 "CPU of the server": cpu_s(self.server) - by_server,
                 "CPU of the browser": cpu_s(*below(others)) - by_browser,
             }
-            if self.element == LEADERBOARD:
+            if self.figures:
                 page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=120_000)
                 cost["wall time to the first figure"] = time.perf_counter() - wall
             self.costs.append(cost)
@@ -90,21 +97,19 @@ class Page:
 
 
 def first_pages(uri: str, port: int, times: int) -> None:
-    """Of the dashboard, and of Streamlit itself with nothing on the page: what no dashboard of it can be faster than here."""
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as nothing, contextlib.ExitStack() as ends:
-        nothing.write('import streamlit\n\nstreamlit.title("nothing")\n')
-        nothing.flush()
-        quiet = [
-            "--server.headless=true",
-            "--server.address=127.0.0.1",
-            "--browser.gatherUsageStats=false",
-            "--server.fileWatcherType=none",
-        ]
-        empty = started(ends, "streamlit", "run", nothing.name, *quiet, f"--server.port={port + 1}", port=port + 1)
+    """Of the dashboard, and of pages that say what Streamlit itself takes here: no dashboard of it can be faster."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ends:
+        pages = dict[str, Page]()
+        for i, (name, (code, element)) in enumerate(ALONE.items(), port + 1):
+            script = Path(folder) / f"{i}.py"
+            script.write_text(f"import streamlit\n{code}\n")
+            quiet = ["--server.headless=true", "--server.fileWatcherType=none", "--browser.gatherUsageStats=false"]
+            flags = [*quiet, "--server.address=127.0.0.1", f"--server.port={i}"]
+            pages[name] = Page(started(ends, "streamlit", "run", str(script), *flags, port=i), i, element)
         began = time.perf_counter()
         dashboard = started(ends, "dashboards", f"--port={port}", port=port, uri=uri)
         print(f"the dashboard answers after {time.perf_counter() - began:.1f} s, {cpu_s(dashboard):.1f} s of CPU")
-        pages = {"an empty page": Page(empty, port + 1, "h1"), "leaderboard": Page(dashboard, port, LEADERBOARD)}
+        pages["leaderboard"] = Page(dashboard, port, LEADERBOARD, figures=True)
         for _ in range(times):
             for page in pages.values():
                 page.visit()
