@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -11,6 +12,8 @@ from kd_hpo.config.trial import Network, Student, Teacher, Training, TrialConfig
 from kd_hpo.trial.prepare import Prepared, prepare
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any machine")
 
 
 def digits_trial(**changes: object) -> TrialConfig:

@@ -25,7 +25,7 @@ def test_every_server_listens_on_loopback(tmp_path: Path, monkeypatch: pytest.Mo
         main.main()
     dashboard, mlflow = started
     assert ip_address(mlflow.command[mlflow.command.index("--host") + 1]).is_loopback
-    assert mlflow.address.startswith("http://127.0.0.1:5596/")
+    assert mlflow.address == "http://127.0.0.1:5596"
     assert list(dashboard.command[1:3]) == ["-m", "dashboards"]  # tests/dashboards looks at its socket
 
 
