@@ -266,7 +266,10 @@ class Mirror:
             self.refused.pop(_OVERVIEW, None)
         took = time.monotonic() - started
         self._overview_at = started + (_LARGE_OVERVIEW_WAITS * took if took > 1 else 0)
-        self._shown, self._ending, self._finished = states, None, self._finished or ending is not None
+        self._shown, self._finished = states, self._finished or ending is not None
+        with self._change:
+            if self._ending is ending:  # else the study has ended meanwhile, which the next look writes
+                self._ending = None
         self._answered()
 
     def _remove_strangers(self, client: MlflowClient, experiment: str) -> None:

@@ -2,6 +2,8 @@
 
 import shutil
 from pathlib import Path
+from threading import Event, Timer
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,13 +16,17 @@ from torch import nn
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
+from kd_hpo.study import mirror as overview_writer
+from kd_hpo.study.comparison import compared
+from kd_hpo.study.design import searches
 from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.mirror import Mirror
 from kd_hpo.study.models import ALIAS, Classifier, model_folder, save_student
-from kd_hpo.study.overview import describe_experiment
+from kd_hpo.study.overview import Ending, describe_experiment, write_overview
 from kd_hpo.study.tracking import all_runs, open_experiment
 from kd_hpo.study.tracking_uri import tracking_uri
 from kd_hpo.trial.prepare import Prepared, build
+from tests.study.helpers import S, T
 from tests.study.shown import add_comparison, add_search, finish, show, shown_study, views
 
 
@@ -92,6 +98,29 @@ def test_best_student_is_a_model_that_runs_without_pickles(
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
     finish(study, prepared)
     assert str(client.get_model_version_by_alias("small", ALIAS).version) == "2"
+
+
+def test_study_that_ends_while_its_start_is_still_written_has_its_summary(
+    study: StudyConfig, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_comparison(study, prepared)
+    begun, ended = Event(), Event()
+
+    def written_slowly(*told: Any) -> None:
+        begun.set()
+        assert ended.wait(60)
+        write_overview(*told)
+
+    monkeypatch.setattr(overview_writer, "write_overview", written_slowly)
+    mirror, folder = Mirror(study, views(study)), StudyFolder.of(study)
+    folder.write_settings(study)
+    mirror.start()
+    assert begun.wait(60)
+    Timer(0.2, ended.set).start()  # once the end of the study waits
+    assert mirror.caught_up(ending=Ending(compared(study, folder, prepared, searches(study, (T, S))), None))
+    mirror.leave()
+    assert mirror.experiment is not None
+    assert run_named(study, mirror.experiment, "summary").info.status == "FINISHED"
 
 
 def test_model_of_another_origin_is_left_alone(study: StudyConfig, prepared: Prepared) -> None:
