@@ -49,7 +49,7 @@ def warm_up(uri: str, study: str | None) -> None:
     gc.disable()
     from streamlit.testing.v1 import AppTest
 
-    from dashboards.parts import DRAWN
+    from dashboards.parts import ALL, DRAWN
     from dashboards.tracked import UNREADABLE, refusal, tracking
 
     try:
@@ -60,7 +60,7 @@ def warm_up(uri: str, study: str | None) -> None:
     else:
         visit = AppTest.from_file(str(APP), default_timeout=WARMING_S)
         visit.query_params |= {"study": study} if study else {}
-        visit.session_state[DRAWN] = True
+        visit.session_state[DRAWN] = ALL
         visit.run()
     gc.freeze()
     gc.enable()

@@ -6,12 +6,14 @@ import streamlit as st
 
 from dashboards import figures
 from dashboards.analysis import TooFew, importance, varied
-from dashboards.parts import bound, chart, dark, figures_may_come, heading
+from dashboards.parts import ALL, TEXT, bound, chart, dark, heading, more_once_drawn, wanted_now
 from dashboards.tracked import StudyRuns, Tracking
 from dashboards.words import accuracy, count, duration, markdown, one_line, plain_note
 
-ALL = "all methods"
+EVERY = "all methods"
 MOST_CURVES = 10
+MOST_TOLD = 10
+"""Trials of the leaderboard, in a session's first pass."""
 MOST_LINES = 100
 """Of the best trials, and of the others, in parallel coordinates: more cannot be told apart."""
 QUIET_S = 600
@@ -25,9 +27,12 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
         return
     _tiles(trials)
     _told(study)
-    _leaderboard(study)
-    if figures_may_come():
+    now = wanted_now()
+    _leaderboard(study, best_alone=now == TEXT)
+    if now == ALL:
         _figures(tracked, study)
+    else:
+        more_once_drawn()
 
 
 def _figures(tracked: Tracking, study: StudyRuns) -> None:
@@ -79,21 +84,25 @@ def _told(study: StudyRuns) -> None:
         st.warning(f"{count(interrupted, 'trial')} interrupted: `kd-hpo resume {study.name}` goes on with what is left.")
 
 
-def _leaderboard(study: StudyRuns) -> None:
+def _leaderboard(study: StudyRuns, *, best_alone: bool) -> None:
+    """best_alone  as plain text, which is there half a second before a grid of all"""
     heading("Leaderboard", "By accuracy on val after the last epoch; a click on a column's head sorts by it.")
     methods = [str(name) for name in study.trials["method"].unique()]
     left, right = st.columns([1, 2])
-    method = left.selectbox("Method", [ALL, *methods], **bound("method"))
+    method = left.selectbox("Method", [EVERY, *methods], **bound("method"))
     kinds = {"all": ["search", "compare"], "search": ["search"], "comparison": ["compare"]}
     with right:
         kind = st.segmented_control("Trials of", list(kinds), default="all", required=True, **bound("kind"))
     chosen = study.trials[study.trials["kind"].isin(kinds[kind or "all"])]
-    if method != ALL:
+    if method != EVERY:
         chosen = chosen[chosen["method"] == method]
     if chosen.empty:
         st.info("No trial of this choice has begun.")
         return
     chosen = chosen.sort_values("accuracy", ascending=False)
+    if best_alone:
+        st.markdown(_as_text(chosen.head(MOST_TOLD)))
+        return
     ended = chosen["ended"].fillna(chosen["reported"])
     table = chosen[["method", "state", "accuracy", "epoch", "seed"]].assign(
         minutes=(ended - chosen["started"]).dt.total_seconds() / 60
@@ -109,6 +118,15 @@ def _leaderboard(study: StudyRuns) -> None:
     }
     shape |= {str(name): st.column_config.Column(one_line(name)) for name in settings}
     st.dataframe(table, hide_index=True, column_config=shape, placeholder="–", key="leaderboard", alt="Leaderboard")
+
+
+def _as_text(trials: pd.DataFrame) -> str:
+    """A table in Markdown."""
+    rows = [
+        (markdown(trial), markdown(method), markdown(state), markdown(accuracy(reached)))
+        for trial, method, state, reached in trials[["method", "state", "accuracy"]].itertuples()
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [("trial", "method", "state", "accuracy"), ("---",) * 4, *rows])
 
 
 def _outer_settings(study: StudyRuns) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+TEXT, GRID, ALL = range(3)
 DRAWN = "drawn"
-"""In the session's state: whether its browser has drawn what a page begins with."""
+"""In the session's state: which of these its browser may have now."""
 _tells_when_drawn = st.components.v2.component(
     "kd_hpo.drawn",
     js="""export default function ({ setTriggerValue }) {
@@ -30,13 +31,20 @@ def dark() -> bool:
     return st.context.theme.type == "dark"
 
 
-def figures_may_come() -> bool:
-    """False in a session's first pass, which thus sends what stands above alone: the browser draws that before it has anything
-    else to do, and then asks for the rest.
+def wanted_now() -> int:
+    """How much of a page this session's browser may have now: its TEXT, then the GRID too, then ALL of it.
+
+    What a page sends at once the browser draws at once, after it has fetched what grids and figures are drawn with. So a page
+    sends its text, and more of it each time when the browser says that it has nothing else to do.
     """
-    if not st.session_state.get(DRAWN, False):
-        _tells_when_drawn(key="browser", on_drawn_change=partial(st.session_state.__setitem__, DRAWN, True))
-    return bool(st.session_state.get(DRAWN, False))
+    drawn: int = st.session_state.get(DRAWN, TEXT)
+    return drawn
+
+
+def more_once_drawn() -> None:
+    """Has the browser ask for the next part, once it has drawn what the page has sent."""
+    drawn = wanted_now()
+    _tells_when_drawn(key=f"browser{drawn}", on_drawn_change=partial(st.session_state.__setitem__, DRAWN, drawn + 1))
 
 
 def heading(title: str, about: str = "") -> None:

@@ -12,9 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from streamlit.testing.v1 import AppTest
 
+from dashboards import page_study
 from dashboards.__main__ import warm_up
 from dashboards.figures import STATES, curves, lines, states
-from dashboards.parts import DRAWN
+from dashboards.parts import ALL, DRAWN, GRID
 from dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.study.export import Export
 from tests.dashboards.conftest import Studies
@@ -31,7 +32,7 @@ page_{page}.show(tracked, tracked.read(tracked.studies()[{study!r}]))
 
 def opened(studies: Studies, page: str, study: str = ENDED) -> AppTest:
     app = AppTest.from_string(PAGE.format(page=page, uri=studies.uri, study=study), default_timeout=120)
-    app.session_state[DRAWN] = True
+    app.session_state[DRAWN] = ALL
     return app.run()
 
 
@@ -90,12 +91,18 @@ def test_study_page_shows_all_that_was_asked_for(studies: Studies) -> None:
     assert "No trial of this choice" in words(app)
 
 
-def test_study_page_begins_with_the_leaderboard_alone(studies: Studies) -> None:
+def test_study_page_begins_with_the_best_trials_alone(studies: Studies) -> None:
     app = AppTest.from_string(PAGE.format(page="study", uri=studies.uri, study=ENDED), default_timeout=120).run()
     assert not app.exception
+    assert not app.dataframe and not app.get("plotly_chart")
+    (table,) = (each.value for each in app.markdown if each.value.startswith("| trial |"))
+    assert table.splitlines()[2] == r"| hetero\-s1 | hetero | completed | 0\.7300 |"
+    assert len(table.splitlines()) == 2 + page_study.MOST_TOLD
+    app.session_state[DRAWN] = GRID  # what the browser says once it has drawn that
+    app.run()
     assert len(app.dataframe[0].value) == len(SEARCHED) + len(COMPARED)
     assert not app.get("plotly_chart")
-    app.session_state[DRAWN] = True  # what the browser says once it has drawn that
+    app.session_state[DRAWN] = ALL
     assert len(app.run().get("plotly_chart")) == 5
 
 
@@ -218,7 +225,7 @@ from streamlit.testing.v1 import AppTest
 import dashboards.__main__, dashboards.frame
 for page in ("study", "lambda", "compare", "export"):
     app = AppTest.from_string({PAGE!r}.format(page=page, uri={studies.uri!r}, study={ENDED!r}), default_timeout=120)
-    app.session_state[{DRAWN!r}] = True
+    app.session_state[{DRAWN!r}] = {ALL}
     app.run()
     assert not app.exception and app.get("plotly_chart"), page
 print(json.dumps(sorted(sys.modules)))
