@@ -155,6 +155,9 @@ class Pairs(Settings):
 
     strength: PositiveFloat = 3.0
     """beta: what multiplies the weighted sum of pair losses in the inner loss."""
+    batch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each batch's examples, its first ones, on which the pairs are compared; KD and labels have them all. What pairs
+    cost goes with it, and their gradient gets noisier."""
     regressor_lr: PositiveFloat = 1e-2
     """Learning rate of regressors and variances (Adam, at unit weight)."""
     balance: Annotated[GradientBalanced | Unbalanced, Field(discriminator="kind")] = GradientBalanced()

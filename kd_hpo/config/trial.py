@@ -124,5 +124,8 @@ class TrialConfig(Settings):
     """bfloat16 runs both networks under autocast; losses and weights stay in float32."""
     channels_last: bool = False
     """The memory format of images and of both networks."""
+    workers: NonNegativeInt = 0
+    """Processes that read images ahead of the training. Small images need none; those of a hundred pixels a side and more, on a
+    GPU or from a slow disk, wait less with two to four."""
     compile: bool = False
     """torch.compile of the student's pass in the plain step; other passes, as the hypergradient's, run as they are."""

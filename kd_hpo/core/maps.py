@@ -1,5 +1,7 @@
 """Features of every kind read as maps, so that any two can be compared at one resolution."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,17 +62,39 @@ def rows_of(feature: Tensor) -> Tensor:
     return feature.flatten(2).transpose(1, 2)
 
 
-def gradient_in_own_layout(feature: Tensor) -> Tensor:
-    """The feature itself; its gradient is laid out in memory as it is, so that the network's backward copies no large map.
+def gradient_in_own_layout(feature: Tensor, examples: int) -> Tensor:
+    """The feature's first examples; its gradient is laid out in memory as it is, so that the network's backward copies no large
+    map.
 
     Each step of a network's backward takes the layout of the gradient that it is given, and is slow where that is not its own.
     """
-    if not feature.requires_grad or feature.dim() != 4:
-        return feature
-    layout = torch.contiguous_format if feature.is_contiguous() else torch.channels_last
-    seen = feature.view_as(feature)
-    seen.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
-    return seen
+    if not feature.requires_grad or (feature.dim() != 4 and examples == len(feature)):
+        return feature[:examples]
+    first: Tensor = _FirstExamples.apply(feature, examples)
+    return first
+
+
+class _FirstExamples(torch.autograd.Function):
+    """As `feature[:examples]`, whose own backward fills a map of zeros in torch's standard layout."""
+
+    @staticmethod
+    def forward(feature: Tensor, examples: int) -> Tensor:
+        return feature[:examples].view_as(feature[:examples])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        feature, examples = inputs
+        ctx.others = (len(feature) - examples, *feature.shape[1:])
+        last = feature.dim() == 4 and not feature.is_contiguous()
+        ctx.layout = torch.channels_last if last else torch.contiguous_format
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous(memory_format=ctx.layout)
+        if not ctx.others[0]:
+            return gradient, None
+        zeros = torch.zeros(ctx.others, dtype=gradient.dtype, device=gradient.device)
+        return torch.cat([gradient, zeros.contiguous(memory_format=ctx.layout)]), None
 
 
 def _proportional(size: Size, image: Size) -> bool:

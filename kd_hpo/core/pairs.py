@@ -17,11 +17,17 @@ class Targets:
     """What the frozen teacher says of one batch.
 
     logits  (B, K), as the teacher gives them
-    blocks  for each resolution (h, w): (B, h * w, C), the channels of its layers side by side, in the plan's order
+    blocks  for each resolution (h, w): (B', h * w, C), the channels of its layers side by side, in the plan's order, of the
+            batch's first B' examples: those that the pairs are compared on
     """
 
     logits: Tensor
     blocks: dict[Size, Tensor]
+
+    @property
+    def compared(self) -> int:
+        """B', or B where nothing but the logits is compared."""
+        return min((len(block) for block in self.blocks.values()), default=len(self.logits))
 
 
 class PairMatrix(nn.Module):
@@ -63,7 +69,7 @@ class PairMatrix(nn.Module):
         weights: Tensor | None = None,
         needed: Tensor | None = None,
     ) -> Tensor:
-        """The (T, S) matrix of pair losses, the batch's mean.
+        """The (T, S) matrix of pair losses, the mean over the examples that are compared; that of the logits, over all.
 
         features  S tensors of the student: maps (B, C, H, W), tokens (B, N, C) or vectors (B, C)
         weights   None: plain losses. (T, S): the value is the same, but backward each pair's gradient enters the student
@@ -71,23 +77,23 @@ class PairMatrix(nn.Module):
         needed    None: all pairs. (T, S): those where it is False may be left out, with a loss of 0, and then neither train
                   their regressors nor read their targets (`sizes`)
         """
-        features, of_groups = self._weighted(features, weights)
+        compared, of_groups = self._weighted(features, weights, targets.compared)
         if not self.plan.groups:
             parts = []
         elif isinstance(self.feature_pairs, BatchMeans):
-            parts = [self.feature_pairs.means(features, targets.blocks, weights, needed)]
+            parts = [self.feature_pairs.means(compared, targets.blocks, weights, needed)]
         else:
-            parts = [losses.mean(0) for losses in self.feature_pairs(features, targets.blocks, of_groups)]
+            parts = [losses.mean(0) for losses in self.feature_pairs(compared, targets.blocks, of_groups)]
         if self.plan.logits_pair:
             parts.append(self._logits_pair(features, targets, weights).mean(0))
         return self._in_order(parts)
 
     def sample_losses(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
-        """The pair losses of each example, (B, T, S); weights may be theirs too, (B, T, S)."""
-        features, of_groups = self._weighted(features, weights)
-        parts = self.feature_pairs(features, targets.blocks, of_groups)
+        """The pair losses of each example that is compared, (B', T, S); weights may be theirs too, (B', T, S)."""
+        compared, of_groups = self._weighted(features, weights, targets.compared)
+        parts = self.feature_pairs(compared, targets.blocks, of_groups)
         if self.plan.logits_pair:
-            parts.append(self._logits_pair(features, targets, weights))
+            parts.append(self._logits_pair(compared, targets, weights))
         return self._in_order(parts)
 
     def sizes(self, needed: Tensor | None) -> frozenset[Size]:
@@ -97,20 +103,22 @@ class PairMatrix(nn.Module):
         wanted = needed.tolist()
         return frozenset(g.size for g in self.plan.groups if any(wanted[t][g.student] for t in g.teachers))
 
-    def _weighted(self, features: Sequence[Tensor], weights: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
-        """The features as they are differentiated, and each group's weights."""
+    def _weighted(
+        self, features: Sequence[Tensor], weights: Tensor | None, examples: int
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        """The features of the first examples as they are differentiated, and each group's weights."""
         if weights is None:
-            return features, [None] * len(self.plan.groups)
+            return [f[:examples] for f in features], [None] * len(self.plan.groups)
         counts = [len(g.teachers) for g in self.plan.groups]
         of_groups = weights.flatten(-2).index_select(-1, self.cells).split(counts, -1)
-        return [gradient_in_own_layout(f) for f in features], of_groups
+        return [gradient_in_own_layout(f, examples) for f in features], of_groups
 
     def _logits_pair(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None) -> Tensor:
-        """(B, 1)"""
+        """(B, 1), or as many as the features have."""
         logits = features[-1].flatten(1)
         if weights is not None:
             logits = scaled_identity(logits, weights[..., -1, -1].unsqueeze(-1))
-        return categorical_kl(logits, targets.logits, self.temperature).unsqueeze(1)
+        return categorical_kl(logits, targets.logits[: len(logits)], self.temperature).unsqueeze(1)
 
     def _in_order(self, parts: list[Tensor]) -> Tensor:
         """(..., pairs) of each group, then of the logits -> (..., T, S)"""

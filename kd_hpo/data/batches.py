@@ -1,11 +1,12 @@
 """Batches of normalised images, and the order they come in: every order is a function of seed and position, not of state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.datasets import ImageSet
@@ -19,6 +20,7 @@ class ImageBatches:
     precision      "bfloat16": networks run on them under autocast (`autocast`)
     channels_last  the memory format of the batches
     views          some views of each image, which have numbers of their own: `viewed`
+    workers        processes that read pixels from disk before they are asked for, in `ahead`
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class ImageBatches:
         precision: str = "float32",
         channels_last: bool = False,
         views: KeptViews | None = None,
+        workers: int = 0,
     ) -> None:
         self.images, self.device, self.precision = images, device, precision
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.mean, self.std = (s.to(device) for s in _channel_statistics(images, statistics_of))
-        self._labels, self.views = images.labels, views
+        self._labels, self.views, self._workers = images.labels, views, workers
+        self._read_ahead: tuple[Indices, Tensor] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -55,10 +59,30 @@ class ImageBatches:
         """The numbers that stand for the images as the view of that number shows them; the images themselves without views."""
         return indices + len(self._labels) * (1 + number % self.views.count) if self.views else indices
 
+    def ahead(self, batches: Iterable[Indices]) -> Iterator[Indices]:
+        """The same batches, whose pixels are at hand when `inputs` is asked for them: the workers read some batches ahead."""
+        if not self._workers:
+            yield from batches
+            return
+        wanted = list(batches)
+        rows = _Rows(str(self.images.images.filename), [batch % len(self._labels) for batch in wanted])  # type: ignore[attr-defined]
+        own = torch.Generator()  # torch's global one is the trial's
+        pin = self.device.type == "cuda"
+        loader = DataLoader(rows, batch_size=None, num_workers=self._workers, pin_memory=pin, generator=own)
+        for batch, pixels in zip(wanted, loader, strict=True):
+            self._read_ahead = batch, pixels
+            yield batch
+        self._read_ahead = None
+
+    def _pixels(self, indices: Indices, images: Indices) -> Tensor:
+        if self._read_ahead is not None and self._read_ahead[0] is indices:
+            return self._read_ahead[1]
+        return torch.from_numpy(self.images.images[images])
+
     def inputs(self, indices: Indices) -> Tensor:
         """(B, C, H, W) in torch's default dtype."""
         number, image = np.divmod(indices, len(self._labels))
-        batch = torch.from_numpy(self.images.images[image]).to(self.device, self.mean.dtype, memory_format=self.memory_format)
+        batch = self._pixels(indices, image).to(self.device, self.mean.dtype, memory_format=self.memory_format)
         x = batch.sub_(self.mean).div_(self.std)  # of bytes, so that it is a copy
         if self.views is None or not number.any():
             return x
@@ -74,6 +98,19 @@ class ImageBatches:
     def labels(self, indices: Indices) -> Tensor:
         """(B,) int64."""
         return torch.from_numpy(self._labels[indices % len(self._labels)]).to(self.device)
+
+
+class _Rows(Dataset[Tensor]):
+    """Batches of pixels in a file, which each process maps for itself: a map that was sent would be a copy of all of it."""
+
+    def __init__(self, file: str, batches: list[Indices]) -> None:
+        self._file, self._batches = file, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return torch.from_numpy(np.load(self._file, mmap_mode="r")[self._batches[number]])
 
 
 def _channel_statistics(images: ImageSet, indices: Indices) -> tuple[Tensor, Tensor]:

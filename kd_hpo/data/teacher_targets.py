@@ -33,8 +33,10 @@ class TeacherTargets(Protocol):
     @property
     def plan(self) -> PairPlan: ...
 
-    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size]) -> Targets:
-        """Of the views x (B, C, H, W) of these images, with the features at these of the plan's resolutions."""
+    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size], compared: int | None = None) -> Targets:
+        """Of the views x (B, C, H, W) of these images, with features at these of the plan's resolutions: of the first `compared`
+        of them, or of all.
+        """
         ...
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
@@ -61,9 +63,9 @@ class TeacherReader:
     """(2, C) for each resolution: mean and deviation of its channels."""
     batches: ImageBatches
 
-    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size]) -> Targets:
+    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size], compared: int | None = None) -> Targets:
         wanted = {size: layers for size, layers in self.plan.blocks.items() if size in sizes}
-        logits, rows = _read(self.network, self.shapes, self.channels, wanted, x, self.batches)
+        logits, rows = _read(self.network, self.shapes, self.channels, wanted, x, self.batches, compared)
         blocks = {size: (block - self.statistics[size][0]) / self.statistics[size][1] for size, block in rows.items()}
         return Targets(logits, blocks)
 
@@ -83,8 +85,8 @@ class CachedTargets:
     """Where each image of the data set stands in the arrays; -1 where it does not."""
     device: torch.device
 
-    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size]) -> Targets:
-        rows = {size: self._rows(self.blocks[size], images) for size in sizes}
+    def batch(self, images: Indices, x: Tensor, sizes: Collection[Size], compared: int | None = None) -> Targets:
+        rows = {size: self._rows(self.blocks[size], images[:compared]) for size in sizes}
         blocks = {size: b.view(torch.bfloat16).float() if b.dtype == torch.int16 else b for size, b in rows.items()}
         return Targets(self.logits(images, x), blocks)
 
@@ -205,11 +207,14 @@ def _read(
     blocks: dict[Size, tuple[int, ...]],
     x: Tensor,
     batches: ImageBatches,
+    compared: int | None = None,
 ) -> tuple[Tensor, dict[Size, Tensor]]:
-    """Logits (B, K) and, for each resolution, the wanted layers' channels side by side (B, h * w, C)."""
+    """Logits (B, K) and, of the first `compared` and for each resolution, the wanted layers' channels side by side,
+    (compared, h * w, C).
+    """
     with FeatureTap(network, [s.name for s in shapes]) as tap, evaluating(network), torch.no_grad(), batches.autocast():
         logits, features = tap(x)
-    maps = [as_map(f, s)[:, c].to(x.dtype) for f, s, c in zip(features, shapes, channels, strict=True)]
+    maps = [as_map(f, s)[:compared, c].to(x.dtype) for f, s, c in zip(features, shapes, channels, strict=True)]
     rows = {size: torch.cat([pooled(maps[t], size) for t in wanted], 2) for size, wanted in blocks.items()}
     return logits.to(x.dtype), rows
 
@@ -273,7 +278,7 @@ def _write(reader: TeacherReader, images: Indices, folder: Path, dtype: type[np.
 
 
 def _plain(batches: ImageBatches, images: Indices) -> Iterator[Tensor]:
-    return (batches.inputs(chunk) for chunk in chunks(images, _CHUNK))
+    return (batches.inputs(chunk) for chunk in batches.ahead(chunks(images, _CHUNK)))
 
 
 def _digest(told: list[object], images: Indices) -> str:

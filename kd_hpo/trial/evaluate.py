@@ -23,7 +23,7 @@ def score(network: nn.Module, batches: ImageBatches, indices: Indices) -> Score:
     """In eval mode, over all the images, as they are; network(x) gives logits, or logits and features."""
     loss, correct = torch.zeros((), device=batches.device), torch.zeros((), device=batches.device)
     with evaluating(network), torch.no_grad():
-        for chunk in chunks(indices, _CHUNK):
+        for chunk in batches.ahead(chunks(indices, _CHUNK)):
             with batches.autocast():
                 output = network(batches.inputs(chunk))
             logits: Tensor = output[0] if isinstance(output, tuple) else output

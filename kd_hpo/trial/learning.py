@@ -20,7 +20,7 @@ from kd_hpo.core.weightings import Learned
 from kd_hpo.data.augment import View
 from kd_hpo.data.batches import Indices, drawn_batch
 from kd_hpo.trial.randomness import BALANCE, HESSIAN, OUTER, generator, random_state_kept, set_random_state
-from kd_hpo.trial.state import PairState, Trial
+from kd_hpo.trial.state import PairState, Trial, compared_examples
 from kd_hpo.trial.student import Moment, as_targets, forward_mode_student, run_student
 
 
@@ -73,7 +73,8 @@ def what_teacher_says(trial: Trial, batch: Indices, x: Tensor) -> Targets | None
     """As much as this step's losses want of it."""
     if trial.pairs and trial.stage != "task":
         needed = (balanced_pairs if measures_balance_now(trial, trial.pairs) else needed_pairs)(trial, trial.pairs)
-        return trial.prepared.targets.batch(batch, x, trial.pairs.losses.sizes(needed))
+        compared = compared_examples(trial.config, len(batch))
+        return trial.prepared.targets.batch(batch, x, trial.pairs.losses.sizes(needed), compared)
     return Targets(trial.prepared.targets.logits(batch, x), {}) if trial.config.kd.weight else None
 
 

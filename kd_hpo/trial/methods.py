@@ -46,7 +46,9 @@ def _set(weighting: Settings, **changes: Any) -> Callable[[TrialConfig], TrialCo
 
 def _published(loss: Settings, weighting: Settings, strength: float, **changes: Any) -> Callable[[TrialConfig], TrialConfig]:
     """A published method beside KD: its loss on its pairs, at its own strength, with gradients as they are."""
-    return _with_kd(_set(weighting, loss=loss, strength=strength, balance=settings.Unbalanced(), logits="outside", **changes))
+    return _with_kd(
+        _set(weighting, loss=loss, strength=strength, balance=settings.Unbalanced(), logits="outside", batch_share=1.0, **changes)
+    )
 
 
 def _with_kd(apply: Callable[[TrialConfig], TrialConfig]) -> Callable[[TrialConfig], TrialConfig]:

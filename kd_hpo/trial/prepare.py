@@ -157,6 +157,7 @@ def shared_settings(config: TrialConfig) -> TrialConfig:
         device=config.device,
         precision=config.precision,
         channels_last=config.channels_last,
+        workers=config.workers,
     )
 
 
@@ -204,6 +205,7 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
         precision=config.precision,
         channels_last=config.channels_last,
         views=kept_views(config, images),
+        workers=config.workers,
     )
     return batches, splits
 

@@ -91,7 +91,8 @@ def run_epoch(
     held = held_from_now(trial)
     if trial.pairs is not None and trial.pairs.direction is not None:
         trial.pairs.direction.forget_steps()
-    table = torch.stack([train_step(trial, trial.viewed(batch)).stacked() for batch in batches]).cpu()
+    seen = trial.prepared.batches.ahead(trial.viewed(batch) for batch in batches)
+    table = torch.stack([train_step(trial, batch).stacked() for batch in seen]).cpu()
     timed(EpochTime(len(table), time.perf_counter() - started, trial.hypergradient_time.take_seconds()))
     require_finite(trial, table)
     trial.epoch += 1

@@ -129,9 +129,12 @@ class Trial:
         """What the pairs compare with: where the targets are shuffled, each example gets another one's."""
         if self.config.pairs.targets == "teacher":
             return targets
-        order = torch.randperm(len(targets.logits), generator=generator(self.config.seed, SHUFFLE, self.step))
-        order = order.to(targets.logits.device)
-        return Targets(targets.logits[order], {size: block[order] for size, block in targets.blocks.items()})
+
+        def shuffled(rows: Tensor) -> Tensor:
+            order = torch.randperm(len(rows), generator=generator(self.config.seed, SHUFFLE, self.step))
+            return rows[order.to(rows.device)]
+
+        return Targets(shuffled(targets.logits), {size: shuffled(block) for size, block in targets.blocks.items()})
 
     @property
     def steps_of_pairs(self) -> int:
@@ -225,6 +228,11 @@ def steps_per_epoch(config: TrialConfig, splits: Splits) -> int:
     return steps
 
 
+def compared_examples(config: TrialConfig, batch: int) -> int:
+    """How many examples of a batch, its first ones, the pairs are compared on."""
+    return ceil(config.pairs.batch_share * batch)
+
+
 def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     plan, device = prepared.plan, prepared.batches.device
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
@@ -235,8 +243,9 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     groups: list[dict[str, Any]] = [{"params": list(losses.parameters()), "lr": config.pairs.regressor_lr}]
     attention = None
     if isinstance(config.weighting, settings.CrossLayerAttention):
+        compared = compared_examples(config, config.training.batch_size)
         attention = CrossLayerAttention(
-            served, config.training.batch_size, factor=config.weighting.factor, generator=generator(config.seed, WEIGHTING)
+            served, compared, factor=config.weighting.factor, generator=generator(config.seed, WEIGHTING)
         ).to(device)
         groups.append({"params": list(attention.parameters()), "lr": config.weighting.lr})
     balance: GradientBalance | NoBalance = NoBalance(plan.shape)

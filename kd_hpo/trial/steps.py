@@ -106,18 +106,19 @@ def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerL
 
 
 def pair_weights(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets) -> Tensor:
-    """(T, S), or (B, T, S) from attention; sum 1 over the pairs."""
+    """(T, S), or (B', T, S) from attention for the examples that are compared; sum 1 over the pairs."""
     if pairs.attention is None:
         return pairs.weighting.weights(trial.epoch).to(targets.logits)
-    return pairs.attention(as_targets(features), teacher_features(pairs, targets))  # type: ignore[no-any-return]
+    compared = [feature[: targets.compared] for feature in as_targets(features)]
+    return pairs.attention(compared, teacher_features(pairs, targets))  # type: ignore[no-any-return]
 
 
 def teacher_features(pairs: PairState, targets: Targets) -> list[Tensor]:
-    """Each teacher layer at the finest resolution that any pair reads it at: T tensors (B, hw, C)."""
+    """Each teacher layer at the finest resolution that any pair reads it at: T tensors (B', hw, C)."""
     plan, found = pairs.losses.plan, dict[int, Tensor]()
     for size in sorted(plan.sizes, reverse=True):
         layers = plan.blocks[size]
         widths = [plan.teacher[t].channels for t in layers]
         for t, part in zip(layers, targets.blocks[size].split(widths, dim=2), strict=True):
             found.setdefault(t, part)
-    return [found.get(t, targets.logits) for t in range(plan.shape[0])]
+    return [found.get(t, targets.logits[: targets.compared]) for t in range(plan.shape[0])]

@@ -90,7 +90,7 @@ def train_teacher(
     network.train()
     for epoch in range(training.epochs):
         progress(f"training the teacher: epoch {epoch + 1} of {training.epochs}")
-        for batch in shuffled_batches(images, training.batch_size, config.seed, epoch):
+        for batch in batches.ahead(shuffled_batches(images, training.batch_size, config.seed, epoch)):
             seen = view(batches.inputs(batch), batches.labels(batch), config.augment, views)
             with batches.autocast():
                 logits = network(seen.x)

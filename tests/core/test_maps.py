@@ -123,15 +123,24 @@ def test_pooled_where_the_size_does_not_divide() -> None:
     assert pooled(feature, (2, 1)).tolist() == [[[1.5], [4.0]]]
 
 
+@pytest.mark.parametrize("examples", [2, 5], ids=["some", "all"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_gradient_comes_in_the_layout_of_the_feature(layout: torch.memory_format) -> None:
-    feature = torch.randn(2, 3, 4, 5).to(memory_format=layout).requires_grad_()
+def test_gradient_comes_in_the_layout_of_the_feature(layout: torch.memory_format, examples: int) -> None:
+    feature = torch.randn(5, 3, 4, 5).to(memory_format=layout).requires_grad_()
     inner = feature.clone()
     seen: list[tuple[int, ...]] = []
     inner.register_hook(lambda gradient: seen.append(gradient.stride()))
-    same = gradient_in_own_layout(inner)
-    assert torch.equal(same, inner)
-    rows = rows_of(same)
+    first = gradient_in_own_layout(inner, examples)
+    assert torch.equal(first, inner[:examples])
+    rows = rows_of(first)
     (rows.square().sum() + rows.transpose(1, 2).contiguous().sum()).backward()
-    torch.testing.assert_close(feature.grad, 2 * feature.detach() + 1)
+    expected = 2 * feature.detach() + 1
+    expected[examples:] = 0
+    torch.testing.assert_close(feature.grad, expected)
     assert seen == [inner.stride()]
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3), (4, 3, 2, 2)])
+def test_first_examples_can_be_differentiated_twice(shape: tuple[int, ...]) -> None:
+    feature = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda f: gradient_in_own_layout(f, 3).pow(3), feature)

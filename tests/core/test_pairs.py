@@ -192,6 +192,23 @@ def test_equals_the_slow_loop(setting: Setting) -> None:
     assert_equal_gradients((mix * actual).sum(), (mix * expected).sum(), setting.features + setting.phi)
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_pairs_are_compared_on_the_examples_that_have_targets(setting: Setting, weighted: bool) -> None:
+    """The first two of three; the logits on all."""
+    first = Targets(setting.targets.logits, {size: block[:2] for size, block in setting.targets.blocks.items()})
+    weights = setting.weights if weighted else None
+    actual, slow = setting.pairs(setting.features, first, weights), setting.slow()
+    expected = slow[:2].mean(0)
+    if setting.pairs.plan.logits_pair:
+        expected = expected.index_put((torch.tensor(-1), torch.tensor(-1)), slow.mean(0)[-1, -1])
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-12)
+    pull = expected if weights is None else weights * expected
+    assert_equal_gradients(actual.sum(), pull.sum(), setting.features)
+    each = setting.pairs.sample_losses(setting.features, first, weights)
+    torch.testing.assert_close(each, slow[: len(each)], rtol=1e-8, atol=1e-12)
+    assert len(each) == (2 if setting.targets.blocks else B)
+
+
 @pytest.mark.parametrize("teachers", [(0, 2), (1, 2), (1,)])
 def test_some_of_the_channels_of_a_resolution(teachers: tuple[int, ...]) -> None:
     """Those that stand apart, and those that stand side by side behind others."""

@@ -167,12 +167,12 @@ def test_method_whose_pairs_are_all_unserved_is_refused(cache: Path) -> None:
 
 @pytest.mark.parametrize("name", ["kd", "takd", *[m for m in FEATURE_METHODS if m not in ("uniform", "random", "hetero")]])
 def test_published_methods_have_kd_outside_the_matrix(name: str) -> None:
-    inside = digits_trial(pairs={"logits": "inside"}, kd={"weight": 0, "temperature": 3})
+    inside = digits_trial(pairs={"logits": "inside", "batch_share": 0.5}, kd={"weight": 0, "temperature": 3})
     config = METHODS[name].apply(inside)
     assert config.kd.weight == 1
     assert config.kd.temperature == 3
     if name not in ("kd", "takd"):
-        assert config.pairs.logits == "outside"
+        assert (config.pairs.logits, config.pairs.batch_share) == ("outside", 1)
 
 
 def test_learned_weights_leave_unserved_pairs_at_zero(cache: Path) -> None:
@@ -207,10 +207,11 @@ def test_every_weighting_is_here() -> None:
     assert {member.model_fields["kind"].default for member in members} == {*WEIGHTINGS, "none", "exported"}
 
 
+@pytest.mark.parametrize("share", [1.0, 0.4])
 @pytest.mark.parametrize("loss", PAIR_LOSSES)
 @pytest.mark.parametrize("kind", WEIGHTINGS)
-def test_any_loss_goes_with_any_weighting(cache: Path, kind: str, loss: str) -> None:
-    pairs = {"loss": {"kind": loss}, "unserved": "leave_out", "balance": {"kind": "none"}}
+def test_any_loss_goes_with_any_weighting(cache: Path, kind: str, loss: str, share: float) -> None:
+    pairs = {"loss": {"kind": loss}, "unserved": "leave_out", "balance": {"kind": "none"}, "batch_share": share}
     config = digits_trial(pairs=pairs, weighting={"kind": kind, **WEIGHTINGS[kind]}, kd={"weight": 0})
     trial = start_trial(config, prepare(config, cache))
     assert trial.pairs is not None

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kd_hpo.config.load import with_settings
+from kd_hpo.data.batches import ImageBatches
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
 from kd_hpo.trial import learning, steps
 from kd_hpo.trial.evaluate import Score
@@ -156,6 +157,29 @@ def test_weights_start_uniform_are_learned_between_and_held_at_the_end(cache: Pa
     assert second.weights == third.weights == fourth.weights
     assert [record.held for record in (first, second, third, fourth)] == [False, False, True, True]
     assert result.held_mean == pytest.approx(np.array(fourth.weights))
+
+
+@pytest.mark.parametrize("views", [0, 2], ids=["new views", "kept views"])
+def test_images_that_workers_read_ahead_are_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int) -> None:
+    """Of a teacher and a student that are both trained on random views, to the last bit."""
+    plain = digits_trial(augment=("crop",))
+    given = plain.replace(teacher=plain.teacher.replace(augment=("crop",), cached_views=views).model_dump())
+    shared, pixels = list[bool](), ImageBatches._pixels
+
+    def looked_at(batches: ImageBatches, indices: np.ndarray, images: np.ndarray) -> Tensor:
+        found = pixels(batches, indices, images)
+        shared.append(found.is_shared())  # it comes from another process
+        return found
+
+    monkeypatch.setattr(ImageBatches, "_pixels", looked_at)
+    one = run_trial(given, lambda _: None, cache=tmp_path / "one")
+    alone = len(shared)
+    assert not any(shared)
+    other = run_trial(given.replace(workers=2), lambda _: None, cache=tmp_path / "other")
+    assert len(shared) == 2 * alone
+    assert shared.count(True) > 0.8 * alone  # but for the outer batches of lambda
+    assert one.teacher_digest == other.teacher_digest
+    assert one.records == other.records
 
 
 def test_another_seed_is_another_trial(cache: Path, prepared: Prepared) -> None:
