@@ -5,7 +5,7 @@ The searches of several methods run side by side, each with its own sampler and 
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
@@ -154,7 +155,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         if not trials and self._first:
             self._ot_study.enqueue_trial(self._first)
         number = sum(trial.state != TrialState.WAITING for trial in trials)
-        self._ot_study.sampler = optuna.samplers.TPESampler(seed=mixed(self._sampler_seed, number))
+        self._ot_study.sampler = TpeOfOneSpace(self._space, seed=mixed(self._sampler_seed, number))
         asked: Trial = self._ot_study.ask(fixed_distributions=self._space)
         return asked
 
@@ -182,6 +183,17 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
                 self._report(Trial(self._ot_study, trial._trial_id), record.metrics[self._goal.metric], record.epoch)
             value = records[-1].metrics[self._goal.metric] if records else None
             self._tell(trial.number, value, records[-1].epoch if records else 0, failed=status.state == "failed")
+
+
+class TpeOfOneSpace(optuna.samplers.TPESampler):
+    """Optuna's TPE, told the space that all its trials share: it would look for that in every trial, at each suggestion."""
+
+    def __init__(self, space: Mapping[str, BaseDistribution], *, seed: int) -> None:
+        super().__init__(seed=seed)
+        self._shared = {name: space[name] for name in sorted(space) if not space[name].single()}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._shared)
 
 
 class StudyAsha(ASHAScheduler):  # type: ignore[misc]
@@ -224,7 +236,7 @@ class _EndedTrial:
     config: dict[str, Any]
 
 
-def _among(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
+def _among(distribution: BaseDistribution, value: Any) -> bool:
     """Whether the value is one that the distribution gives."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))

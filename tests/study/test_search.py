@@ -1,17 +1,32 @@
 """Searches, driven by hand as Ray drives them: what Optuna's journal holds afterwards, and what a second driver is given."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import TPESampler
 from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
 
 from kd_hpo.config.study import Asha, IntRange, Range, Search
 from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.search import EPOCH, MethodSearch, StudyAsha, StudySearch, ask_again, journal, known_trials, mend_journal
+from kd_hpo.study.search import (
+    EPOCH,
+    MethodSearch,
+    StudyAsha,
+    StudySearch,
+    TpeOfOneSpace,
+    ask_again,
+    journal,
+    known_trials,
+    mend_journal,
+)
+from kd_hpo.study.search_space import ray_space
 from kd_hpo.trial.result import GOALS, LOSS, METRIC, EpochRecord, Goal
 
 EPOCHS = 4
@@ -247,6 +262,26 @@ def test_next_driver_does_not_suggest_the_same_points(folder: StudyFolder) -> No
 def test_same_seed_gives_the_same_first_points(tmp_path: Path) -> None:
     one, two = (suggested(driver(StudyFolder(tmp_path / name)), "a").settings for name in ("one", "two"))
     assert one == two
+
+
+def test_the_space_is_told_to_optuna_and_changes_no_suggestion() -> None:
+    """Past the random first ten, with trials of every end, and a setting without a choice."""
+    space = OptunaSearch.convert_search_space(ray_space(SPACE)) | {"fixed": CategoricalDistribution([1])}
+    given: list[list[dict[str, Any]]] = []
+    for sampler in (TPESampler, partial(TpeOfOneSpace, space)):
+        study = optuna.create_study(direction="maximize")
+        for number in range(30):
+            study.sampler = sampler(seed=number)
+            trial = study.ask(fixed_distributions=space)
+            if number % 5 == 3:
+                study.tell(trial, state=TrialState.FAIL)
+            elif number % 5 == 4:
+                trial.report(trial.params["kd.weight"], 1)
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, trial.params["kd.weight"])
+        given.append([trial.params for trial in study.trials])
+    assert given[0] == given[1]
 
 
 def test_trial_whose_suggestion_was_cut_short_gets_all_its_settings(folder: StudyFolder) -> None:
