@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.folder import TrialSpec
-from kd_hpo.study.tracking import experiment_link
+from kd_hpo.study.tracking import MATRIX_SECTION, experiment_link
 from kd_hpo.trial.prepare import Prepared
 from tests.study.shown import add_comparison, add_search, add_trial, finish, show, shown_study
 
@@ -55,11 +55,13 @@ def served(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iter
     finished, running = shown_study(runs, name="finished"), shown_study(runs, name="running")
     for study in (finished, running):
         add_search(study, prepared)
-    begun = TrialSpec(id="hetero-t003", kind="search", method="hetero", seed=0, settings={"kd.weight": 1.0})
-    add_trial(running, prepared, begun, 0.65, state="running")
     add_comparison(finished, prepared)
     experiment, _ = finish(finished, prepared)
-    experiments = {"finished": experiment, "running": show(running).experiment or ""}
+    mirror = show(running)
+    begun = TrialSpec(id="hetero-t003", kind="search", method="hetero", seed=0, settings={"kd.weight": 1.0})
+    add_trial(running, prepared, begun, 0.65, state="running")  # only now: what runs before the driver looks has died
+    mirror.bring_up_to_date(closing=False)
+    experiments = {"finished": experiment, "running": mirror.experiment or ""}
     with serving(runs / "mlflow.db") as server:
         yield Served(server, finished, running, experiments)
 
@@ -174,4 +176,5 @@ def test_two_clicks_lead_to_the_matrix_so_far_of_a_trial_that_runs(page: Page, s
     page.goto(served.link(served.running))
     page.get_by_role("link", name="hetero-t003", exact=True).last.click()
     metrics = follow(page, "The matrix so far")
+    metrics.get_by_text(MATRIX_SECTION).first.scroll_into_view_if_needed()  # MLflow draws what is in view
     expect(metrics.get_by_text("01 conv1 to 01 conv1").first).to_be_visible()
