@@ -127,7 +127,7 @@ RUN: dict[str, tuple[Callable[[Callable[..., str], str], str], str]] = {
     "kd-hpo report digits -o report.html": (as_it_stands, "report.html"),
     "kd-hpo list": (as_it_stands, "digits"),
     "kd-hpo show digits": (as_it_stands, "hetero"),
-    "kd-hpo run studies/seed_cifar10.yaml --set data.path=/data/cifar10 --set search.trials=20": (without_images, ""),
+    "kd-hpo run studies/seed_cifar10.yaml --set data.path=/data/cifar10 --set training.epochs=50": (without_images, ""),
     "kd-hpo layers torchvision/resnet18 --input 3x32x32": (as_it_stands, "layer4"),
     "kd-hpo networks mobilenet": (as_it_stands, "torchvision/mobilenet_v2"),
     "kd-hpo teacher studies/digits.yaml": (as_it_stands, "val"),
