@@ -110,7 +110,7 @@ class _Rows(Dataset[Tensor]):
         return len(self._batches)
 
     def __getitem__(self, number: int) -> Tensor:
-        return torch.from_numpy(np.load(self._file, mmap_mode="r")[self._batches[number]])
+        return torch.from_numpy(np.load(self._file, mmap_mode="r", allow_pickle=False)[self._batches[number]])
 
 
 def _channel_statistics(images: ImageSet, indices: Indices) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
     python studies/bench/step.py                      # the seed paper's networks, 1 to 25 pairs
     python studies/bench/step.py --networks resnet56  # ResNet-56 -> MobileNetV2 on 32x32, 1 to 100 pairs
-    python studies/bench/step.py --plot studies/bench/growth.png
+    python studies/bench/step.py --networks resnet56 --blocks 2 --no-memory --plot studies/bench/growth.png
 
 Images are random, of CIFAR's shape; teachers are untrained: neither changes the cost. CPU time of one thread, in blocks: every
 block runs each trial once, and a ratio is that of two trials of one block. Memory is the peak of what a process of its own
@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--networks", choices=NETWORKS, default="paper")
     parser.add_argument("--pairs", type=int, nargs="+", help="numbers of pairs; all that the networks have by default")
     parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measured by trials of its own")
     parser.add_argument("--plot", type=Path, help="where the growth with the number of pairs is drawn")
     parser.add_argument("--cache", type=Path, help="kept there; else made and removed")
     parser.add_argument("--peak", help=argparse.SUPPRESS)  # one trial in a process of its own
@@ -177,28 +178,33 @@ def main() -> None:
     print(f"{machine()}, {torch.get_num_threads()} thread")
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or Path(temporary)
-        ratios = {pairs: tell(given.networks, pairs, given.blocks, cache) for pairs in numbers}
+        ratios = {pairs: tell(given.networks, pairs, given.blocks, cache, given.memory) for pairs in numbers}
     if given.plot:
         plot(ratios, given.networks, given.plot)
 
 
-def tell(networks: str, pairs: int, blocks: int, cache: Path) -> dict[str, float]:
+def tell(networks: str, pairs: int, blocks: int, cache: Path, memory: bool) -> dict[str, float]:
     """Prints a row for each weighting; its median ratios to KD alone."""
     found = measure(networks, pairs, blocks, cache)
-    arguments = ("--networks", networks, "--pairs", str(pairs), "--cache", str(cache), "--peak")
-    start = peak_bytes(*arguments, "import")
-    peaks = {name: peak_bytes(*arguments, name) - start for name in found}
+    peaks = peaks_of(list(found), networks, pairs, cache) if memory else {}
     medians = {}
     for name, spent in found.items():
         ratios = [a / b for a, b in zip(spent, found["kd"], strict=True)]
         medians[name] = statistics.median(ratios)
+        peak = f"  peak {peaks[name] / 2**20:5.0f} MiB, ratio {peaks[name] / peaks['kd']:.2f}" if memory else ""
         print(
             f"{networks} {pairs:3d} pairs {name:16s} {statistics.median(spent):6.2f} s  ratio {medians[name]:.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f})  "
-            f"peak {peaks[name] / 2**20:5.0f} MiB, ratio {peaks[name] / peaks['kd']:.2f}",
+            f"({min(ratios):.2f} to {max(ratios):.2f}){peak}",
             flush=True,
         )
     return medians
+
+
+def peaks_of(names: list[str], networks: str, pairs: int, cache: Path) -> dict[str, int]:
+    """Bytes above those of an import, of a trial of each weighting."""
+    arguments = ("--networks", networks, "--pairs", str(pairs), "--cache", str(cache), "--peak")
+    start = peak_bytes(*arguments, "import")
+    return {name: peak_bytes(*arguments, name) - start for name in names}
 
 
 def plot(ratios: dict[int, dict[str, float]], networks: str, path: Path) -> None:
