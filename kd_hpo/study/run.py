@@ -74,6 +74,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
         mend_journal(folder)
         if again:
             console.print(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
+        tell_failures(folder, console)
         if left := trials_left(study, folder, searched):
             check_cluster(study, console)
         with telling(console, each_time=verbose) as progress:
@@ -108,6 +109,15 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
                 console.print(Text(str(error), style="yellow"))
             mirror.caught_up(ending=Ending(comparison, learned))
         return Summary(comparison, learned, experiment_link(study, mirror.experiment))
+
+
+def tell_failures(folder: StudyFolder, console: Console) -> None:
+    """What failed under an earlier driver, which may not have lived to tell of it."""
+    failed = [status for status in folder.statuses() if status.state == "failed"]
+    for status in failed:
+        console.print(Text(f"{status.spec.id} failed: {status.message}", style="red"))
+    if failed:
+        console.print(Text(f"`kd-hpo resume {folder.root.name} --retry-failed` runs what has failed again", style="yellow"))
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:

@@ -3,8 +3,7 @@
     python studies/bench/pair_utilities.py studies/seed_cifar10.yaml --set data.path=/data/cifar10 --seeds 2 \\
         --output studies/bench/seed_cifar10_utilities.json
 
-The accuracy is on half of the images that no split holds: the student never saw them, though a teacher of `train_and_extra`
-did, and they choose nothing in a study. What stands in the output is not run again.
+The accuracy is on half of the images that no split holds (`dev.py`). What stands in the output is not run again.
 """
 
 import argparse
@@ -12,18 +11,15 @@ import json
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from kd_hpo import load_study, run_trial
+from dev import accuracy_on_dev
+
+from kd_hpo import load_study
 from kd_hpo.config.load import with_settings
-from kd_hpo.config.trial import TrialConfig
 from kd_hpo.files import write_atomically
-from kd_hpo.nets.weights import load_weights
-from kd_hpo.trial.evaluate import score
-from kd_hpo.trial.prepare import build, prepare
-from kd_hpo.trial.run import LAST_WEIGHTS
+from kd_hpo.trial.prepare import prepare
 
 KD_ALONE = "none"
 
@@ -36,15 +32,6 @@ def settings(pair: str, strength: float) -> dict[str, object]:
         teacher, student = pair.split(" -> ")
         weighting = {"kind": "one_pair", "teacher": teacher, "student": student}
     return {"kd.weight": 1.0, "kd.temperature": 4.0, "pairs.strength": strength, "weighting": weighting}
-
-
-def utility(config: TrialConfig, cache: Path) -> float:
-    with TemporaryDirectory() as folder:
-        prepared = prepare(config, cache)
-        run_trial(config, lambda epoch: None, cache=cache, folder=Path(folder), prepared=prepared)
-        network = build(config.student.network, prepared.batches, seed=config.seed)
-        load_weights(network, Path(folder) / LAST_WEIGHTS)
-    return score(network, prepared.batches, prepared.splits.extra[::2]).accuracy
 
 
 def main() -> None:
@@ -76,12 +63,12 @@ def main() -> None:
         running = {}
         for pair, seed in wanted:
             config = with_settings(trial, settings(pair, given.strength)).replace(seed=int(seed))
-            running[pool.submit(utility, config, given.cache)] = pair, seed
+            running[pool.submit(accuracy_on_dev, config, given.cache)] = pair, seed
         for done in as_completed(running):
             pair, seed = running[done]
-            found["accuracy"].setdefault(pair, {})[seed] = round(done.result(), 5)
+            found["accuracy"].setdefault(pair, {})[seed] = round(done.result()[0], 5)
             write_atomically(given.output, json.dumps(found, indent=1) + "\n")
-            print(f"{pair:20} seed {seed}  {done.result():.4f}", flush=True)
+            print(f"{pair:20} seed {seed}  {done.result()[0]:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -175,15 +175,14 @@ def test_ray_listens_on_loopback_only(killed: Killed) -> None:
     assert killed.reachable == []
 
 
-def test_absurd_settings_fail_with_their_message_and_the_study_goes_on(killed: Killed, finished: Finished) -> None:
+def test_absurd_settings_fail_with_their_message_and_the_study_goes_on(finished: Finished) -> None:
     searched = [status for status in finished.folder.statuses() if status.spec.kind == "search"]
     absurd = [status for status in searched if status.spec.settings["training.optimizer.lr"] == ABSURD]
     assert 1 <= len(absurd) <= 3
     for status in absurd:
         assert status.state == "failed"
         assert "not finite at step" in status.message and "training.optimizer.lr 1e+18" in status.message
-        if killed.statuses.get(status.spec.id) != status:  # else the driver may have died before it could tell
-            assert f"{status.spec.id} failed: {status.message}" in finished.told
+        assert f"{status.spec.id} failed: {status.message}" in finished.told  # by the next driver, where the first died before
         assert status.message in by_trial(finished.study)[status.spec.id].data.tags["mlflow.note.content"]
     assert {status.state for status in searched if status not in absurd} <= {"completed", "stopped"}
     optuna_states = {trial.number: trial.state.name for trial in known_trials(finished.folder, "hetero")}
