@@ -47,8 +47,14 @@ def uniform_weight(fan_out: int, fan_in: int, generator: torch.Generator) -> Ten
 
 # Modules ---------------------------------------------------------------------------------------------------------------------
 
+Wanted = tuple[tuple[bool, ...], ...]
+"""Which pairs of T x S are wanted."""
+
 WIDEST = 256
 """Channels of the student in a block of several layers: the second moments in it are of each channel with each."""
+
+PARTS = 8
+"""How many choices of pairs a block keeps what it has worked out for."""
 
 
 class LinearGaussian(nn.Module):
@@ -86,7 +92,8 @@ class LinearGaussian(nn.Module):
         """See kd_hpo.core.pair_losses.BatchMeans."""
         if weights is None and torch.is_grad_enabled():  # the plain losses may be differentiated twice
             return torch.cat(self(features, blocks, [None] * len(self.places)), 1).mean(0)
-        cells = [block.means(features, blocks, weights, needed).flatten() for block in self._all()]
+        wanted = None if needed is None else tuple(map(tuple, needed.tolist()))
+        cells = [block.means(features, blocks, weights, wanted).flatten() for block in self._all()]
         return torch.cat(cells).index_select(0, self.cells)
 
     def of_pair(self, t: int, s: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,6 +119,8 @@ class GaussianBlock(nn.Module):
     """
 
     rho: Tensor
+    weight: nn.Parameter
+    bias: nn.Parameter
     members: Tensor
     layers: Tensor
     pairs: Tensor
@@ -137,6 +146,7 @@ class GaussianBlock(nn.Module):
         of_channels = torch.tensor(self.teachers).repeat_interleave(torch.tensor(channels)).unsqueeze(1)
         of_layers = torch.tensor([g.student for g in groups])
         self.register_buffer("pairs", of_channels * plan.shape[1] + of_layers, persistent=False)
+        self._parts: dict[tuple[Wanted | None, torch.device, torch.dtype], _Part] = {}
 
     def start_layer(self, s: int, generator: torch.Generator) -> None:
         """As torch starts a linear map from the layer to all its teachers."""
@@ -174,39 +184,31 @@ class GaussianBlock(nn.Module):
         return nll @ (members / members.sum(0))
 
     def means(
-        self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None, needed: Tensor | None
+        self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None, wanted: Wanted | None
     ) -> Tensor:
         """(T, S) of the block's layers, of pairs that are not compared too; weights None or of all pairs (T, S)."""
-        wanted = None if needed is None else needed.tolist()
-        used = [s for s, g in enumerate(self.groups) if wanted is None or any(wanted[t][g.student] for t in g.teachers)]
-        if not used:
-            return self.weight.new_zeros(len(self.teachers), len(self.groups))
+        part = self._part(wanted)
+        if not part.students:
+            return self.weight.new_zeros(part.shape)
         if _wide(self.plan, self.groups[0]):
             of_group = None if weights is None else weights[self.teachers, self.groups[0].student]
             return self.sample_losses(0, features[self.groups[0].student], blocks[self.size], of_group).mean(0).unsqueeze(1)
-        of_used = [self.groups[s].student for s in used]
-        taught = [i for i, t in enumerate(self.teachers) if wanted is None or any(wanted[t][s] for s in of_used)]
-        x = torch.cat([pooled(as_map(features[self.groups[s].student], self.student[s]), self.size) for s in used], 2)
-        target = self.target(blocks[self.size])
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        rho, layers, members, cells = self.rho, self.layers, self.members, self.pairs
-        if len(used) < len(self.groups):
-            columns, those = _index([c for s in used for c in range(self.columns[s].start, self.columns[s].stop)]), _index(used)
-            weight, layers = weight[:, columns], layers[columns][:, those]
-            bias, rho, cells = (of_layers[:, those] for of_layers in (bias, rho, cells))
-        if len(taught) < len(self.teachers):
-            rows = _index(self._rows([self.teachers[i] for i in taught]))
-            target, members = target[..., rows], members[rows][:, _index(taught)]
-            weight, bias, rho, cells = (of_channels[rows] for of_channels in (weight, bias, rho, cells))
+        x = torch.cat([pooled(as_map(features[self.groups[s].student], self.student[s]), self.size) for s in part.students], 2)
+        target = _at(self.target(blocks[self.size]), 2, part.rows)
+        weight, bias, rho = _at(self.weight, 1, part.columns), _at(self.bias, 1, part.layer), _at(self.rho, 1, part.layer)
+        weight, bias, rho = (_at(of_channels, 0, part.rows) for of_channels in (weight, bias, rho))
         variance = softplus_variance(rho, self.floor)
-        scale = torch.ones_like(variance) if weights is None else weights.take(cells)
-        means = gaussian_means(x, weight, bias, variance, target, members / members.sum(0), layers, scale)
-        if len(used) == len(self.groups) and len(taught) == len(self.teachers):
-            return means
-        places = torch.tensor([i * len(self.groups) + s for i in taught for s in used], device=means.device)
-        everywhere = means.new_zeros(len(self.teachers) * len(self.groups)).index_copy(0, places, means.flatten())
-        return everywhere.view(len(self.teachers), len(self.groups))
+        scale = torch.ones_like(variance) if weights is None else weights.take(part.cells)
+        return part.in_place(gaussian_means(x, weight, bias, variance, target, part.shares, part.layers, part.same, scale))
+
+    def _part(self, wanted: Wanted | None) -> "_Part":
+        """Worked out once, and not at every step."""
+        key = wanted, self.weight.device, self.weight.dtype
+        if key not in self._parts:
+            if len(self._parts) == PARTS:  # lambda moves: those of before are not asked for again
+                self._parts.clear()
+            self._parts[key] = _Part(self, wanted)
+        return self._parts[key]
 
     def target(self, block: Tensor) -> Tensor:
         """(B, N, C'), the teacher at the resolution -> (B, N, C)"""
@@ -215,6 +217,52 @@ class GaussianBlock(nn.Module):
     def _rows(self, teachers: Sequence[int]) -> list[int]:
         spans = (self.rows[self.teachers.index(t)] for t in teachers)
         return [row for span in spans for row in range(span.start, span.stop)]
+
+
+class _Part:
+    """What a block computes: all of its layers, or those that have a pair which is wanted.
+
+    students  the places of those layers of the student
+    rows, columns, layer  where their teachers' channels, their own channels, and they themselves stand in the block; None: all
+    """
+
+    def __init__(self, block: GaussianBlock, wanted: Wanted | None) -> None:
+        groups, teachers, device = block.groups, block.teachers, block.weight.device
+        self.shape = len(teachers), len(groups)
+        self.students = [s for s, g in enumerate(groups) if wanted is None or any(wanted[t][g.student] for t in g.teachers)]
+        of_students = [groups[s].student for s in self.students]
+        taught = [i for i, t in enumerate(teachers) if wanted is None or any(wanted[t][s] for s in of_students)]
+        columns = [c for s in self.students for c in range(block.columns[s].start, block.columns[s].stop)]
+        rows = [row for i in taught for row in range(block.rows[i].start, block.rows[i].stop)]
+        self.rows, self.columns = _where(rows, len(block.members), device), _where(columns, len(block.layers), device)
+        teacher, self.layer = _where(taught, len(teachers), device), _where(self.students, len(groups), device)
+        members = _at(_at(block.members, 0, self.rows), 1, teacher)
+        self.shares = members / members.sum(0)
+        self.layers = _at(_at(block.layers, 0, self.columns), 1, self.layer)
+        self.same = self.layers @ self.layers.t()
+        self.cells = _at(_at(block.pairs, 0, self.rows), 1, self.layer)
+        places = [i * len(groups) + s for i in taught for s in self.students]
+        self._places = None if len(places) == len(teachers) * len(groups) else torch.tensor(places, device=device)
+
+    def in_place(self, means: Tensor) -> Tensor:
+        """That of the layers which are computed -> (T, S) of the block's, 0 elsewhere."""
+        if self._places is None:
+            return means
+        return means.new_zeros(self.shape).flatten().index_copy(0, self._places, means.flatten()).view(self.shape)
+
+
+def _where(positions: Sequence[int], of: int, device: torch.device) -> slice | Tensor | None:
+    """What selects them: nothing where they are all, no copy where they stand side by side."""
+    if len(positions) == of or not positions:
+        return None
+    index = _index(positions)
+    return index if isinstance(index, slice) else torch.tensor(index, device=device)
+
+
+def _at(x: Tensor, dim: int, where: slice | Tensor | None) -> Tensor:
+    if where is None:
+        return x
+    return x.index_select(dim, where) if isinstance(where, Tensor) else x.narrow(dim, where.start, where.stop - where.start)
 
 
 def _packed(plan: PairPlan) -> Iterator[list[Group]]:

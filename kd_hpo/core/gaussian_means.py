@@ -22,13 +22,13 @@ class _GaussianMeans(torch.autograd.Function):
         target: Tensor,
         shares: Tensor,
         layers: Tensor,
+        same: Tensor,
         scale: Tensor,
     ) -> Tensor:
         x, t = x.flatten(0, 1), target.flatten(0, 1).to(x)
         centre, t_mean = x.mean(0), t.mean(0).unsqueeze(1)
         # (B * N, J + C), side by side: one product with both is faster than two, and narrow ones lose digits (`_product`).
         zt = torch.cat([x - centre, t], 1)  # about its mean, or the digits would go to the square of the mean
-        same = layers @ layers.t()  # (J, J), 1 for two channels of one layer
         within, cross = _product(zt[:, : x.shape[1]], zt, 1 / len(x))
         slope = weight @ (within * same) - cross  # (C, J), half of d square / d weight, but for the mean
         level = torch.addmm(bias, weight * centre, layers)  # (C, S), the mean prediction
@@ -65,14 +65,14 @@ class _GaussianMeans(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
         if g is None:
-            return (None,) * 8
+            return (None,) * 9
         zt, weight, variance, shares, layers, same, scale, centre, slope, level, error, square = ctx.saved_tensors
         by_error = shares @ g / variance  # (C, S): dL / d(square / 2)
         into_x = (by_error * scale / len(zt)) @ layers.t() * weight
         by_x = torch.addmm((level @ layers.t() * into_x).sum(0), zt, torch.cat([weight.t() @ into_x * same, -into_x]))
         by_weight = torch.addcmul(slope, error @ layers.t(), centre) * (by_error @ layers.t())
         by_variance = 0.5 * by_error * (1 - square / variance)
-        return by_x.unflatten(0, ctx.shape), by_weight, by_error * error, by_variance, None, None, None, None
+        return by_x.unflatten(0, ctx.shape), by_weight, by_error * error, by_variance, *[None] * 5
 
 
 def _product(x: Tensor, zt: Tensor, share: float) -> tuple[Tensor, Tensor]:
@@ -89,6 +89,7 @@ def gaussian_means(
     target: Tensor,
     shares: Tensor,
     layers: Tensor,
+    same: Tensor,
     scale: Tensor,
 ) -> Tensor:
     """`gaussian_nll(scaled_linear(x_s, weight_s, bias_s, scale_s), target, variance_s).mean(0) @ shares` of each layer s.
@@ -96,7 +97,8 @@ def gaussian_means(
     x        (B, N, J), S layers of the student side by side
     weight   (C, J), from each to all channels of the teacher; bias, variance and scale (C, S)
     target   (B, N, C), T layers of the teacher side by side
-    shares   (C, T), of each channel in its layer's mean; layers (J, S), 1 where a channel is the layer's
+    shares   (C, T), of each channel in its layer's mean
+    layers   (J, S), 1 where a channel is the layer's; same (J, J), 1 for two channels of one layer
     returns  (T, S); forward mode knows no scale
     """
-    return _GaussianMeans.apply(x, weight, bias, variance, target, shares, layers, scale)  # type: ignore[no-any-return]
+    return _GaussianMeans.apply(x, weight, bias, variance, target, shares, layers, same, scale)  # type: ignore[no-any-return]

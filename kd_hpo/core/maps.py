@@ -78,15 +78,13 @@ class _FirstExamples(torch.autograd.Function):
     """As `feature[:examples]`, whose own backward fills a map of zeros in torch's standard layout."""
 
     @staticmethod
-    def forward(feature: Tensor, examples: int) -> Tensor:
-        return feature[:examples].view_as(feature[:examples])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        feature, examples = inputs
+    def forward(
+        ctx: Any, feature: Tensor, examples: int
+    ) -> Tensor:  # with a setup_context, each call would inspect this signature
         ctx.others = (len(feature) - examples, *feature.shape[1:])
         last = feature.dim() == 4 and not feature.is_contiguous()
         ctx.layout = torch.channels_last if last else torch.contiguous_format
+        return feature[:examples].view_as(feature[:examples])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

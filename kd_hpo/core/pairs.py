@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class PairMatrix(nn.Module):
             raise ValueError(f"{loss} takes a plan with meet={loss.meet}, and this one has meet={plan.meet}")
         self.plan, self.temperature = plan, temperature
         self.feature_pairs = loss.module(plan, generator or torch.Generator().manual_seed(0))
+        self._has_means = isinstance(self.feature_pairs, BatchMeans)  # once, since a protocol is slow to answer
         T, S = plan.shape
         of_groups = [t * S + g.student for g in plan.groups for t in g.teachers]
         cells = of_groups + ([T * S - 1] if plan.logits_pair else [])
@@ -80,12 +82,14 @@ class PairMatrix(nn.Module):
         compared, of_groups = self._weighted(features, weights, targets.compared)
         if not self.plan.groups:
             parts = []
-        elif isinstance(self.feature_pairs, BatchMeans):
-            parts = [self.feature_pairs.means(compared, targets.blocks, weights, needed)]
+        elif self._has_means:
+            parts = [cast(BatchMeans, self.feature_pairs).means(compared, targets.blocks, weights, needed)]
         else:
             parts = [losses.mean(0) for losses in self.feature_pairs(compared, targets.blocks, of_groups)]
-        if self.plan.logits_pair:
+        if self.plan.logits_pair and (needed is None or needed[-1, -1]):
             parts.append(self._logits_pair(features, targets, weights).mean(0))
+        elif self.plan.logits_pair:
+            parts.append(features[-1].new_zeros(1))
         return self._in_order(parts)
 
     def sample_losses(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
@@ -98,7 +102,7 @@ class PairMatrix(nn.Module):
 
     def sizes(self, needed: Tensor | None) -> frozenset[Size]:
         """The resolutions of the targets that `forward` reads."""
-        if needed is None or not isinstance(self.feature_pairs, BatchMeans):
+        if needed is None or not self._has_means:
             return self.plan.sizes
         wanted = needed.tolist()
         return frozenset(g.size for g in self.plan.groups if any(wanted[t][g.student] for t in g.teachers))

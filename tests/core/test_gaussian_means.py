@@ -18,6 +18,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 SHARES = torch.block_diag(*(torch.full((c, 1), 1 / c, dtype=torch.float64) for c in CHANNELS))
 LAYERS = torch.block_diag(*(torch.ones(w, 1, dtype=torch.float64) for w in WIDTHS))
+SAME = LAYERS @ LAYERS.t()
 SCALES = {"several": randn(C, S, seed=5), "zero": torch.zeros(C, S).double()}
 ROWS = {"rows": randn(B, N, J), "channels_first": randn(B, J, N).transpose(1, 2), "far": 50 + randn(B, N, J)}
 TARGETS = {"rows": randn(B, N, C, seed=4), "part_of_a_block": randn(B, N, C + 2, seed=4)[..., 1:-1]}
@@ -38,7 +39,7 @@ def plain(inputs: list[Tensor], target: Tensor, scale: Tensor) -> Tensor:
 def test_equals_the_plain_formulas(x: Tensor, scale: Tensor, target: Tensor) -> None:
     inputs = [x, randn(C, J, seed=1), randn(C, S, seed=2), randn(C, S, seed=3).square() + 0.1]
     inputs = [v.clone().requires_grad_() for v in inputs]
-    actual, expected = gaussian_means(*inputs, target, SHARES, LAYERS, scale), plain(inputs, target, scale)
+    actual, expected = gaussian_means(*inputs, target, SHARES, LAYERS, SAME, scale), plain(inputs, target, scale)
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-12)
     upstream = randn(T, S, seed=7)  # every pair counts differently
     got = torch.autograd.grad(actual, inputs, upstream)
@@ -50,7 +51,9 @@ def test_at_scale_one_passes_gradcheck() -> None:
     target, one = randn(B, N, C, seed=4), torch.ones(C, S, dtype=torch.float64)
     inputs = (randn(B, N, J), randn(C, J, seed=1), randn(C, S, seed=2), randn(C, S, seed=3).square() + 0.5)
     inputs = tuple(v.requires_grad_() for v in inputs)
-    assert torch.autograd.gradcheck(lambda *xs: gaussian_means(*xs, target, SHARES, LAYERS, one), inputs, check_forward_ad=True)
+    assert torch.autograd.gradcheck(
+        lambda *xs: gaussian_means(*xs, target, SHARES, LAYERS, SAME, one), inputs, check_forward_ad=True
+    )
 
 
 @pytest.mark.parametrize("mean", [0.0, 30.0])
@@ -64,8 +67,8 @@ def test_single_precision_is_as_good_as_that_of_the_plain_formulas(mean: float) 
     def first_layer(dtype: torch.dtype, fast: bool) -> list[Tensor]:
         """Its losses and their gradients."""
         inputs = [v.to(dtype).requires_grad_() for v in values]
-        aim, shares, layers, one = (v.to(dtype) for v in (target, SHARES, LAYERS, torch.ones(C, S)))
-        matrix = gaussian_means(*inputs, aim, shares, layers, one) if fast else plain(inputs, aim, one)
+        aim, shares, layers, same, one = (v.to(dtype) for v in (target, SHARES, LAYERS, SAME, torch.ones(C, S)))
+        matrix = gaussian_means(*inputs, aim, shares, layers, same, one) if fast else plain(inputs, aim, one)
         return [matrix[:, 0].detach(), *torch.autograd.grad(matrix[:, 0].sum(), inputs)]
 
     exact = first_layer(torch.float64, fast=False)
