@@ -141,8 +141,8 @@ class Search(Settings):
     chance where `val` is small."""
     seed: NonNegativeInt = 0
     carry_lambda: bool = False
-    """Whether lambda is learned over whole trials: one that learns it starts from the matrix of its method's best trial so far,
-    and a trial of the comparison from that of the best trial of the search."""
+    """Whether lambda is learned over whole trials: one of a search starts from the matrix of its method's best trial so far, and
+    one of the comparison from what the best trial of the search started from, which may be nothing."""
 
 
 class Method(Settings):

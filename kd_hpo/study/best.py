@@ -17,10 +17,20 @@ def best_searched(study: StudyConfig, folder: StudyFolder, method: str) -> Trial
 
 
 def start_of_lambda(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:
-    """The matrix that the best trial of the method's search has held, for the next trial to start from.
+    """The matrix that the best trial of the method's search has held, for its next one to start from.
 
     None where the study does not carry lambda on, where no trial is completed yet, or where the method learns no lambda.
     """
     best = best_searched(study, folder, method) if study.search.carry_lambda else None
     result = folder.result(best.spec.id) if best else None
     return result.held_mean if result and isinstance(result.config.weighting, LearnedWeights) else None
+
+
+def start_of_seeds(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:
+    """The matrix that the best trial of the method's search started from, for the trials of the comparison.
+
+    Not the one it ended with: where a matrix is right late in a trial and wrong early in it, no trial that starts from one
+    is the best. None where the best trial started without.
+    """
+    best = best_searched(study, folder, method) if study.search.carry_lambda else None
+    return best.spec.start if best else None

@@ -16,7 +16,7 @@ from kd_hpo.config.load import method_names
 from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.errors import StudyError
-from kd_hpo.study.best import best_searched, searched_trials, start_of_lambda
+from kd_hpo.study.best import best_searched, searched_trials, start_of_lambda, start_of_seeds
 from kd_hpo.study.checks import check_methods, check_pairs, refuse_other_settings, settle_settings
 from kd_hpo.study.cluster import check_cluster, ray_running, resources_of_trial, slots
 from kd_hpo.study.comparison import Comparison, compared
@@ -179,7 +179,7 @@ def compare_methods(
     """Every method once a seed at its settings, those that are left."""
     ended, left = ended_ids(folder), list[dict[str, Any]]()
     settings = {name: best_settings(study, folder, searched, name) for name in method_names(study)}
-    starts = {name: start_of_lambda(study, folder, name) for name in method_names(study)}
+    starts = {name: start_of_seeds(study, folder, name) for name in method_names(study)}
     for trial, (name, seed) in compared_ids(study).items():
         if trial in ended:
             continue

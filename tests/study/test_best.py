@@ -6,7 +6,7 @@ import pytest
 
 from kd_hpo.config.pairs import LearnedWeights, Uniform
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.study.best import start_of_lambda
+from kd_hpo.study.best import start_of_lambda, start_of_seeds
 from kd_hpo.study.design import trial_config
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.prepare import Prepared
@@ -27,7 +27,8 @@ def study(folder: StudyFolder, *, carry: bool = True, by: str = "accuracy") -> S
 
 
 def searched(folder: StudyFolder, cache: Path, number: int, *, val: float, weighting: object, state: State = "completed") -> None:
-    spec = TrialSpec(id=f"hetero-t{number:03d}", kind="search", method="hetero", seed=number)
+    start = START if number == 1 else None
+    spec = TrialSpec(id=f"hetero-t{number:03d}", kind="search", method="hetero", seed=number, start=start)
     config = (
         study(folder).trial().replace(seed=number, weighting=weighting, training={"epochs": 2, "batch_size": 32}, pairs=PAIRS)
     )
@@ -52,6 +53,10 @@ def test_the_best_completed_trial_hands_on_the_matrix_that_it_held(folder: Study
     assert best.held_mean != least.held_mean
     assert start_of_lambda(study(folder, carry=False), folder, "hetero") is None
     assert start_of_lambda(study(folder), folder, "uniform") is None
+    assert start_of_seeds(study(folder), folder, "hetero") == START  # what the best one started from, and not where it ended
+    assert start_of_seeds(study(folder, by="loss"), folder, "hetero") is None
+    assert start_of_seeds(study(folder, carry=False), folder, "hetero") is None
+    assert start_of_seeds(study(folder), folder, "uniform") is None
 
 
 def test_what_was_not_learned_is_not_handed_on(folder: StudyFolder, cache: Path, prepared: Prepared) -> None:
