@@ -275,12 +275,12 @@ def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared,
     """Scores each trial of the comparison on `test`, once: its last epoch and its best epoch by `val`."""
     done = [status for status in folder.statuses() if status.spec.kind == "compare" and status.state == "completed"]
     waiting = [status for status in done if not folder.test_scores(status.spec.id)]
-    if waiting:
-        console.print(f"opening the test split for {len(waiting)} trials")
-    for status in waiting:
-        config, trial = trial_config(study, status.spec), folder.trial(status.spec.id)
-        last, best = (accuracy_on_test(config, trial / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
-        folder.write_test_scores(status.spec.id, TestScores(last=last, best=best))
+    with telling(console) as progress:
+        for number, status in enumerate(waiting, 1):
+            progress(f"opening the test split: trial {number} of {len(waiting)}")
+            config, trial = trial_config(study, status.spec), folder.trial(status.spec.id)
+            last, best = (accuracy_on_test(config, trial / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
+            folder.write_test_scores(status.spec.id, TestScores(last=last, best=best))
 
 
 def made(folder: Path) -> str:
