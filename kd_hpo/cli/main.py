@@ -1,6 +1,7 @@
 """The kd-hpo command: parse, call, print, exit code. Heavy imports wait until a command needs them."""
 
 import errno
+import os
 import sys
 
 from cyclopts import App, CycloptsError
@@ -40,9 +41,12 @@ def main() -> None:
         sys.exit(130)
     except KdHpoError as error:
         _fail(str(error), output)
+    except BrokenPipeError:  # who read the output wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         if error.filename is None:
-            raise
+            _fail(f"{error.strerror or error}", output)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space, and go on with the same command" if full else "give a place that can be read and written"
         _fail(f"{error.filename2 or error.filename}: {error.strerror}; {remedy}", output)

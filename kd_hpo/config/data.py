@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
-from kd_hpo.config.settings import FilePath, Key, Location, Plain, Settings, WrittenAs
+from kd_hpo.config.settings import FilePath, Key, Location, Plain, Seed, Settings, WrittenAs
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Size = PositiveInt | Share
@@ -65,4 +65,4 @@ class SplitSizes(Settings):
     """Compares trials and picks the best epoch."""
     test: Size | None = None
     """Opened once, for winners and baselines; null takes the data set's own test half."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0

@@ -62,8 +62,8 @@ def wrong_splits(study: StudyConfig) -> Iterator[Mistake]:
 
 def wrong_scheduler(study: StudyConfig) -> Iterator[Mistake]:
     scheduler, epochs = study.search.scheduler, study.training.epochs
-    if isinstance(scheduler, Asha) and scheduler.grace_epochs > epochs:
-        problem = f"is {scheduler.grace_epochs}; it should be at most {epochs}, which is training.epochs"
+    if isinstance(scheduler, Asha) and scheduler.grace_epochs > max(epochs, Asha().grace_epochs):
+        problem = f"is {scheduler.grace_epochs}; it should be at most {epochs}, which is training.epochs: lower both"
         yield _mistake(("search", "scheduler", "grace_epochs"), problem)
 
 

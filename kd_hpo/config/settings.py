@@ -25,6 +25,8 @@ from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_after_validator_function
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**62)]
+"""What torch takes, with room for those of a comparison above it."""
 _MAX_DEPTH = 50
 _MAX_KEY = 150  # YAML, as which a kept study is read again, takes 1024, and JSON writes a character with up to six
 

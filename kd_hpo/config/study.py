@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from kd_hpo.config.settings import FilePath, Key, Plain, Settings, WrittenAs
+from kd_hpo.config.settings import FilePath, Key, Plain, Seed, Settings, WrittenAs
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import without_secrets
 
@@ -102,6 +102,7 @@ class Asha(Settings):
 
     kind: Literal["asha"] = "asha"
     grace_epochs: PositiveInt = 3
+    """Which every trial has, or all of its epochs where there are fewer."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
 
 
@@ -128,7 +129,7 @@ DEFAULT_SPACE: dict[str, Range] = {
 class Search(Settings):
     """Optuna's search (TPE) over the outer settings."""
 
-    trials: NonNegativeInt = 8
+    trials: Annotated[NonNegativeInt, Field(le=1_000_000)] = 8
     """0 searches nothing: methods are compared at the settings of the file. The first trial of a search has those, where they
     lie in the ranges."""
     method: str = "hetero"
@@ -139,7 +140,7 @@ class Search(Settings):
     by: Literal["accuracy", "loss"] = "accuracy"
     """What tells a better trial of a search from a worse one: accuracy on `val`, or cross-entropy there, which depends less on
     chance where `val` is small."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     carry_lambda: bool = False
     """Whether lambda is learned over whole trials: one of a search starts from the matrix of its method's best trial so far, and
     one of the comparison from what the best trial of the search started from, which may be nothing."""
@@ -161,8 +162,8 @@ class Compare(Settings):
     """After the search: each method once a seed, on the same splits and for as many steps."""
 
     methods: tuple[str | Method, ...] = ("ce", "kd", "vid", "uniform", "hetero")
-    seeds: PositiveInt = 3
-    tune: NonNegativeInt = 0
+    seeds: Annotated[PositiveInt, Field(le=10_000)] = 3
+    tune: Annotated[NonNegativeInt, Field(le=1_000_000)] = 0
     """Trials of a search of its own for each method that `search` does not name, whose best settings it then has; with 0 they
     all have the best settings of the search, but `tpe_lambda`, which then has as many trials as the search."""
 

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
 from kd_hpo.config.pairs import Distillation, LearnedWeights, NoPairs, Pairs, Weighting
-from kd_hpo.config.settings import Fraction, Key, Location, Plain, Settings
+from kd_hpo.config.settings import Fraction, Key, Location, Plain, Seed, Settings
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -74,7 +74,7 @@ class Teacher(Settings):
     """bfloat16 halves what the cached features take; losses are computed in float32 all the same."""
     cache_gb: PositiveFloat = 20.0
     """The most that cached features may take on a node. Where they would take more, auto reads them on line, and says so."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class Student(Settings):
@@ -117,7 +117,7 @@ class TrialConfig(Settings):
     kd: Distillation = Distillation()
     pairs: Pairs = Pairs()
     weighting: Weighting = LearnedWeights()
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Of the student's start, the order of batches and all that is random in the trial; the splits have their own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kd_hpo.config.load import method_names, probes, with_settings
+from kd_hpo.config.pairs import PairsFirst
 from kd_hpo.config.study import Method, Range, StudyConfig, UniformRange
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import ConfigError
-from kd_hpo.study.folder import TrialSpec
+from kd_hpo.study.folder import StudyFolder, TrialSpec
 from kd_hpo.trial.methods import METHODS
+from kd_hpo.trial.result import EpochRecord
 
 TPE_LAMBDA = "tpe_lambda"
 """The black-box control: the search chooses all T x S weights."""
@@ -40,6 +42,19 @@ def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
     if spec.start is not None:
         own = own | {"weighting.start": spec.start}
     return with_settings(applied(method, with_settings(study.trial(), shared)), own).replace(seed=spec.seed)
+
+
+def is_judged(config: TrialConfig, epoch: int) -> bool:
+    """Whether a scheduler and Optuna are told how good the trial is after the epoch: not while its student has seen no label."""
+    stages = config.pairs.stages
+    return not isinstance(stages, PairsFirst) or epoch > stages.share * config.training.epochs
+
+
+def judged_records(study: StudyConfig, folder: StudyFolder, spec: TrialSpec) -> list[EpochRecord]:
+    """Of the trial's epochs on disk, those that a scheduler and Optuna have been told of."""
+    records = folder.records(spec.id)
+    config = trial_config(study, spec) if records else None
+    return [record for record in records if config and is_judged(config, record.epoch)]
 
 
 def method_trials(study: StudyConfig) -> dict[str, TrialConfig]:

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from kd_hpo.config.pairs import PairsFirst
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import KdHpoError
 from kd_hpo.study.attempt import Attempt, Superseded, worker_name
-from kd_hpo.study.design import trial_config
+from kd_hpo.study.design import is_judged, trial_config
 from kd_hpo.study.failure import kept_failure
 from kd_hpo.study.folder import State, StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
@@ -80,10 +79,8 @@ def run_recorded(
         folder.write_records(spec.id, records)
         if record.epoch == config.training.epochs:
             return  # Ray may end the trial inside its last report: that one comes when all else is done
-        stages = config.pairs.stages
-        if isinstance(stages, PairsFirst) and record.epoch <= stages.share * config.training.epochs:
-            return  # no label has been seen yet: the scheduler has nothing to judge
-        report({"epoch": record.epoch, **record.metrics})
+        if is_judged(config, record.epoch):
+            report({"epoch": record.epoch, **record.metrics})
 
     folder.write_about(spec.id, about_trial(config, prepared))
     folder.write_status(TrialStatus(spec=spec, state="running"))

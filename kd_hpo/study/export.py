@@ -115,7 +115,7 @@ def export_study(study: StudyConfig, folder: StudyFolder, path: Path, *, top: in
     """Writes the study's `top` best matrices to `path`. Raises StudyError where no trial has learned one."""
     learned = learned_trials(folder)
     if not learned:
-        raise StudyError(f"no completed trial of study {study.name!r} has learned pair weights; see `kd-hpo resume {study.name}`")
+        raise StudyError(f"no completed trial of study {study.name!r} has learned pair weights; see `{folder.resume}`")
     export = export_of(study.name, [_exported(folder, rank, *entry) for rank, entry in enumerate(learned[:top], 1)])
     write_atomically(path, export.model_dump_json(indent=1))
     return export

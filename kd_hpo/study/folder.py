@@ -208,7 +208,8 @@ class StudyFolder:
             return
         kept = self.root / "set_aside"
         kept.mkdir(exist_ok=True)
-        self.trial(trial_id).rename(kept / f"{trial_id}.{1 + len(list(kept.glob(f'{trial_id}.*')))}")
+        earlier = (int(folder.suffix[1:]) for folder in kept.glob(f"{trial_id}.*"))
+        self.trial(trial_id).rename(kept / f"{trial_id}.{1 + max(earlier, default=0)}")
 
     def write_run_id(self, trial_id: str, run_id: str) -> None:
         if run_id != self.run_id(trial_id):
@@ -235,8 +236,14 @@ class StudyFolder:
             said = cut(one_line(f"{where}: {first['msg']}"))
             raise StudyError(f"{path} is broken ({said}); {self._remedy(path)}") from error
 
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the study."""
+        runs = self.root.parent
+        return f"kd-hpo resume {self.root.name}" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
+
     def _remedy(self, path: Path) -> str:
-        return f"remove {path.parent}, and go on without what that trial was: kd-hpo resume {self.root.name}"
+        return f"remove {path.parent}, and go on without what that trial was: {self.resume}"
 
     def write_test_scores(self, trial_id: str, scores: TestScores) -> None:
         self.write(self.trial(trial_id) / "test.json", scores.model_dump_json())

@@ -308,7 +308,7 @@ def mirrored(study: StudyConfig, console: Console, views: Sequence[SavedView] = 
             console.print(
                 Text(
                     f"MLflow is behind by {behind} ({mirror.where}: {mirror.said or 'no answer'}); they are "
-                    f"kept in {StudyFolder.of(study).root}, and `kd-hpo resume {study.name}` writes them once it answers"
+                    f"kept in {StudyFolder.of(study).root}, and `{StudyFolder.of(study).resume}` writes them once it answers"
                 )
             )
         for words in mirror.notes:

@@ -20,7 +20,7 @@ from kd_hpo.study.best import best_searched, searched_trials, start_of_lambda, s
 from kd_hpo.study.checks import check_methods, check_pairs, refuse_other_settings, settle_settings
 from kd_hpo.study.cluster import check_cluster, ray_running, resources_of_trial, slots
 from kd_hpo.study.comparison import Comparison, compared
-from kd_hpo.study.design import Searched, acting_paths, compared_ids, method_trials, searches, trial_config
+from kd_hpo.study.design import Searched, acting_paths, compared_ids, judged_records, method_trials, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.execute import execute
 from kd_hpo.study.export import export_study, learned_trials
@@ -117,7 +117,7 @@ def tell_failures(folder: StudyFolder, console: Console) -> None:
     for status in failed:
         console.print(Text(f"{status.spec.id} failed: {status.message}", style="red"))
     if failed:
-        console.print(Text(f"`kd-hpo resume {folder.root.name} --retry-failed` runs what has failed again", style="yellow"))
+        console.print(Text(f"`{folder.resume} --retry-failed` runs what has failed again", style="yellow"))
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:
@@ -147,6 +147,8 @@ def search(
 ) -> None:
     """Optuna's trials over the outer settings of every method that is searched, those that are left."""
 
+    judged = partial(judged_records, study, folder)
+
     def of_method(one: Searched) -> MethodSearch:
         start = partial(start_of_lambda, study, folder, one.method)
         return MethodSearch(
@@ -157,6 +159,7 @@ def search(
             sampler_seed=study.search.seed,
             epochs=study.training.epochs,
             start=start,
+            judged=judged,
         )
 
     searches_of_all = [of_method(one) for one in searched.values()]
@@ -165,7 +168,8 @@ def search(
         return
     scheduler: TrialScheduler = FIFOScheduler()
     if isinstance(study.search.scheduler, Asha):
-        scheduler = StudyAsha(study.search.scheduler, folder, goal=GOALS[study.search.by], epochs=study.training.epochs)
+        goal, epochs = GOALS[study.search.by], study.training.epochs
+        scheduler = StudyAsha(study.search.scheduler, folder, goal=goal, epochs=epochs, judged=judged)
     with board("search", left) as told:
         run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, told.halt), scheduler, {})
     if lost := searches_left(folder, searched):

@@ -29,7 +29,7 @@ from kd_hpo.study.design import Searched
 from kd_hpo.study.folder import StudyFolder, TrialSpec
 from kd_hpo.study.halting import Halt
 from kd_hpo.study.search_space import ray_space
-from kd_hpo.trial.result import GOALS, Goal
+from kd_hpo.trial.result import GOALS, EpochRecord, Goal
 
 EPOCH = "epoch"
 
@@ -96,10 +96,12 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         sampler_seed: int,
         epochs: int,
         start: Callable[[], Matrix | None] = lambda: None,
+        judged: Callable[[TrialSpec], list[EpochRecord]] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
         self._goal, self._start, self.journal = goal, start, folder.optuna
+        self._judged = judged or (lambda spec: folder.records(spec.id))
         super().__init__(
             space=self.convert_search_space(ray_space(search.space)),
             metric=goal.metric,
@@ -178,7 +180,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
             status = self._folder.status(self._id(trial))
             if status is None or status.state == "running":
                 continue
-            records = self._folder.records(status.spec.id)
+            records = self._judged(status.spec)
             for record in records:
                 self._report(Trial(self._ot_study, trial._trial_id), record.metrics[self._goal.metric], record.epoch)
             value = records[-1].metrics[self._goal.metric] if records else None
@@ -203,16 +205,24 @@ class StudyAsha(ASHAScheduler):  # type: ignore[misc]
     has outlived at its own first epochs, and be stopped. The rungs are Ray's private `_brackets` and `_trial_info`.
     """
 
-    def __init__(self, asha: Asha, folder: StudyFolder, *, goal: Goal = GOALS["accuracy"], epochs: int) -> None:
+    def __init__(
+        self,
+        asha: Asha,
+        folder: StudyFolder,
+        *,
+        goal: Goal = GOALS["accuracy"],
+        epochs: int,
+        judged: Callable[[TrialSpec], list[EpochRecord]] | None = None,
+    ) -> None:
         super().__init__(
             time_attr=EPOCH,
             metric=goal.metric,
             mode=goal.mode,
             max_t=epochs + 1,  # a trial that has all its epochs ends by itself
-            grace_period=asha.grace_epochs,
+            grace_period=min(asha.grace_epochs, epochs),
             reduction_factor=asha.reduction_factor,
         )
-        self._folder = folder
+        self._judged = judged or (lambda spec: folder.records(spec.id))
         self._unjudged, self._of_method = self._brackets[0], dict[str, Any]()
         for status in folder.statuses():
             if status.spec.kind == "search" and status.state != "running":
@@ -222,9 +232,9 @@ class StudyAsha(ASHAScheduler):  # type: ignore[misc]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        spec = trial.config["spec"]
-        self._trial_info[trial.trial_id] = self._of_method.setdefault(spec["method"], deepcopy(self._unjudged))
-        for record in self._folder.records(spec["id"]):  # what is decided here was decided then
+        spec = TrialSpec.model_validate(trial.config["spec"])
+        self._trial_info[trial.trial_id] = self._of_method.setdefault(spec.method, deepcopy(self._unjudged))
+        for record in self._judged(spec):  # what is decided here was decided then
             self.on_trial_result(tune_controller, trial, {EPOCH: record.epoch, **record.metrics})
 
 
@@ -287,11 +297,19 @@ def ask_again(folder: StudyFolder, method: str) -> list[str]:
 
     What they left is set aside before, so that they start anew: a driver that dies in between finds them failed still.
     """
-    failed = [trial for trial in known_trials(folder, method) if trial.state == TrialState.FAIL]
+
+    def has_failed(trial: optuna.trial.FrozenTrial) -> bool:
+        if trial.state != TrialState.RUNNING:
+            return bool(trial.state == TrialState.FAIL)
+        status = folder.status(searched_id(method, number_in_folder(trial)))  # the driver may have died before it told Optuna
+        return status is not None and status.state == "failed"
+
+    failed = [trial for trial in known_trials(folder, method) if has_failed(trial)]
     names = [searched_id(method, number_in_folder(trial)) for trial in failed]
     for name, trial in zip(names, failed, strict=True):
         folder.set_aside(name)
         study = optuna.load_study(study_name=method, storage=journal(folder.optuna))
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         study.enqueue_trial(trial.params, user_attrs={_AGAIN: number_in_folder(trial)})
     return names
 

@@ -64,9 +64,15 @@ class Job:
         return f"follow it: ray job logs -f {self.id} --address {self._address}; stop it: ray job stop {self.id} --address ..."
 
     def follow(self, console: Console) -> None:
-        """Prints what the job prints until it has ended. Raises StudyError where it has not ended well."""
-        asyncio.run(self._print_logs(console))
-        told = self._client.get_job_info(self.id)
+        """Prints what the job prints until it has ended. Raises StudyError where it has not ended well, or cannot be followed."""
+        lost = f"the connection to job {self.id} is lost, and the job goes on; {self.commands}"
+        try:
+            asyncio.run(self._print_logs(console))
+            told = self._client.get_job_info(self.id)
+        except Exception as error:  # nearly any type, of Ray's or of what it talks through
+            raise StudyError(f"{lost} ({first_line(error)})") from error
+        if told.status in (JobStatus.PENDING, JobStatus.RUNNING):
+            raise StudyError(lost)
         if told.status != JobStatus.SUCCEEDED:
             raise StudyError(
                 f"job {self.id} has {str(told.status.value).lower()}: {first_line(told.message or '')}. What had ended is kept; "

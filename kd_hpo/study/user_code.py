@@ -18,6 +18,7 @@ LARGEST_FILE = 2**20
 """Bytes; what is larger is no code."""
 LARGEST_CODE = 50 * 2**20
 """Bytes of all files; Ray keeps them in the memory of its head."""
+_PRIVATE = {".pem", ".key", ".p12", ".pfx", ".db", ".sqlite", ".sqlite3"}
 _REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")
 
 
@@ -99,8 +100,13 @@ def _files(root: Path, not_code: set[Path]) -> Iterator[Path]:
     for folder, names, files in os.walk(root):
         here = Path(folder)
         names[:] = sorted(name for name in names if _may_hold_code(here / name) and here / name not in not_code)
-        yield from (here / name for name in sorted(files) if name[0] != "." and (here / name).is_file())
+        yield from (here / name for name in sorted(files) if _may_be_code(here / name) and (here / name).is_file())
 
 
 def _may_hold_code(folder: Path) -> bool:
-    return folder.name[0] != "." and folder.name != "__pycache__" and not (folder / "pyvenv.cfg").exists()
+    return folder.name[0] != "." and folder.name not in ("__pycache__", "secrets") and not (folder / "pyvenv.cfg").exists()
+
+
+def _may_be_code(file: Path) -> bool:
+    """Hidden files, keys and databases stay here."""
+    return file.name[0] != "." and not file.name.startswith("id_") and file.suffix not in _PRIVATE

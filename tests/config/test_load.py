@@ -170,7 +170,7 @@ def test_a_fraction_of_a_test_half_is_no_share_of_the_other_images() -> None:
 def test_grace_that_outlasts_the_trial() -> None:
     load("training.epochs=4")
     load("training.epochs=3", "search.scheduler={kind: none}")
-    message = "search.scheduler.grace_epochs is 4; it should be at most 3, which is training.epochs"
+    message = "search.scheduler.grace_epochs is 4; it should be at most 3, which is training.epochs: lower both"
     assert complaint("training.epochs=3") == f"digits.yaml:{line('grace_epochs')}: {message}"
 
 

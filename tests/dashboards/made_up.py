@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.study.comparison import Comparison, MethodScores, Scores
-from kd_hpo.study.design import trial_config
+from kd_hpo.study.design import searches, trial_config
 from kd_hpo.study.execute import about_trial
 from kd_hpo.study.export import export_study
 from kd_hpo.study.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.mirror import Mirror
+from kd_hpo.study.overview import views_of
 from kd_hpo.study.search import journal
 from kd_hpo.study.tracking import open_experiment, write_summary
 from kd_hpo.trial.prepare import Prepared
@@ -53,7 +54,8 @@ class MadeUp:
         self.folder.write_status(TrialStatus(spec=spec, state=state, message=message, duration_s=1.0))
 
     def to_mlflow(self) -> None:
-        Mirror(self.study).bring_up_to_date(closing=False)
+        views = views_of(self.study, searches(self.study, self.prepared.plan.shape))
+        Mirror(self.study, views).bring_up_to_date(closing=False)
 
 
 def ended_study(runs: Path, prepared: Prepared) -> MadeUp:

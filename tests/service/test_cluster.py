@@ -143,7 +143,7 @@ def test_metrics_of_a_running_study_are_those_that_grafana_asks_for(submitted: S
     for address, names in submitted.exposed.items():
         of_a_worker = any(f"//{ip}:" in address for ip in WORKERS)
         assert ("ray_kd_hpo_steps_total" in names) == of_a_worker
-    assert submitted.labels >= {"running"}
+    assert submitted.labels & {"running", "completed"}  # a quick study may run between two reports of Ray's
 
 
 def ran(cluster: Cluster, *arguments: str, cwd: Path, **environment: str) -> tuple[int, str]:

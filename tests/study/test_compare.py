@@ -46,13 +46,15 @@ def test_what_is_refused(study: StudyConfig, methods: list[str] | None, seeds: i
 
 
 def test_ranges_and_scheduler_need_fit_only_where_something_is_searched(tmp_path: Path) -> None:
-    """A file that is made for comparisons has no use for the default search space, nor its scheduler."""
-    study = digits_study(tmp_path, weighting={"kind": "uniform"}, training={"epochs": 2, "batch_size": 32})
+    """A file that is made for comparisons has no use for the default search space, nor for a scheduler."""
+    scheduler = {"kind": "asha", "grace_epochs": 4}
+    changes = {"weighting": {"kind": "uniform"}, "training": {"epochs": 2, "batch_size": 32}}
+    study = digits_study(tmp_path, search={"scheduler": scheduler}, **changes)
     path = tmp_path / "study.yaml"
     path.write_text(study.model_dump_json())
     with pytest.raises(ConfigError, match="grace_epochs"):
         load_study(path)
     loaded = load_study(path, [NO_SEARCH])
     assert comparing(loaded, ["kd", LEARNED], seeds=1, tune=0).compare.methods == ("kd", LEARNED)
-    with pytest.raises(ConfigError, match=r"grace_epochs is 3(.|\n)*search.space cannot choose .*weighting.step"):
+    with pytest.raises(ConfigError, match=r"grace_epochs is 4(.|\n)*search.space cannot choose .*weighting.step"):
         comparing(loaded, ["kd", LEARNED], seeds=1, tune=1)

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from kd_hpo.config.study import Asha, IntRange, Range, Search
-from kd_hpo.study.design import Searched
+from kd_hpo.study.design import Searched, judged_records
 from kd_hpo.study.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.search import (
     EPOCH,
@@ -28,6 +28,7 @@ from kd_hpo.study.search import (
 )
 from kd_hpo.study.search_space import ray_space
 from kd_hpo.trial.result import GOALS, LOSS, METRIC, EpochRecord, Goal
+from tests.conftest import digits_study
 
 EPOCHS = 4
 SPACE = Search.model_validate(
@@ -351,6 +352,16 @@ def test_failed_trials_are_asked_again_first_under_their_own_name(folder: StudyF
     assert driver(folder, trials=3).left == 1
 
 
+def test_failed_trial_that_its_driver_did_not_live_to_tell_of_is_asked_again(folder: StudyFolder) -> None:
+    spec = suggested(driver(folder, trials=1), "a")
+    on_disk(folder, spec, "failed", [0.1])
+    assert [trial.state for trial in known_trials(folder, "kd")] == [TrialState.RUNNING]
+    assert ask_again(folder, "kd") == [spec.id]
+    again = driver(folder, trials=1)
+    assert again.left == 1
+    assert suggested(again, "x") == spec
+
+
 def test_no_trials_are_known_before_the_first(folder: StudyFolder) -> None:
     assert known_trials(folder, "kd") == []
     journal(folder.optuna)
@@ -438,11 +449,35 @@ def test_trial_that_goes_on_is_not_judged_again_at_the_epochs_it_has_passed(fold
     assert [scheduler.on_trial_result(None, trial, result(epoch, 0.4)) for epoch in (3, 4)] == ["CONTINUE", "CONTINUE"]
 
 
+def test_epochs_without_labels_are_judged_neither_then_nor_when_the_study_is_continued(tmp_path: Path) -> None:
+    """Two of four have the pairs alone: accuracy is chance, and the trial that ended was judged by the two after them."""
+    study = digits_study(
+        tmp_path,
+        pairs={"stages": {"kind": "pairs_first", "share": 0.5}},
+        training={"epochs": EPOCHS, "batch_size": 32},
+    )
+    folder = StudyFolder.of(study)
+    spec = TrialSpec(id="hetero-t000", kind="search", method="hetero", seed=0)
+    on_disk(folder, spec, "completed", [0.1, 0.1, 0.7, 0.8])
+    judged = partial(judged_records, study, folder)
+    assert [record.epoch for record in judged(spec)] == [3, 4]
+    scheduler = StudyAsha(Asha(grace_epochs=1, reduction_factor=2), folder, epochs=EPOCHS, judged=judged)
+    trial = added(scheduler, TrialSpec(id="hetero-t001", kind="search", method="hetero", seed=0), "x")
+    assert scheduler.on_trial_result(None, trial, result(3, 0.3)) == "STOP"
+
+
 def test_scheduler_stops_what_has_the_larger_loss_where_the_search_goes_by_it(folder: StudyFolder) -> None:
     scheduler = asha(folder, GOALS["loss"])
     one, two = (added(scheduler, TrialSpec(id=name, kind="search", method="kd", seed=5), name) for name in "ab")
     assert scheduler.on_trial_result(None, one, {EPOCH: 1, METRIC: 0.1, LOSS: 0.5}) == "CONTINUE"
     assert scheduler.on_trial_result(None, two, {EPOCH: 1, METRIC: 0.9, LOSS: 0.6}) == "STOP"
+
+
+def test_trials_of_fewer_epochs_than_the_default_has_grace_for_are_all_left_alone(folder: StudyFolder) -> None:
+    scheduler = StudyAsha(Asha(), folder, epochs=2)
+    one, two = (added(scheduler, TrialSpec(id=name, kind="search", method="kd", seed=5), name) for name in "ab")
+    assert [scheduler.on_trial_result(None, one, result(epoch, 0.9)) for epoch in (1, 2)] == ["CONTINUE", "CONTINUE"]
+    assert scheduler.on_trial_result(None, two, result(1, 0.1)) == "CONTINUE"
 
 
 def test_trials_of_one_method_are_not_judged_by_those_of_another(folder: StudyFolder) -> None:

@@ -14,7 +14,8 @@ from tests.conftest import digits_study
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for name in ("own.py", "package/net.py", "package/words.txt", "runs/cache/images.npy", ".git/config", "venv/pyvenv.cfg",
-                 "venv/lib/module.py", "images/cat/1.png", "package/__pycache__/net.pyc", ".secret"):  # fmt: skip
+                 "venv/lib/module.py", "images/cat/1.png", "package/__pycache__/net.pyc", ".secret",
+                 "docker/secrets/token", "id_rsa", "server.pem", "mlflow.db"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     return tmp_path
@@ -33,7 +34,7 @@ def test_modules_are_found_wherever_a_study_names_them(root: Path) -> None:
     assert user_modules(study_in(root, compare={"methods": ["ce"]})) == []
 
 
-def test_code_goes_and_data_runs_and_hidden_files_stay(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_code_goes_and_data_runs_keys_and_hidden_files_stay(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (root / "table.bin").write_bytes(bytes(user_code.LARGEST_FILE + 1))
     code = user_code.user_code(study_in(root), root)
     assert code is not None
