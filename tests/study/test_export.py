@@ -76,7 +76,7 @@ def test_study_that_learned_nothing_has_nothing_to_export(tmp_path: Path) -> Non
     study = digits_study(tmp_path)
     add_trial(StudyFolder.of(study), "trial-000", result_of([record(1, 0.9)]), state="stopped")
     with pytest.raises(
-        StudyError, match=r"no completed trial of study 'small' has learned pair weights; see `kd-hpo resume small`"
+        StudyError, match=r"no completed trial of study 'small' has learned pair weights; see `kd-hpo resume small"
     ):
         export_study(study, StudyFolder.of(study), tmp_path / "out.json", top=1)
     assert not (tmp_path / "out.json").exists()
