@@ -79,3 +79,10 @@ def folder_published_atomically(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unpublished(folder: Path) -> None:
+    """What `folder_published_atomically` has left of the folder where its process was killed. For who alone may fill it now."""
+    for temporary in folder.parent.glob(f".{folder.name}.*"):
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)

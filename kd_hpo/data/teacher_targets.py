@@ -19,7 +19,7 @@ from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.data.arrays import read_array
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
 from kd_hpo.errors import DataError, FeatureMismatch
-from kd_hpo.files import folder_published_atomically, only_one_process, reserve
+from kd_hpo.files import folder_published_atomically, only_one_process, remove_unpublished, reserve
 from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
 from kd_hpo.nets.weights import network_digest
 
@@ -177,6 +177,7 @@ def cached_targets(
     if not folder.is_dir():
         with only_one_process(cache / f".{folder.name}.lock"):
             if not folder.is_dir():
+                remove_unpublished(folder)
                 with folder_published_atomically(folder) as temporary:
                     _write(reader, images, temporary, _STORED[precision])
     rows = np.full(batches.numbers, -1)

@@ -119,6 +119,15 @@ def test_second_time_reads_the_cache(
     assert not second.blocks[1, 1].flags.writeable
 
 
+def test_what_a_killed_process_has_left_goes(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    cached(teacher, batches, tmp_path)
+    (folder,) = tmp_path.glob("teacher-targets-*")
+    folder.rename(tmp_path / f".{folder.name}.{'0' * 32}")
+    cached(teacher, batches, tmp_path)
+    assert folder.is_dir()
+    assert [path.name for path in tmp_path.glob(f".{folder.name}.*")] == [f".{folder.name}.lock"]
+
+
 def test_other_weights_are_another_cache(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
     first = cached(teacher, batches, tmp_path)
     with torch.no_grad():
