@@ -32,15 +32,10 @@ def in_blocks(runs: Mapping[str, Callable[[], float]], blocks: int) -> dict[str,
     return found
 
 
-def tell(
-    what: str, values: Sequence[float], unit: str, *, goal: float | None = None, base: Sequence[float] | None = None
-) -> None:
-    """A row: the median, its spread, the ratio to `base` of the same blocks, and the goal that it should be below."""
+def tell(what: str, values: Sequence[float], unit: str, *, goal: float | None = None) -> None:
+    """A row: the median, its spread, and the goal that the median should be below."""
     middle = statistics.median(values)
     text = f"{what:58s} {middle:10.3f} {unit:4s} ({min(values):.3f} to {max(values):.3f}, n={len(values)})"
-    if base is not None:
-        ratios = [a / b for a, b in zip(values, base, strict=True)]
-        text += f"  ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     if goal is not None:
         text += f"  goal {goal:g} {unit}: {'met' if middle < goal else 'MISSED'}"
     print(text, flush=True)

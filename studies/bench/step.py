@@ -18,13 +18,14 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from figures import machine
+from figures import in_blocks, machine
 
 from kd_hpo import load_study
 from kd_hpo.config.trial import TrialConfig
@@ -106,9 +107,13 @@ def trial(networks: str, pairs: int, weighting: str) -> TrialConfig:
 
 
 def seconds(config: TrialConfig, prepared: Prepared, cache: Path) -> float:
-    start = time.process_time()
+    """Of this process, or by the wall where there is a GPU to wait for."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    start = clock()
     run_trial(config, lambda record: None, cache=cache, prepared=prepared)
-    return time.process_time() - start
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return clock() - start
 
 
 def peak_bytes(*arguments: str) -> int:
@@ -148,16 +153,10 @@ class PrivatePeak:
 
 
 def measure(networks: str, pairs: int, blocks: int, cache: Path) -> dict[str, list[float]]:
-    """Seconds of each weighting's trials, block by block; a first block, not counted, warms up."""
+    """Seconds of each weighting's trials, block by block."""
     configs = {name: trial(networks, pairs, name) for name in weightings(2, 2)}
     prepared = prepare(configs["uniform"], cache)
-    found: dict[str, list[float]] = {name: [] for name in configs}
-    for block in range(blocks + 1):
-        for name, config in configs.items():
-            spent = seconds(config, prepared, cache)
-            if block:
-                found[name].append(spent)
-    return found
+    return in_blocks({name: partial(seconds, config, prepared, cache) for name, config in configs.items()}, blocks)
 
 
 def main() -> None:
