@@ -294,3 +294,14 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(exported: Path) -> None:
     out, err = applying.communicate()
     assert applying.returncode == 130
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(("into", "told"), [
+    ("| true", ""),
+    ("--json | true", ""),
+    ("> /dev/full", "error: No space left on device\n"),
+])  # fmt: skip
+def test_output_that_nobody_takes_is_no_traceback(into: str, told: str) -> None:
+    command = f"{sys.executable} -c 'from kd_hpo.cli.main import main; main()' networks {into}; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (1, told)

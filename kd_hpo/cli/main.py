@@ -10,7 +10,7 @@ from rich.traceback import Traceback
 
 from kd_hpo.cli.bench import bench
 from kd_hpo.cli.cluster import submit
-from kd_hpo.cli.console import Output, err
+from kd_hpo.cli.console import Output, Result, err
 from kd_hpo.cli.matrices import apply, export
 from kd_hpo.cli.networks import layers, networks
 from kd_hpo.cli.records import list_, report, show
@@ -34,22 +34,28 @@ def main() -> None:
         with output.kept_apart():
             result = command(*bound.args, **bound.kwargs)
         if result is not None:
-            output.print(result)
+            _print(result, output)
     except CycloptsError:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except KdHpoError as error:
         _fail(str(error), output)
-    except BrokenPipeError:  # who read the output wants no more of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         if error.filename is None:
             _fail(f"{error.strerror or error}", output)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space, and go on with the same command" if full else "give a place that can be read and written"
         _fail(f"{error.filename2 or error.filename}: {error.strerror}; {remedy}", output)
+
+
+def _print(result: Result, output: Output) -> None:
+    try:
+        output.print(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read the result wants no more of it; ends as rich does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _fail(words: str, output: Output) -> None:

@@ -78,9 +78,8 @@ class _FirstExamples(torch.autograd.Function):
     """As `feature[:examples]`, whose own backward fills a map of zeros in torch's standard layout."""
 
     @staticmethod
-    def forward(
-        ctx: Any, feature: Tensor, examples: int
-    ) -> Tensor:  # with a setup_context, each call would inspect this signature
+    def forward(ctx: Any, feature: Tensor, examples: int) -> Tensor:
+        # Not split into forward and setup_context: torch would inspect this signature at every call.
         ctx.others = (len(feature) - examples, *feature.shape[1:])
         last = feature.dim() == 4 and not feature.is_contiguous()
         ctx.layout = torch.channels_last if last else torch.contiguous_format
