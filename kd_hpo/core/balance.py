@@ -31,6 +31,7 @@ class GradientBalance:
         self._decay, self._needed = decay, measures
         self._task, self._pairs = torch.zeros(()), torch.zeros(shape)
         self._count = 0
+        self._scales = torch.zeros(shape)
 
     def observe(self, task: Tensor, pairs: Tensor, measured: Tensor | None = None) -> None:
         """task (), pairs (T, S): squared norms, or unbiased estimates of them from the same random direction.
@@ -41,6 +42,7 @@ class GradientBalance:
         self._task = torch.lerp(task.to(self._task), self._task, self._decay)
         averages = torch.lerp(pairs.to(self._pairs), self._pairs, self._decay)
         self._pairs = averages if measured is None else torch.where(measured.to(averages.device), averages, self._pairs)
+        self._scales = self._balanced()
 
     @property
     def started(self) -> bool:
@@ -49,6 +51,9 @@ class GradientBalance:
 
     def scales(self) -> Tensor:
         """(T, S); a pair without any gradient has scale 0, since nothing can balance it."""
+        return self._scales
+
+    def _balanced(self) -> Tensor:
         if not self.started:
             return torch.zeros_like(self._pairs)
         ratio = self._task / self._pairs.clamp_min(torch.finfo(torch.float32).tiny)
@@ -59,6 +64,7 @@ class GradientBalance:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._task, self._pairs, self._count = state["task"], state["pairs"], int(state["count"])
+        self._scales = self._balanced()
 
 
 class NoBalance:

@@ -1,104 +1,192 @@
-"""The Gaussian loss of all pairs at one resolution, the mean over a batch, from second moments: no pass over (B, N, C).
+"""The Gaussian loss of all pairs, the mean over a batch, from second moments: no pass over (B, N, C), one call for all of them.
 
 With an error e = W x + b - t, the mean of e^2 is a quadratic form in W of the second moments of x and of x with t. So value and
-gradients are a few products of a tall matrix with a small one, for all pairs together; all else is as small as W.
+gradients are a few products of a tall matrix with a small one for each block of layers; all else is as small as W, or done once
+for the channels of all pairs, since many small operations cost more than the arithmetic in them.
 """
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from math import gcd
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+MANY = 2_048
+"""Rows from which on a convolution's own overhead is less than it saves."""
+
+
+class BlockShape:
+    """S layers of the student and some of the teacher, at one resolution, by the channels of each.
+
+    owner   (J,), the layer of each channel of the student
+    layers  (S, J), 1 where a channel is the layer's; same (J, J), 1 for two channels of one layer
+    """
+
+    def __init__(self, student: Sequence[int], teacher: Sequence[int], like: Tensor) -> None:
+        self.student, self.teacher, self.cells = tuple(student), tuple(teacher), (len(student), sum(teacher))
+        widths = torch.tensor(student, device=like.device)
+        self.owner = torch.arange(len(student), device=like.device).repeat_interleave(widths)
+        self.layers = F.one_hot(self.owner, len(student)).t().to(like).contiguous()
+        self.same = self.layers.t() @ self.layers
+
+
+class BlockInputs(NamedTuple):
+    """x of S layers (B, N, J_s); target (B, N, C); weight (J, C), from all of the former's channels; bias, variance (S, C)."""
+
+    x: list[Tensor]
+    target: Tensor
+    weight: Tensor
+    bias: Tensor
+    variance: Tensor
+
+
+class Cells:
+    """One number for each channel of the teacher in each pair: (S, C) of each block, pair after pair, all blocks side by side.
+
+    channels  (pairs,), how many cells each pair has
+    pair      (cells,), whose each is; share (cells,), of it in the pair's mean
+    """
+
+    def __init__(self, blocks: Sequence[BlockShape], like: Tensor) -> None:
+        self.blocks, self.sizes = tuple(blocks), [block.cells[0] * block.cells[1] for block in blocks]
+        channels = [c for block in blocks for _ in block.student for c in block.teacher]
+        self.channels = torch.tensor(channels, dtype=torch.long, device=like.device)
+        self.pair = torch.arange(len(channels), device=like.device).repeat_interleave(self.channels)
+        self.share = (1 / self.channels.to(like))[self.pair]
+
+    def of_blocks(self, cells: Tensor) -> Iterator[Tensor]:
+        """(..., cells) -> of each block (..., S, C)"""
+        parts = zip(self.blocks, cells.split(self.sizes, -1), strict=True)
+        return (part.unflatten(-1, block.cells) for block, part in parts)
+
+    def mean(self, cells: Tensor) -> Tensor:
+        """(cells,) -> (pairs,)"""
+        return torch.segment_reduce(cells, "mean", lengths=self.channels, unsafe=True)
+
 
 class _GaussianMeans(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        variance: Tensor,
-        target: Tensor,
-        shares: Tensor,
-        layers: Tensor,
-        same: Tensor,
-        scale: Tensor,
-    ) -> Tensor:
-        x, t = x.flatten(0, 1), target.flatten(0, 1).to(x)
-        centre, t_mean = x.mean(0), t.mean(0).unsqueeze(1)
-        # (B * N, J + C), side by side: one product with both is faster than two, and narrow ones lose digits (`_product`).
-        zt = torch.cat([x - centre, t], 1)  # about its mean, or the digits would go to the square of the mean
-        within, cross = _product(zt[:, : x.shape[1]], zt, 1 / len(x))
-        slope = weight @ (within * same) - cross  # (C, J), half of d square / d weight, but for the mean
-        level = torch.addmm(bias, weight * centre, layers)  # (C, S), the mean prediction
-        spread = (t * t).mean(0).unsqueeze(1) - t_mean * t_mean
-        error = level - t_mean
-        square = torch.addmm(torch.addcmul(spread, error, error), (slope - cross) * weight, layers).clamp_min_(0)
-        kept = (zt, weight, variance, shares, layers, same, scale, centre, slope, level, error, square)
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
-        ctx.set_materialize_grads(False)
-        ctx.shape = target.shape[:2]
-        return shares.t() @ (square / variance + variance.log()) / 2
+    """Its inputs are the cells' bias, variance and scale, then for each block weight, target and layers of the student."""
 
     @staticmethod
-    def jvp(
-        ctx: Any, dx: Tensor | None, dweight: Tensor | None, dbias: Tensor | None, dvariance: Tensor | None, *_: None
-    ) -> Tensor:
-        zt, weight, variance, shares, layers, same, _scale, centre, slope, level, error, square = ctx.saved_tensors
-        along = torch.zeros_like(square)  # (C, S): half of d square
-        if dx is not None:
-            dx = dx.flatten(0, 1)
-            with_z, with_t = _product(dx, zt, 1 / len(zt))
-            along = along + ((weight @ (with_z * same) - with_t) * weight) @ layers + level * ((weight * dx.mean(0)) @ layers)
-        if dweight is not None:
-            along = along + (slope * dweight) @ layers + error * ((dweight * centre) @ layers)
+    def forward(ctx: Any, cells: Cells, bias: Tensor, variance: Tensor, scale: Tensor, *inputs: Tensor) -> Tensor:
+        squares, errors, kept = list[Tensor](), list[Tensor](), list[Tensor]()
+        for block, b, (weight, target, *x) in zip(cells.blocks, cells.of_blocks(bias), _by_block(cells, inputs), strict=True):
+            J = len(weight)
+            # (B * N, J + C), side by side: one product with both is faster than two. Each is taken about its mean, or the digits
+            # would go to the square of that.
+            zt = torch.cat([*x, target.to(weight)], 2).flatten(0, 1)
+            mean = zt.mean(0)
+            zt -= mean
+            t, x_mean, t_mean = zt[:, J:], mean[:J].unsqueeze(1), mean[J:]
+            within, cross = _moments(zt[:, :J], zt)
+            slope = torch.addmm(cross, within.mul_(block.same), weight, beta=-1)  # (J, C), half of d square / dW about the means
+            squares.append(torch.addmm((t * t).mean(0), block.layers, (slope - cross).mul_(weight)).flatten())
+            errors.append(torch.addmm(b - t_mean, block.layers, weight * x_mean).flatten())  # of the means
+            kept += _Kept(weight, zt, x_mean, slope)
+        error = torch.cat(errors)
+        relative = torch.cat(squares).addcmul_(error, error).clamp_min_(0).div_(variance)
+        ctx.cells, ctx.rows = cells, [target.shape[:2] for _, target, *_ in _by_block(cells, inputs)]
+        ctx.save_for_backward(*kept, variance, scale, error, relative)
+        ctx.save_for_forward(*kept, variance, scale, error, relative)
+        ctx.set_materialize_grads(False)
+        return cells.mean(variance.log().add_(relative)).div_(2)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, dbias: Tensor | None, dvariance: Tensor | None, __: None, *tangents: Tensor | None) -> Tensor:
+        cells: Cells = ctx.cells
+        (*kept, variance, _scale, error, relative), halves = ctx.saved_tensors, list[Tensor]()
+        for block, e, (weight, zt, x_mean, slope), (dweight, _t, *dx) in zip(
+            cells.blocks, cells.of_blocks(error), _kept_by_block(kept), _by_block(cells, tangents), strict=True
+        ):
+            about, level = torch.zeros_like(weight), torch.zeros_like(weight)
+            if any(d is not None for d in dx):
+                widths = zip(dx, block.student, strict=True)
+                rows = torch.cat([zt.new_zeros(len(zt), w) if d is None else d.flatten(0, 1) for d, w in widths], 1)
+                with_z, with_t = _moments(rows, zt)
+                about = torch.addmm(with_t, with_z.mul_(block.same), weight, beta=-1).mul_(weight)
+                level = weight * rows.mean(0).unsqueeze(1)
+            if dweight is not None:
+                about, level = torch.addcmul(about, slope, dweight), torch.addcmul(level, dweight, x_mean)
+            halves.append(torch.addcmul(block.layers @ about, e, block.layers @ level).flatten())  # of d square
+        along = torch.cat(halves)
         if dbias is not None:
             along = along + error * dbias
-        along = along / variance
         if dvariance is not None:
-            along = along + 0.5 * (1 - square / variance) * (dvariance / variance)
-        return shares.t() @ along  # type: ignore[no-any-return]
+            along = along + 0.5 * (1 - relative) * dvariance
+        return cells.mean(along / variance)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
         if g is None:
-            return (None,) * 9
-        zt, weight, variance, shares, layers, same, scale, centre, slope, level, error, square = ctx.saved_tensors
-        by_error = shares @ g / variance  # (C, S): dL / d(square / 2)
-        into_x = (by_error * scale / len(zt)) @ layers.t() * weight
-        by_x = torch.addmm((level @ layers.t() * into_x).sum(0), zt, torch.cat([weight.t() @ into_x * same, -into_x]))
-        by_weight = torch.addcmul(slope, error @ layers.t(), centre) * (by_error @ layers.t())
-        by_variance = 0.5 * by_error * (1 - square / variance)
-        return by_x.unflatten(0, ctx.shape), by_weight, by_error * error, by_variance, *[None] * 5
+            return (None,) * len(ctx.needs_input_grad)
+        cells: Cells = ctx.cells
+        (*kept, variance, scale, error, relative), by_inputs = ctx.saved_tensors, list[Tensor | None]()
+        by_error = (g[cells.pair] * cells.share).div_(variance)  # dL / d(square / 2)
+        of_blocks = cells.of_blocks(torch.stack([by_error, by_error * scale, error]))
+        wanted_by_block = _by_block(cells, ctx.needs_input_grad[4:])
+        for block, rows, (weight, zt, x_mean, slope), of_block, (_, _, *wanted) in zip(
+            cells.blocks, ctx.rows, _kept_by_block(kept), of_blocks, wanted_by_block, strict=True
+        ):
+            plain, scaled, e = of_block.index_select(1, block.owner)  # each (J, C)
+            by_inputs += [torch.addcmul(slope, e, x_mean).mul_(plain), None]
+            if not any(wanted):
+                by_inputs += [None] * len(wanted)
+                continue
+            into_x = (scaled * weight).div_(len(zt))
+            within = (into_x @ weight.t()).mul_(block.same)
+            by_x = _linear(zt, torch.cat([within, -into_x], 1), (into_x * e).sum(1))
+            by_inputs += by_x.unflatten(0, rows).split(block.student, 2)
+        return None, by_error * error, 0.5 * by_error * (1 - relative), None, *by_inputs
 
 
-def _product(x: Tensor, zt: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """(rows, J), (rows, J + C) -> the shares of x with z, (J, J), z down and x across, and with t, (C, J)."""
-    product = (x.t() @ zt).mul_(share).t()  # the wide one across: with few columns some processors add up row by row
-    return product[: x.shape[1]], product[x.shape[1] :]
+class _Kept(NamedTuple):
+    """Of a block: weight (J, C), x and target about their means (B * N, J + C), the mean of x (J, 1), half of d square / dW."""
+
+    weight: Tensor
+    zt: Tensor
+    x_mean: Tensor
+    slope: Tensor
 
 
-def gaussian_means(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    variance: Tensor,
-    target: Tensor,
-    shares: Tensor,
-    layers: Tensor,
-    same: Tensor,
-    scale: Tensor,
-) -> Tensor:
-    """`gaussian_nll(scaled_linear(x_s, weight_s, bias_s, scale_s), target, variance_s).mean(0) @ shares` of each layer s.
+def _kept_by_block(kept: Sequence[Tensor]) -> Iterator[_Kept]:
+    count = len(_Kept._fields)
+    return (_Kept(*kept[i : i + count]) for i in range(0, len(kept), count))
 
-    x        (B, N, J), S layers of the student side by side
-    weight   (C, J), from each to all channels of the teacher; bias, variance and scale (C, S)
-    target   (B, N, C), T layers of the teacher side by side
-    shares   (C, T), of each channel in its layer's mean
-    layers   (J, S), 1 where a channel is the layer's; same (J, J), 1 for two channels of one layer
-    returns  (T, S); forward mode knows no scale
+
+def _by_block(cells: Cells, inputs: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Of each block its weight, its target and its layers."""
+    start = 0
+    for block in cells.blocks:
+        end = start + 2 + len(block.student)
+        yield inputs[start:end]
+        start = end
+
+
+def _moments(x: Tensor, zt: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, J), (rows, J + C) -> the means of x with z, (J, J), and with t, (J, C)."""
+    product = (x.t() @ zt).div_(len(x))  # the wide one across: with few columns some processors add up row by row
+    return product[:, : x.shape[1]], product[:, x.shape[1] :]
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`F.linear`. Of many rows, on a CPU, it is a convolution of 1 x 1: where they are short, oneDNN takes a half to a third of
+    the time that MKL does. Torch hands it those of several images alone."""
+    if rows.device.type != "cpu" or len(rows) < MANY:
+        return F.linear(rows, weight, bias)
+    images = rows.unflatten(0, (gcd(len(rows), 16), -1, 1)).permute(0, 3, 1, 2)
+    return F.conv2d(images, weight[:, :, None, None], bias).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def gaussian_means(cells: Cells, inputs: Sequence[BlockInputs], scale: Tensor | None = None) -> Tensor:
+    """`gaussian_nll(scaled_linear(x_s, weight_s, bias_s, scale_s), target_t, variance_s)` of each pair, the mean of all of it.
+
+    scale    (cells,), None for 1
+    returns  (pairs,); forward mode knows no scale
     """
-    return _GaussianMeans.apply(x, weight, bias, variance, target, shares, layers, same, scale)  # type: ignore[no-any-return]
+    bias, variance = (torch.cat([of.flatten() for of in each]) for each in zip(*(i[3:] for i in inputs), strict=True))
+    flat = [tensor for i in inputs for tensor in (i.weight, i.target, *i.x)]
+    return _GaussianMeans.apply(cells, bias, variance, torch.ones_like(bias) if scale is None else scale, *flat)  # type: ignore[no-any-return]

@@ -79,13 +79,13 @@ class PairMatrix(nn.Module):
         needed    None: all pairs. (T, S): those where it is False may be left out, with a loss of 0, and then neither train
                   their regressors nor read their targets (`sizes`)
         """
-        compared, of_groups = self._weighted(features, weights, targets.compared)
+        compared = self._compared(features, weights, targets.compared)
         if not self.plan.groups:
             parts = []
         elif self._has_means:
             parts = [cast(BatchMeans, self.feature_pairs).means(compared, targets.blocks, weights, needed)]
         else:
-            parts = [losses.mean(0) for losses in self.feature_pairs(compared, targets.blocks, of_groups)]
+            parts = [losses.mean(0) for losses in self.feature_pairs(compared, targets.blocks, self._of_groups(weights))]
         if self.plan.logits_pair and (needed is None or needed[-1, -1]):
             parts.append(self._logits_pair(features, targets, weights).mean(0))
         elif self.plan.logits_pair:
@@ -94,8 +94,8 @@ class PairMatrix(nn.Module):
 
     def sample_losses(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
         """The pair losses of each example that is compared, (B', T, S); weights may be theirs too, (B', T, S)."""
-        compared, of_groups = self._weighted(features, weights, targets.compared)
-        parts = self.feature_pairs(compared, targets.blocks, of_groups)
+        compared = self._compared(features, weights, targets.compared)
+        parts = self.feature_pairs(compared, targets.blocks, self._of_groups(weights))
         if self.plan.logits_pair:
             parts.append(self._logits_pair(compared, targets, weights))
         return self._in_order(parts)
@@ -107,15 +107,16 @@ class PairMatrix(nn.Module):
         wanted = needed.tolist()
         return frozenset(g.size for g in self.plan.groups if any(wanted[t][g.student] for t in g.teachers))
 
-    def _weighted(
-        self, features: Sequence[Tensor], weights: Tensor | None, examples: int
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
-        """The features of the first examples as they are differentiated, and each group's weights."""
+    def _compared(self, features: Sequence[Tensor], weights: Tensor | None, examples: int) -> list[Tensor]:
+        """The features of the first examples as they are differentiated."""
+        return [f[:examples] if weights is None else gradient_in_own_layout(f, examples) for f in features]
+
+    def _of_groups(self, weights: Tensor | None) -> list[Tensor | None]:
+        """(..., T, S) -> of each group (..., pairs)"""
         if weights is None:
-            return [f[:examples] for f in features], [None] * len(self.plan.groups)
+            return [None] * len(self.plan.groups)
         counts = [len(g.teachers) for g in self.plan.groups]
-        of_groups = weights.flatten(-2).index_select(-1, self.cells).split(counts, -1)
-        return [gradient_in_own_layout(f, examples) for f in features], of_groups
+        return list(weights.flatten(-2).index_select(-1, self.cells).split(counts, -1))
 
     def _logits_pair(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None) -> Tensor:
         """(B, 1), or as many as the features have."""

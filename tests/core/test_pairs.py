@@ -12,7 +12,8 @@ from torch.distributions import Categorical, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kd_hpo.core.comparisons import similarity
-from kd_hpo.core.gaussian import WIDEST, GaussianBlock
+from kd_hpo.core.gaussian import GaussianBlock
+from kd_hpo.core.packing import WIDEST
 from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.core.regressions import Gaussian
@@ -215,15 +216,16 @@ def test_some_of_the_channels_of_a_resolution(teachers: tuple[int, ...]) -> None
     whole = Setting(side_by_side(3, 2, channels=2))
     some = PairMatrix(replace(whole.pairs.plan, compared=frozenset((t, 1) for t in teachers)), Gaussian(floor=FLOOR)).double()
     (block,) = blocks_of(some)
-    assert isinstance(block.positions, list) == (teachers == (0, 2))
+    channels = block.packed.channels_of(teachers)
+    assert (channels[-1] - channels[0] == len(channels) - 1) == (teachers != (0, 2))
     with torch.no_grad():
         for t in teachers:
             for mine, theirs in zip(some.feature_pairs.of_pair(t, 1), whole.pairs.feature_pairs.of_pair(t, 1), strict=True):
                 assert mine.shape == theirs.shape
             rows = torch.cat([torch.arange(9).view(3, 3)[u] for u in teachers])
-            block.weight.copy_(blocks_of(whole.pairs)[0].weight[rows, 2:])
-            block.bias.copy_(blocks_of(whole.pairs)[0].bias[rows, 1:])
-            block.rho.copy_(blocks_of(whole.pairs)[0].rho[rows, 1:])
+            block.weight.copy_(blocks_of(whole.pairs)[0].weight[2:, rows])
+            block.bias.copy_(blocks_of(whole.pairs)[0].bias[1:, rows])
+            block.rho.copy_(blocks_of(whole.pairs)[0].rho[1:, rows])
         for matrix in (some(whole.features, whole.targets), some.sample_losses(whole.features, whole.targets).mean(0)):
             expected = torch.zeros(3, 2, dtype=torch.float64)
             expected[list(teachers), 1] = whole.slow().mean(0)[list(teachers), 1]
@@ -469,14 +471,14 @@ def test_what_is_not_needed_is_neither_read_nor_pooled() -> None:
     assert setting.pairs.sizes(needed) == {(4, 4)}
     setting.pairs(setting.features, setting.targets, setting.weights, needed).sum().backward()
     assert [f.grad is not None for f in setting.features] == [False, False, True]
-    assert all((block.weight.grad is not None) == (block.size == (4, 4)) for block in blocks_of(setting.pairs))
+    assert all((block.weight.grad is not None) == (block.packed.size == (4, 4)) for block in blocks_of(setting.pairs))
 
 
 def test_layers_that_are_wide_together_or_alone_have_blocks_of_their_own() -> None:
     wide = Setting(side_by_side(100, 3, channels=WIDEST // 2))  # two fit in one
-    assert [len(block.groups) for block in blocks_of(wide.pairs)] == [2, 1]
+    assert [len(block.packed.groups) for block in blocks_of(wide.pairs)] == [2, 1]
     alone = Setting(side_by_side(2, 3, channels=7))  # each has more channels than the six that it is compared with
-    assert [len(block.groups) for block in blocks_of(alone.pairs)] == [1, 1, 1]
+    assert [len(block.packed.groups) for block in blocks_of(alone.pairs)] == [1, 1, 1]
     for setting in (wide, alone):
         actual, plain = setting.pairs(setting.features, setting.targets, setting.weights), setting.slow().mean(0)
         torch.testing.assert_close(actual, plain, rtol=1e-8, atol=1e-12)
