@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -19,11 +20,12 @@ def plain_attention() -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-class ShortBatchNorm(TorchFunctionMode):
-    """Batch norm by the batch's own moments has a tangent in few passes inside, the same as torch's own but for rounding.
+class ShortTangents(TorchFunctionMode):
+    """Some layers have a tangent in few passes inside, the same as torch's own but for rounding.
 
-    Torch's takes some eighteen over the feature, most of them across the memory's order where channels are last, and with them
-    nearly half of a small network's forward-mode pass.
+    Torch's of batch norm by the batch's own moments takes some eighteen over the feature, most of them across the memory's order
+    where channels are last, and with them nearly half of a small network's forward-mode pass. Its of a convolution convolves a
+    tangent of the input also where there is none, as in a network's first layer, which often is the largest.
     """
 
     def __torch_function__(
@@ -31,7 +33,30 @@ class ShortBatchNorm(TorchFunctionMode):
     ) -> Any:
         if func is F.batch_norm:
             return _batch_norm(*args, **(kwargs or {}))
+        if func is F.conv2d:
+            return _conv2d(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Any, **named: Any) -> Tensor:
+    """`torch.nn.functional.conv2d`."""
+    if forward_ad.unpack_dual(x).tangent is not None:
+        return F.conv2d(x, weight, bias, *settings, **named)
+    return _ConstantInput.apply(lambda w, b: F.conv2d(x, w, b, *settings, **named), weight, bias)  # type: ignore[no-any-return]
+
+
+class _ConstantInput(torch.autograd.Function):
+    """`layer(weight, bias)`, linear in both together. For forward mode alone."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: Callable[[Tensor, Tensor | None], Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.layer, ctx.weight = layer, weight.detach()
+        ctx.set_materialize_grads(False)
+        return layer(weight, bias)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, dweight: Tensor | None, dbias: Tensor | None) -> Tensor:
+        return ctx.layer(torch.zeros_like(ctx.weight) if dweight is None else dweight, dbias)  # type: ignore[no-any-return]
 
 
 def _batch_norm(

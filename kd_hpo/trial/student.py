@@ -11,7 +11,7 @@ from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.params import Params
 from kd_hpo.errors import ConfigError
-from kd_hpo.nets.forward_mode import ShortBatchNorm, plain_attention
+from kd_hpo.nets.forward_mode import ShortTangents, plain_attention
 from kd_hpo.trial.randomness import random_state, set_random_state
 from kd_hpo.trial.state import Trial
 
@@ -60,6 +60,6 @@ def forward_mode_student(trial: Trial, x: Tensor, w: Params, before: Moment) -> 
     """Logits and features of parameters w that carry a tangent, with buffers and random state as just before the step."""
     set_random_state(before.random)  # the same dropout as in the step
     buffers = {name: buffer.clone() for name, buffer in before.buffers.items()}
-    with plain_attention(), ShortBatchNorm():  # and in float32: autocast has no forward mode
+    with plain_attention(), ShortTangents():  # and in float32: autocast has no forward mode
         logits, features = functional_call(trial.student, {**w, **buffers}, (x,))
     return logits, features
