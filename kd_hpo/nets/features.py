@@ -26,7 +26,8 @@ class FeatureTap(nn.Module):
     """A network that returns its logits and the features of some layers, as they are: gradients reach them from both.
 
     layers are `logits`, the network's output, or names as in `layer_syntax`. A feature is what the layer gave, also where
-    the network would overwrite it: the network goes on with a copy. Use as a context manager, or call `close`.
+    the network would overwrite it: the network goes on with a copy then, and in its first pass. Use as a context manager, or
+    call `close`.
     Raises FeatureMismatch for a layer that the network does not have.
     """
 
@@ -44,7 +45,7 @@ class FeatureTap(nn.Module):
         Raises FeatureMismatch where a name does not say which tensor it means, or the network returns anything but logits.
         """
         for reader in self._readers.values():
-            reader.start()
+            reader.start(self.network.training)
         try:
             logits = require_logits(self.network, self.network(x))
             features = {name: reader.feature() for name, reader in self._readers.items()} | {LOGITS: logits}
@@ -68,23 +69,28 @@ class _Reader:
     """Reads one layer between `start` and `stop`, in one forward pass of the network."""
 
     reading = False
+    training = False
     calls = 0
     kept: tuple[Tensor, int] | None = None
     """The feature and its version then."""
+    copy: tuple[Tensor, int] | None = None
+    """What the network goes on with in the feature's place, and its version at first."""
 
     def __init__(self, layer: LayerName) -> None:
         self.layer = layer
+        self.left_alone = set[bool]()
+        """By `training`, where the network has gone on with a copy and not overwritten it: none is needed."""
 
     def attach(self, module: nn.Module) -> RemovableHandle:
         if self.layer.tensor == INPUT:
             return module.register_forward_pre_hook(self._before, with_kwargs=True)
         return module.register_forward_hook(self._after)
 
-    def start(self) -> None:
-        self.reading, self.calls, self.kept = True, 0, None
+    def start(self, training: bool) -> None:
+        self.reading, self.training, self.calls, self.kept, self.copy = True, training, 0, None, None
 
     def stop(self) -> None:
-        self.reading, self.kept = False, None
+        self.reading, self.kept, self.copy = False, None, None
 
     def feature(self) -> Tensor:
         if self.kept is None or (self.layer.call is None and self.calls > 1):
@@ -95,6 +101,8 @@ class _Reader:
                 f"the network overwrites the tensor of layer {str(self.layer)!r} by an in-place operation elsewhere; "
                 "name the layer that made it or one after, or make that operation not in-place"
             )
+        if self.copy is not None and _counts_versions(tensor) and _version(self.copy[0]) == self.copy[1]:
+            self.left_alone.add(self.training)
         return tensor
 
     def _before(self, module: nn.Module, arguments: Any, keywords: Any) -> Any:
@@ -104,22 +112,29 @@ class _Reader:
         return self._read(output, tensors_in(output), f"returns {_a(output)}")
 
     def _read(self, passed: Any, tensors: Mapping[str, Tensor], words: str) -> Any:
-        """Keeps the feature; the network goes on with `passed` where a copy stands for it, which it may overwrite."""
+        """Keeps the feature; the network goes on with it, or with `passed` where a copy stands for it, which it may overwrite."""
         self.calls += self.reading
         if not self.reading or self.calls != (self.layer.call or 1):
             return None
         if self.layer.tensor not in tensors:
             raise FeatureMismatch(_items(self.layer, tensors, words))
         feature = tensors[self.layer.tensor]
-        self.kept, copy = (feature, _version(feature)), feature.clone()
+        self.kept = feature, _version(feature)
+        if self.training in self.left_alone and _counts_versions(feature):
+            return None
+        copy = feature.clone()
+        self.copy = copy, _version(copy)
         return tree_map(lambda each: copy if each is feature else each, passed)
 
 
+def _counts_versions(tensor: Tensor) -> bool:
+    """Whether an in-place operation shows: not on inference tensors, nor while torch.compile looks on."""
+    return not (torch.compiler.is_compiling() or tensor.is_inference())
+
+
 def _version(tensor: Tensor) -> int:
-    """Changes with every in-place operation; inference tensors have none."""
-    if torch.compiler.is_compiling():  # which keeps what is overwritten
-        return 0
-    return 0 if tensor.is_inference() else tensor._version
+    """Changes with every in-place operation, where that shows."""
+    return tensor._version if _counts_versions(tensor) else 0
 
 
 def _calls(layer: LayerName, calls: int) -> str:

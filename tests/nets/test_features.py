@@ -215,6 +215,54 @@ def test_in_place_operations_change_no_feature_and_no_derivative(training: bool)
     assert bn1.min() < 0  # it is what the layer gave, not what the next made of it
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_feature_is_copied_only_where_the_network_overwrites_it(training: bool) -> None:
+    torch.manual_seed(0)
+    network, x = InPlace(True).train(training), torch.randn(3, 4, 6, 6, dtype=torch.float64)
+    went_on = dict[str, Tensor]()
+    with FeatureTap(network, ("bn1", "fc:input")) as tap:
+        network.relu.register_forward_pre_hook(lambda _, given: went_on.update(relu=given[0]))
+        network.fc.register_forward_pre_hook(lambda _, given: went_on.update(fc=given[0]))
+        before, passes = network.training, [tap(x)[1], tap(x)[1]]
+        bn1, pooled = passes[1]
+        assert went_on["relu"] is not bn1
+        torch.testing.assert_close(bn1.relu(), went_on["relu"])  # overwritten
+        assert went_on["fc"].data_ptr() == pooled.data_ptr()
+        network.train(not before)  # the other mode has its own first pass
+        other = tap(x)[1][1]
+        assert went_on["fc"].data_ptr() != other.data_ptr()
+    for one, again in zip(*passes, strict=True):
+        torch.testing.assert_close(one, again, rtol=1e-12, atol=1e-12)
+
+
+def test_a_layer_that_overwrites_in_one_mode_alone() -> None:
+    """In eval mode dropout returns what it was given."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5, inplace=True), nn.Linear(4, 2))
+    x = torch.randn(64, 4)
+    with FeatureTap(network, ("0",)) as tap:
+        for training in (False, False, True, True):
+            tap.train(training)
+            torch.testing.assert_close(tap(x)[1][0], network[0](x))
+
+
+def test_a_feature_that_is_overwritten_only_later_is_refused() -> None:
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.calls = nn.Linear(3, 3), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            x = self.first(x)
+            return x.mul_(2) if self.calls == 3 else x * 2
+
+    with FeatureTap(Moody(), ("first",)) as tap, torch.no_grad():
+        for _ in range(2):
+            tap(torch.randn(2, 3))
+        with pytest.raises(FeatureMismatch, match="overwrites the tensor of layer 'first'"):
+            tap(torch.randn(2, 3))
+
+
 def jvp_of_pairs(tap: FeatureTap, x: Tensor) -> tuple[Tensor, Tensor]:
     """Along ones, as the hypergradient reads them."""
     weights = {name: p.detach() for name, p in tap.named_parameters()}
