@@ -1,13 +1,14 @@
 """What pairs cost: whole short trials with the teacher's features cached, against trials of the same code with KD alone.
 
     python studies/bench/step.py                      # the seed paper's networks, 1 to 25 pairs
+    python studies/bench/step.py --pairs 25 --epochs 25 --no-memory  # whole trials of its experiment
     python studies/bench/step.py --networks resnet56  # ResNet-56 -> MobileNetV2 on 32x32, 1 to 100 pairs
     python studies/bench/step.py --networks resnet56 --blocks 2 --no-memory --plot studies/bench/growth.png
 
 Images are random, of CIFAR's shape; teachers are untrained: neither changes the cost. CPU time of one thread, in blocks: every
 block runs each trial once, and a ratio is that of two trials of one block. Memory is the peak of what a process of its own
 has to itself, above that of one which has only imported kd_hpo. Trials are short, 180 steps or 30, so the balance starts after
-one measure instead of ten: that is the share of the steps that ten are of a whole trial.
+one measure: that is the share of the steps that ten are of the 25 epochs of a whole trial.
 """
 
 import argparse
@@ -55,6 +56,8 @@ RESNET = [f"stage1.{i}" for i in (1, 4, 8)] + [f"stage2.{i}" for i in (1, 4, 8)]
 MOBILENET = [f"features.{i}" for i in (1, 3, 5, 7, 9, 11, 13, 15, 17, 18)]
 NETWORKS: dict[str, dict[str, Any]] = {
     "paper": {
+        "epochs": 2,
+        "batch_size": 128,
         "teacher": {"name": "plain_conv", "arguments": {"channels": [16, 32, 64], "hidden": 128}},
         "student": {"name": "plain_conv", "arguments": {"channels": [8, 16, 32], "hidden": 64}},
         "layers": {  # of both networks
@@ -66,6 +69,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "splits": {"train": 11520, "outer": 640, "val": 640, "test": 10},
     },
     "resnet56": {
+        "epochs": 1,
+        "batch_size": 64,
         "teacher": {"name": "cifar_resnet", "arguments": {"depth": 56}},
         "student": {"name": "mobilenet_v2", "arguments": {"stem": "small"}},
         "layers": {
@@ -85,8 +90,9 @@ def images(count: int) -> list[tuple[torch.Tensor, int]]:
     return list(zip(pixels, labels, strict=True))
 
 
-def trial(networks: str, pairs: int, weighting: str) -> TrialConfig:
+def trial(networks: str, pairs: int, weighting: str, epochs: int | None = None) -> TrialConfig:
     spec = NETWORKS[networks]
+    epochs = epochs or spec["epochs"]
     teacher, student = spec["layers"][pairs]
     inside = (networks, pairs) == ("paper", 25)
     return TrialConfig.model_validate(
@@ -95,11 +101,11 @@ def trial(networks: str, pairs: int, weighting: str) -> TrialConfig:
             "splits": spec["splits"],
             "teacher": {"network": spec["teacher"], "layers": teacher, "training": None},
             "student": {"network": spec["student"], "layers": student},
-            "training": {"epochs": 2 if networks == "paper" else 1, "batch_size": 128 if networks == "paper" else 64},
+            "training": {"epochs": epochs, "batch_size": spec["batch_size"]},
             "channels_last": True,
             "pairs": {
                 "logits": "inside" if inside else "outside",
-                "balance": {"kind": "gradient", "measures": 1},
+                "balance": {"kind": "gradient", "measures": max(1, round(10 * epochs / 25))},
             },
             "weighting": weightings(len(teacher) + inside, len(student) + inside)[weighting],
         }
@@ -152,9 +158,9 @@ class PrivatePeak:
         return self.most
 
 
-def measure(networks: str, pairs: int, blocks: int, cache: Path) -> dict[str, list[float]]:
+def measure(networks: str, pairs: int, blocks: int, epochs: int | None, cache: Path) -> dict[str, list[float]]:
     """Seconds of each weighting's trials, block by block."""
-    configs = {name: trial(networks, pairs, name) for name in weightings(2, 2)}
+    configs = {name: trial(networks, pairs, name, epochs) for name in weightings(2, 2)}
     prepared = prepare(configs["uniform"], cache)
     return in_blocks({name: partial(seconds, config, prepared, cache) for name, config in configs.items()}, blocks)
 
@@ -164,6 +170,7 @@ def main() -> None:
     parser.add_argument("--networks", choices=NETWORKS, default="paper")
     parser.add_argument("--pairs", type=int, nargs="+", help="numbers of pairs; all that the networks have by default")
     parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="of each trial, instead of 2 of 90 steps or 1 of 30")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measured by trials of its own")
     parser.add_argument("--plot", type=Path, help="where the growth with the number of pairs is drawn")
     parser.add_argument("--cache", type=Path, help="kept there; else made and removed")
@@ -177,14 +184,14 @@ def main() -> None:
     print(f"{machine()}, {torch.get_num_threads()} thread")
     with tempfile.TemporaryDirectory() as temporary:
         cache = given.cache or Path(temporary)
-        ratios = {pairs: tell(given.networks, pairs, given.blocks, cache, given.memory) for pairs in numbers}
+        ratios = {pairs: tell(given.networks, pairs, given.blocks, given.epochs, cache, given.memory) for pairs in numbers}
     if given.plot:
         plot(ratios, given.networks, given.plot)
 
 
-def tell(networks: str, pairs: int, blocks: int, cache: Path, memory: bool) -> dict[str, float]:
+def tell(networks: str, pairs: int, blocks: int, epochs: int | None, cache: Path, memory: bool) -> dict[str, float]:
     """Prints a row for each weighting; its median ratios to KD alone."""
-    found = measure(networks, pairs, blocks, cache)
+    found = measure(networks, pairs, blocks, epochs, cache)
     peaks = peaks_of(list(found), networks, pairs, cache) if memory else {}
     medians = {}
     for name, spent in found.items():
