@@ -212,7 +212,7 @@ class _Part:
             for s, taught in zip(choice.students, choice.taught, strict=True):
                 pairs += [t * plan.shape[1] + s for t in choice.teachers for _ in range(plan.teacher[t].channels)]
                 found += [(t, s) if t in taught else None for t in choice.teachers]
-        self.zero, self.cells = like.new_zeros(1), Cells(shapes, like)
+        self.zero, self.cells = torch.zeros(1, dtype=like.dtype, device=like.device), Cells(shapes, like)
         self.pair = torch.tensor(pairs, dtype=torch.long, device=like.device)
         stands = {pair: position for position, pair in enumerate(found) if pair}
         self.order = torch.tensor([stands.get((t, g.student), 0) for g in plan.groups for t in g.teachers], device=like.device)
