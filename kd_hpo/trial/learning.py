@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -157,24 +159,42 @@ def learn_weights(trial: Trial, pairs: PairState, step: InnerStep, trained: Mapp
 
 
 def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Parameter]) -> tuple[Params, Tensor | None]:
-    """On a fresh batch of the outer split, at w as it is now: dL_out/dw of the trained parameters; dL_out/dlambda at fixed w."""
+    """On a fresh batch of the outer split, at w as it is now: dL_out/dw of the trained parameters; dL_out/dlambda at fixed w.
+
+    The batch goes through the student in parts of a training batch: it then takes no more memory than a step, and batch norm
+    sees as many images as there.
+    """
     settings = trial.config.weighting
     assert isinstance(settings, LearnedWeights)
     batch = drawn_batch(trial.prepared.splits.outer, settings.outer_batch, trial.config.seed, OUTER, trial.step)
-    x, direct = trial.prepared.batches.inputs(batch), None
+    parts = np.array_split(batch, ceil(len(batch) / trial.config.training.batch_size))
+    gradient, direct = {name: torch.zeros_like(w) for name, w in trained.items()}, None
     with random_state_kept():
-        logits, features = run_student(trial, x, trial.buffers())
+        for part in parts:
+            share = len(part) / len(batch)
+            loss, matrix = outer_loss(trial, pairs, part)
+            of_part = torch.autograd.grad(share * loss, list(trained.values()), allow_unused=True, materialize_grads=True)
+            gradient = {name: g.add_(more) for (name, g), more in zip(gradient.items(), of_part, strict=True)}
+            if matrix is not None:
+                direct = share * matrix if direct is None else direct + share * matrix
+    return gradient, direct
+
+
+def outer_loss(trial: Trial, pairs: PairState, batch: Indices) -> tuple[Tensor, Tensor | None]:
+    """L_out on images of the outer split; its derivative in lambda at fixed w, where it has lambda."""
+    settings = trial.config.weighting
+    assert isinstance(settings, LearnedWeights)
+    x = trial.prepared.batches.inputs(batch)
+    logits, features = run_student(trial, x, trial.buffers())
     loss = F.cross_entropy(logits, trial.prepared.batches.labels(batch))
     if settings.outer_objective == "task_and_teacher":
         teacher = trial.prepared.targets.logits(batch, x).to(logits)
         loss = loss + categorical_kl(logits, teacher, trial.config.kd.temperature).mean()
-    if settings.outer_objective == "task_and_pairs":
-        targets = trial.prepared.targets.batch(batch, x, pairs.losses.plan.sizes)
-        matrix = pairs.losses(as_targets(features), trial.pair_targets(targets))
-        loss = loss + (pairs.weighting.weights(trial.epoch).to(matrix) * matrix).sum()
-        direct = matrix.detach()
-    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(trained, gradients, strict=True)), direct
+    if settings.outer_objective != "task_and_pairs":
+        return loss, None
+    targets = trial.prepared.targets.batch(batch, x, pairs.losses.plan.sizes)
+    matrix = pairs.losses(as_targets(features), trial.pair_targets(targets))
+    return loss + (pairs.weighting.weights(trial.epoch).to(matrix) * matrix).sum(), matrix.detach()
 
 
 # ---- the pairs' balance
