@@ -181,7 +181,7 @@ class RunLog:
         with TemporaryDirectory() as folder:
             picture.save(Path(folder) / f"{name}.png", compress_level=1)
             picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            picture.save(Path(folder) / f"{name}+compressed.webp")
+            picture.save(Path(folder) / f"{name}+compressed.webp", method=0)  # a third of the time for a half more bytes
             self._client.log_artifacts(self.run_id, folder, "images")
 
     def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers", export: str | None) -> None:
