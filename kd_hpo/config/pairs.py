@@ -258,9 +258,6 @@ class LearnedWeights(Settings):
     """Inner steps between two updates of lambda."""
     warmup: Fraction = 0.04
     """Share of the trial's steps with uniform weights, while the regressors become valid."""
-    warmup_pull: bool = True
-    """Whether the pairs pull at the student in the warm-up of a trial without a start. If not, they train their regressors alone,
-    at every `idle_every`-th step, and cost so much less."""
     hold: Fraction = 0.5
     """Share of the trial's steps, at its end, in which lambda is held still."""
     update: Literal["mirror_descent", "softmax_logits", "projection"] = "mirror_descent"
@@ -284,7 +281,7 @@ class LearnedWeights(Settings):
     """With a start: the share of the trial's steps, before lambda moves, from which on the pairs that the start leaves out are
     computed too, so that their regressors are valid by then. Until then they cost nothing."""
     idle_every: PositiveInt = 1
-    """Pairs that do not pull are computed, and their regressors trained, at every so many-th step, and where lambda moves."""
+    """Pairs without weight are computed, and their regressors trained, at every so many-th step, and where lambda moves."""
 
     strength_within: Annotated[float, Field(ge=1)] = 1.0
     """Above 1, the total strength is learned beside lambda, from pairs.strength up to so many times as much or as little."""

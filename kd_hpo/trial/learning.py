@@ -48,30 +48,15 @@ def closed_yet(trial: Trial) -> bool:
     return trial.step < (settings.warmup - settings.opening) * trial.total_steps
 
 
-def pulls_now(trial: Trial) -> bool:
-    """Whether the pairs pull at the student at this step, or train their regressors alone."""
-    settings = trial.config.weighting
-    if not isinstance(settings, LearnedWeights) or settings.warmup_pull or settings.start is not None:
-        return True
-    return trial.step >= settings.warmup * trial.total_steps
-
-
 def needed_pairs(trial: Trial, pairs: PairState) -> Tensor | None:
-    """(T, S), those that pull, while no other one can soon, or ever again, or while the others rest; None: all."""
+    """(T, S), those with a weight, while no other one can get any soon, or ever again, or while the others rest; None: all."""
     if pairs.direction is None or not (closed_yet(trial) or held_from_now(trial) or others_rest(trial, pairs)):
         return None
-    weights = pairs.weighting.weights(trial.epoch)
-    return weights > 0 if pulls_now(trial) else torch.zeros_like(weights, dtype=torch.bool)
-
-
-def pair_scales(trial: Trial, pairs: PairState) -> Tensor:
-    """(T, S), what multiplies each pair's weight in the loss of this step: strength times balance."""
-    strength = trial.config.pairs.strength * pairs.weighting.total(trial.epoch) if pulls_now(trial) else 0.0
-    return strength * pairs.balance.scales()
+    return pairs.weighting.weights(trial.epoch) > 0
 
 
 def others_rest(trial: Trial, pairs: PairState) -> bool:
-    """Whether this step may leave out the pairs that do not pull, whose regressors follow at fewer steps."""
+    """Whether this step may leave out the pairs without weight, whose regressors follow at fewer steps."""
     settings = trial.config.weighting
     if not isinstance(settings, LearnedWeights) or not trial.step % settings.idle_every:
         return False
@@ -98,7 +83,8 @@ def what_teacher_says(trial: Trial, batch: Indices, x: Tensor) -> Targets | None
 def inner_step(trial: Trial, pairs: PairState, seen: View, targets: Targets, before: Moment) -> InnerStep:
     """The step that is about to be taken on the batch, by copies of all that later steps change."""
     phi = {name: p.detach().clone() for name, p in pairs.losses.named_parameters()}
-    scale = pair_scales(trial, pairs).to(targets.logits)
+    strength = trial.config.pairs.strength * pairs.weighting.total(trial.epoch)
+    scale = strength * pairs.balance.scales().to(targets.logits)
     weights = pairs.weighting.weights(trial.epoch).to(scale) * scale
     trained, number, stage = trial.parameters, trial.step, trial.stage
     around = replace(before, parameters={})  # a direction that lets go of the step's w holds no other copy of it

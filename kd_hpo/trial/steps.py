@@ -17,8 +17,6 @@ from kd_hpo.trial.learning import (
     measure_balance,
     measures_balance_now,
     needed_pairs,
-    pair_scales,
-    pulls_now,
     what_teacher_says,
 )
 from kd_hpo.trial.state import PairState, Trial
@@ -88,8 +86,18 @@ def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerL
         kd_loss = categorical_kl(logits, targets.logits.to(logits), kd.temperature).mean()
         total = total + kd.weight * kd_loss
     if trial.pairs and targets and stage != "task":
-        of_pairs, pair_loss = pair_terms(trial, trial.pairs, features, trial.pair_targets(targets))
-        total = total + of_pairs
+        compared = trial.pair_targets(targets)
+        weights = pair_weights(trial, trial.pairs, features, compared)
+        scales = trial.config.pairs.strength * trial.pairs.weighting.total(trial.epoch) * trial.pairs.balance.scales().to(task)
+        if trial.pairs.attention is None:
+            matrix = trial.pairs.losses(as_targets(features), compared, weights * scales, needed_pairs(trial, trial.pairs))
+            pair_loss = (weights * scales * matrix.detach()).sum()
+            total = total + matrix.sum()
+        else:  # weights of each example, learned from the training loss, as their paper does
+            sample_losses = trial.pairs.losses.sample_losses(as_targets(features), compared, (weights * scales).detach())
+            pair_loss = (weights * scales * sample_losses.detach()).sum((1, 2)).mean()
+            total = total + sample_losses.mean(0).sum() + pair_loss
+            trial.pairs.attention_sum += weights.detach().mean(0).cpu()
         trial.pairs.optimizer.zero_grad()
     trial.optimizer.zero_grad()
     total.backward()
@@ -97,29 +105,11 @@ def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerL
     return InnerLosses(task.detach(), kd_loss.detach(), pair_loss.detach(), accuracy)
 
 
-def pair_terms(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets) -> tuple[Tensor, Tensor]:
-    """What is differentiated of the pairs, whose weights act on the student alone; beta sum lambda scale D."""
-    needed, none = needed_pairs(trial, pairs), targets.logits.new_zeros(())
-    if needed is not None and not needed.any():
-        return none, none
-    features = as_targets(features if pulls_now(trial) else [feature.detach() for feature in features])
-    weights = pair_weights(trial, pairs, features, targets)
-    weighted = weights * pair_scales(trial, pairs).to(weights)
-    if pairs.attention is None:
-        matrix = pairs.losses(features, targets, weighted, needed)
-        return matrix.sum(), (weighted * matrix.detach()).sum()
-    # Weights of each example, learned from the training loss, as their paper does.
-    sample_losses = pairs.losses.sample_losses(features, targets, weighted.detach())
-    pairs.attention_sum += weights.detach().mean(0).cpu()
-    weighted_sum = (weighted * sample_losses.detach()).sum((1, 2)).mean()
-    return sample_losses.mean(0).sum() + weighted_sum, weighted_sum
-
-
 def pair_weights(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets) -> Tensor:
     """(T, S), or (B', T, S) from attention for the examples that are compared; sum 1 over the pairs."""
     if pairs.attention is None:
         return pairs.weighting.weights(trial.epoch).to(targets.logits)
-    compared = [feature[: targets.compared] for feature in features]
+    compared = [feature[: targets.compared] for feature in as_targets(features)]
     return pairs.attention(compared, teacher_features(pairs, targets))  # type: ignore[no-any-return]
 
 

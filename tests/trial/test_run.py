@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kd_hpo.config.load import with_settings
-from kd_hpo.data.batches import ImageBatches, Indices
+from kd_hpo.data.batches import ImageBatches
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
-from kd_hpo.trial import learning, run, steps
+from kd_hpo.trial import learning, steps
 from kd_hpo.trial.evaluate import Score
 from kd_hpo.trial.learning import needed_pairs
 from kd_hpo.trial.methods import METHODS
@@ -21,7 +21,6 @@ from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.run import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS, run_trial
 from kd_hpo.trial.state import PairState, Trial
-from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
 
@@ -129,41 +128,6 @@ def test_pairs_without_weight_are_left_out_while_none_of_them_can_get_any(
     for one, other in zip(quick.records[:alike], slow.records[:alike], strict=True):
         assert one.weights == other.weights
         assert one.metrics == pytest.approx(other.metrics, rel=1e-4, abs=1e-5)
-
-
-def test_a_warmup_without_pull_trains_the_regressors_alone(
-    cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All pairs at every other step and none between; the student is that of KD alone, until the warm-up is over."""
-    settings = {"every": 2, "warmup": 0.5, "warmup_pull": False, "hold": 0.25, "idle_every": 2}
-    computed, moved = list[int](), list[bool]()
-
-    def counted(trial: Trial, pairs: PairState) -> Tensor | None:
-        needed = needed_pairs(trial, pairs)
-        computed.append(6 if needed is None else int(needed.sum()))
-        return needed
-
-    def stepped(trial: Trial, batch: Indices) -> steps.InnerLosses:
-        assert trial.pairs is not None
-        before = [p.detach().clone() for p in trial.pairs.losses.parameters()]
-        losses = train_step(trial, batch)
-        moved.append(any(not torch.equal(a, b) for a, b in zip(before, trial.pairs.losses.parameters(), strict=True)))
-        return losses
-
-    monkeypatch.setattr(steps, "needed_pairs", counted)
-    monkeypatch.setattr(run, "train_step", stepped)
-    result = run_trial(digits_trial(weighting={"kind": "learned", **settings}), lambda _: None, cache=cache, prepared=prepared)
-    half = len(computed) // 2
-    assert computed == [6 if step % 2 == 0 or step >= half else 0 for step in range(2 * half)]
-    assert moved == [count > 0 for count in computed]
-    monkeypatch.undo()
-    kd = run_trial(digits_trial(weighting={"kind": "none"}), lambda _: None, cache=cache, prepared=prepared)
-    alike = [
-        one.metrics["val/loss"] == pytest.approx(other.metrics["val/loss"], rel=1e-5)
-        for one, other in zip(result.records, kd.records, strict=True)
-    ]
-    assert alike == [epoch < len(alike) / 2 for epoch in range(len(alike))]
-    assert [record.metrics["train/pairs"] != 0 for record in result.records] == [not same for same in alike]
 
 
 def test_pairs_without_weight_rest_between_where_the_trial_says_so(
