@@ -79,7 +79,7 @@ class PairMatrix(nn.Module):
         needed    None: all pairs. (T, S): those where it is False may be left out, with a loss of 0, and then neither train
                   their regressors nor read their targets (`sizes`)
         """
-        compared = self._compared(features, weights, targets.compared)
+        compared = self._compared(features, weights, targets.compared, needed)
         if not self.plan.groups:
             parts = []
         elif self._has_means:
@@ -107,9 +107,14 @@ class PairMatrix(nn.Module):
         wanted = needed.tolist()
         return frozenset(g.size for g in self.plan.groups if any(wanted[t][g.student] for t in g.teachers))
 
-    def _compared(self, features: Sequence[Tensor], weights: Tensor | None, examples: int) -> list[Tensor]:
-        """The features of the first examples as they are differentiated."""
-        return [f[:examples] if weights is None else gradient_in_own_layout(f, examples) for f in features]
+    def _compared(
+        self, features: Sequence[Tensor], weights: Tensor | None, examples: int, needed: Tensor | None = None
+    ) -> list[Tensor]:
+        """The features of the first examples, as they are differentiated where a pair needs them."""
+        if weights is None:
+            return [feature[:examples] for feature in features]
+        wanted = [True] * len(features) if needed is None or not self._has_means else needed.any(0).tolist()
+        return [gradient_in_own_layout(f, examples) if of_pair else f for f, of_pair in zip(features, wanted, strict=True)]
 
     def _of_groups(self, weights: Tensor | None) -> list[Tensor | None]:
         """(..., T, S) -> of each group (..., pairs)"""

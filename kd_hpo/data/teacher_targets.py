@@ -86,15 +86,17 @@ class CachedTargets:
     device: torch.device
 
     def batch(self, images: Indices, x: Tensor, sizes: Collection[Size], compared: int | None = None) -> Targets:
-        rows = {size: self._rows(self.blocks[size], images[:compared]) for size in sizes}
+        at = self.rows[images[:compared]]
+        rows = {size: self._read(self.blocks[size], at) for size in sizes}
         blocks = {size: b.view(torch.bfloat16).float() if b.dtype == torch.int16 else b for size, b in rows.items()}
         return Targets(self.logits(images, x), blocks)
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
-        return self._rows(self.all_logits, images)
+        return self._read(self.all_logits, self.rows[images])
 
-    def _rows(self, array: NDArray[Any], images: Indices) -> Tensor:
-        return torch.from_numpy(array[self.rows[images]]).to(self.device)
+    def _read(self, array: NDArray[Any], at: NDArray[np.int64]) -> Tensor:
+        # The plain array under a memory map: numpy's own class for maps takes as long for a small batch as reading it does.
+        return torch.from_numpy(np.asarray(array).take(at, axis=0)).to(self.device)
 
 
 def teacher_reader(
