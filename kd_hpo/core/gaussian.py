@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_hpo.core.gaussian_means import BlockInputs, BlockShape, Cells, gaussian_means
+from kd_hpo.core.gaussian_means import BlockInputs, BlockShape, Cells, Where, gaussian_means
 from kd_hpo.core.gradient_scaling import scaled_linear
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.packing import Packed, Wanted, packed
@@ -57,7 +57,7 @@ class LinearGaussian(nn.Module):
 
     def __init__(self, plan: PairPlan, *, start: float, learned: bool, floor: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self.floor = plan, floor if learned else 0.0
         self.blocks = nn.ModuleList(GaussianBlock(block, start, learned, floor) for block in packed(plan))
         places = {group: (i, p) for i in range(len(self.blocks)) for p, group in enumerate(self._block(i).packed.groups)}
         self.places = [places[group] for group in plan.groups]
@@ -86,7 +86,8 @@ class LinearGaussian(nn.Module):
             found.append(self._block(i).sample_losses(0, features, blocks, of_group).mean(0))
         if part.choices:
             inputs = [self._block(c.block).inputs(c, features, blocks) for c in part.choices]
-            found.append(gaussian_means(part.cells, inputs, None if weights is None else weights.take(part.pair)))
+            scale = None if weights is None else weights.take(part.pair)
+            found.append(gaussian_means(part.cells, inputs, self.floor, scale))
         return torch.cat(found).index_select(0, part.order)
 
     def of_pair(self, t: int, s: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,10 +161,10 @@ class GaussianBlock(nn.Module):
         return losses
 
     def inputs(self, choice: "_Choice", features: Sequence[Tensor], blocks: Mapping[Size, Tensor]) -> BlockInputs:
-        weight = _at(_at(self.weight, 0, choice.rows), 1, choice.columns)
-        bias, rho = (_at(_at(of_cells, 0, choice.places), 1, choice.columns) for of_cells in (self.bias, self.rho))
-        x = [self._rows(student, features) for student in choice.students]
-        return BlockInputs(x, _at(blocks[self.packed.size], 2, choice.channels), weight, bias, softplus_variance(rho, self.floor))
+        target = blocks[self.packed.size]
+        if choice.channels is not None:
+            target = target[..., choice.channels]
+        return BlockInputs(self.weight, self.bias, self.rho, target, [self._rows(s, features) for s in choice.students])
 
     def _rows(self, student: int, features: Sequence[Tensor]) -> Tensor:
         """(B, N, C_s)"""
@@ -172,21 +173,23 @@ class GaussianBlock(nn.Module):
 
 # Some of the pairs -----------------------------------------------------------------------------------------------------------
 
-Where = slice | Tensor | None
-"""What selects them: nothing where they are all, no copy where they stand side by side."""
-
 
 class _Choice:
     """Of a block, the layers that are computed; where they and their channels stand in its parameters, and in the targets."""
 
-    def __init__(self, i: int, packed: Packed, wanted: Wanted | None, device: torch.device) -> None:
-        self.block = i
+    def __init__(self, i: int, packed: Packed, wanted: Wanted | None, like: Tensor) -> None:
+        self.block, device = i, like.device
         places, self.teachers = packed.part(wanted)
         self.students = [packed.groups[place].student for place in places]
         self.taught = [packed.groups[place].teachers for place in places]
-        self.places = _where(places, len(packed.groups), device)
-        self.rows = _where([row for place in places for row in packed.rows[place]], packed.shape[0], device)
-        self.columns = _where(packed.columns_of(self.teachers), packed.shape[1], device)
+        self.shape = BlockShape(
+            [len(packed.rows[place]) for place in places],
+            [len(packed.columns[t]) for t in self.teachers],
+            like,
+            places=_where(places, len(packed.groups), device),
+            rows=_where([row for place in places for row in packed.rows[place]], packed.shape[0], device),
+            columns=_where(packed.columns_of(self.teachers), packed.shape[1], device),
+        )
         in_targets = sum(packed.plan.teacher[t].channels for t in packed.plan.blocks[packed.size])
         self.channels = _where(packed.channels_of(self.teachers), in_targets, device)
 
@@ -202,17 +205,18 @@ class _Part:
     def __init__(self, plan: PairPlan, blocks: Sequence[Packed], wanted: Wanted | None, like: Tensor) -> None:
         some = [i for i, block in enumerate(blocks) if block.part(wanted)[0]]
         self.wide = [i for i in some if blocks[i].wide]
-        self.choices = [_Choice(i, blocks[i], wanted, like.device) for i in some if not blocks[i].wide]
+        self.choices = [_Choice(i, blocks[i], wanted, like) for i in some if not blocks[i].wide]
         found: list[tuple[int, int] | None] = [None]
         found += [(t, group.student) for i in self.wide for group in blocks[i].groups for t in group.teachers]
-        shapes, pairs = list[BlockShape](), list[int]()
+        pairs = list[int]()
         for choice in self.choices:
-            channels = [plan.teacher[t].channels for t in choice.teachers]
-            shapes.append(BlockShape([plan.student[s].channels for s in choice.students], channels, like))
             for s, taught in zip(choice.students, choice.taught, strict=True):
                 pairs += [t * plan.shape[1] + s for t in choice.teachers for _ in range(plan.teacher[t].channels)]
                 found += [(t, s) if t in taught else None for t in choice.teachers]
-        self.zero, self.cells = torch.zeros(1, dtype=like.dtype, device=like.device), Cells(shapes, like)
+        self.zero, self.cells = (
+            torch.zeros(1, dtype=like.dtype, device=like.device),
+            Cells([choice.shape for choice in self.choices], like),
+        )
         self.pair = torch.tensor(pairs, dtype=torch.long, device=like.device)
         stands = {pair: position for position, pair in enumerate(found) if pair}
         self.order = torch.tensor([stands.get((t, g.student), 0) for g in plan.groups for t in g.teachers], device=like.device)
@@ -223,12 +227,6 @@ def _where(positions: Sequence[int], of: int, device: torch.device) -> Where:
         return None
     index = _index(positions)
     return index if isinstance(index, slice) else torch.tensor(index, device=device)
-
-
-def _at(x: Tensor, dim: int, where: Where) -> Tensor:
-    if where is None:
-        return x
-    return x.index_select(dim, where) if isinstance(where, Tensor) else x.narrow(dim, where.start, where.stop - where.start)
 
 
 def _index(positions: Sequence[int]) -> slice | list[int]:

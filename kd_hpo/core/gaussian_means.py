@@ -18,15 +18,30 @@ MANY = 2_048
 """Rows from which on a convolution's own overhead is less than it saves."""
 
 
+Where = slice | Tensor | None
+"""What selects them: nothing where they are all, no copy where they stand side by side."""
+
+
 class BlockShape:
     """S layers of the student and some of the teacher, at one resolution, by the channels of each.
 
-    owner   (J,), the layer of each channel of the student
-    layers  (S, J), 1 where a channel is the layer's; same (J, J), 1 for two channels of one layer
+    places, rows, columns  where the layers of the student, their channels, and those of the teacher stand in the parameters
+    owner                  (J,), the layer of each channel of the student
+    layers                 (S, J), 1 where a channel is the layer's; same (J, J), 1 for two channels of one layer
     """
 
-    def __init__(self, student: Sequence[int], teacher: Sequence[int], like: Tensor) -> None:
+    def __init__(
+        self,
+        student: Sequence[int],
+        teacher: Sequence[int],
+        like: Tensor,
+        *,
+        places: Where = None,
+        rows: Where = None,
+        columns: Where = None,
+    ) -> None:
         self.student, self.teacher, self.cells = tuple(student), tuple(teacher), (len(student), sum(teacher))
+        self.in_weight, self.in_cells = _key(rows, columns), _key(places, columns)
         widths = torch.tensor(student, device=like.device)
         self.owner = torch.arange(len(student), device=like.device).repeat_interleave(widths)
         self.layers = F.one_hot(self.owner, len(student)).t().to(like).contiguous()
@@ -34,13 +49,14 @@ class BlockShape:
 
 
 class BlockInputs(NamedTuple):
-    """x of S layers (B, N, J_s); target (B, N, C); weight (J, C), from all of the former's channels; bias, variance (S, C)."""
+    """weight (J, C), from all channels of the layers of the student; bias and rho (S, C), the variance being softplus(rho) and
+    the floor; all three perhaps with more layers around them. target (B, N, C); x of each layer (B, N, J_s)."""
 
-    x: list[Tensor]
-    target: Tensor
     weight: Tensor
     bias: Tensor
-    variance: Tensor
+    rho: Tensor
+    target: Tensor
+    x: list[Tensor]
 
 
 class Cells:
@@ -62,18 +78,27 @@ class Cells:
         parts = zip(self.blocks, cells.split(self.sizes, -1), strict=True)
         return (part.unflatten(-1, block.cells) for block, part in parts)
 
+    def of_parameters(self, of_blocks: Sequence[Tensor]) -> Tensor:
+        """What is selected of each block's (S, C) -> (cells,)"""
+        parts = zip(self.blocks, of_blocks, strict=True)
+        return torch.cat([(whole[block.in_cells] if block.in_cells else whole).flatten() for block, whole in parts])
+
     def mean(self, cells: Tensor) -> Tensor:
         """(cells,) -> (pairs,)"""
         return torch.segment_reduce(cells, "mean", lengths=self.channels, unsafe=True)
 
 
 class _GaussianMeans(torch.autograd.Function):
-    """Its inputs are the cells' bias, variance and scale, then for each block weight, target and layers of the student."""
+    """Its inputs are `BlockInputs`, flat. What is used of them is selected and put back here: fewer steps for autograd."""
 
     @staticmethod
-    def forward(ctx: Any, cells: Cells, bias: Tensor, variance: Tensor, scale: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, cells: Cells, floor: float, scale: Tensor | None, *inputs: Tensor) -> Tensor:
+        blocks = list(_by_block(cells, inputs))
+        bias, rho = (cells.of_parameters([of_block[i] for of_block in blocks]) for i in (1, 2))
+        variance = F.softplus(rho).add_(floor)
         squares, errors, kept = list[Tensor](), list[Tensor](), list[Tensor]()
-        for block, b, (weight, target, *x) in zip(cells.blocks, cells.of_blocks(bias), _by_block(cells, inputs), strict=True):
+        for block, b, (whole, _, _, target, *x) in zip(cells.blocks, cells.of_blocks(bias), blocks, strict=True):
+            weight = whole[block.in_weight] if block.in_weight else whole
             J = len(weight)
             # (B * N, J + C), side by side: one product with both is faster than two. Each is taken about its mean, or the digits
             # would go to the square of that.
@@ -88,18 +113,19 @@ class _GaussianMeans(torch.autograd.Function):
             kept += _Kept(weight, zt, x_mean, slope)
         error = torch.cat(errors)
         relative = torch.cat(squares).addcmul_(error, error).clamp_min_(0).div_(variance)
-        ctx.cells, ctx.rows = cells, [target.shape[:2] for _, target, *_ in _by_block(cells, inputs)]
-        ctx.save_for_backward(*kept, variance, scale, error, relative)
-        ctx.save_for_forward(*kept, variance, scale, error, relative)
+        ctx.cells, ctx.scale, ctx.shapes = cells, scale, [(w.shape, b.shape, target.shape[:2]) for w, b, _, target, *_ in blocks]
+        ctx.save_for_backward(*kept, rho, variance, error, relative)
+        ctx.save_for_forward(*kept, rho, variance, error, relative)
         ctx.set_materialize_grads(False)
         return cells.mean(variance.log().add_(relative)).div_(2)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, dbias: Tensor | None, dvariance: Tensor | None, __: None, *tangents: Tensor | None) -> Tensor:
+    def jvp(ctx: Any, _: None, __: None, ___: None, *tangents: Tensor | None) -> Tensor:
         cells: Cells = ctx.cells
-        (*kept, variance, _scale, error, relative), halves = ctx.saved_tensors, list[Tensor]()
-        for block, e, (weight, zt, x_mean, slope), (dweight, _t, *dx) in zip(
-            cells.blocks, cells.of_blocks(error), _kept_by_block(kept), _by_block(cells, tangents), strict=True
+        (*kept, rho, variance, error, relative), halves = ctx.saved_tensors, list[Tensor]()
+        blocks = list(_by_block(cells, tangents))
+        for block, e, (weight, zt, x_mean, slope), (dwhole, dbias, _, _, *dx) in zip(
+            cells.blocks, cells.of_blocks(error), _kept_by_block(kept), blocks, strict=True
         ):
             about, level = torch.zeros_like(weight), torch.zeros_like(weight)
             if any(d is not None for d in dx):
@@ -108,14 +134,20 @@ class _GaussianMeans(torch.autograd.Function):
                 with_z, with_t = _moments(rows, zt)
                 about = torch.addmm(with_t, with_z.mul_(block.same), weight, beta=-1).mul_(weight)
                 level = weight * rows.mean(0).unsqueeze(1)
-            if dweight is not None:
+            if dwhole is not None:
+                dweight = dwhole[block.in_weight] if block.in_weight else dwhole
                 about, level = torch.addcmul(about, slope, dweight), torch.addcmul(level, dweight, x_mean)
-            halves.append(torch.addcmul(block.layers @ about, e, block.layers @ level).flatten())  # of d square
+            of_error = block.layers @ level
+            if dbias is not None:
+                of_error += dbias[block.in_cells] if block.in_cells else dbias
+            halves.append(torch.addcmul(block.layers @ about, e, of_error).flatten())  # of d square
         along = torch.cat(halves)
-        if dbias is not None:
-            along = along + error * dbias
-        if dvariance is not None:
-            along = along + 0.5 * (1 - relative) * dvariance
+        if any(drho is not None for _, _, drho, *_ in blocks):
+            drho = [
+                torch.zeros(shape).to(rho) if d is None else d
+                for (_, _, d, *_), (_, shape, _) in zip(blocks, ctx.shapes, strict=True)
+            ]
+            along = along + 0.5 * (1 - relative) * rho.sigmoid() * cells.of_parameters(drho)
         return cells.mean(along / variance)
 
     @staticmethod
@@ -124,15 +156,20 @@ class _GaussianMeans(torch.autograd.Function):
         if g is None:
             return (None,) * len(ctx.needs_input_grad)
         cells: Cells = ctx.cells
-        (*kept, variance, scale, error, relative), by_inputs = ctx.saved_tensors, list[Tensor | None]()
+        (*kept, rho, variance, error, relative), by_inputs = ctx.saved_tensors, list[Tensor | None]()
         by_error = (g[cells.pair] * cells.share).div_(variance)  # dL / d(square / 2)
-        of_blocks = cells.of_blocks(torch.stack([by_error, by_error * scale, error]))
-        wanted_by_block = _by_block(cells, ctx.needs_input_grad[4:])
-        for block, rows, (weight, zt, x_mean, slope), of_block, (_, _, *wanted) in zip(
-            cells.blocks, ctx.rows, _kept_by_block(kept), of_blocks, wanted_by_block, strict=True
+        by_rho = torch.sigmoid(rho).mul_(by_error).mul_(1 - relative).div_(2)
+        of_blocks = cells.of_blocks(
+            torch.stack([by_error, by_error if ctx.scale is None else by_error * ctx.scale, error, by_error * error, by_rho])
+        )
+        wanted_by_block = _by_block(cells, ctx.needs_input_grad[3:])
+        for block, (of_weight, of_cells, rows), (weight, zt, x_mean, slope), of_block, (_, _, _, _, *wanted) in zip(
+            cells.blocks, ctx.shapes, _kept_by_block(kept), of_blocks, wanted_by_block, strict=True
         ):
-            plain, scaled, e = of_block.index_select(1, block.owner)  # each (J, C)
-            by_inputs += [torch.addcmul(slope, e, x_mean).mul_(plain), None]
+            plain, scaled, e = of_block[:3].index_select(1, block.owner)  # each (J, C)
+            by_inputs.append(_within(of_weight, block.in_weight, torch.addcmul(slope, e, x_mean).mul_(plain)))
+            by_inputs += [_within(of_cells, block.in_cells, by) for by in of_block[3:]]
+            by_inputs.append(None)
             if not any(wanted):
                 by_inputs += [None] * len(wanted)
                 continue
@@ -140,7 +177,7 @@ class _GaussianMeans(torch.autograd.Function):
             within = (into_x @ weight.t()).mul_(block.same)
             by_x = _linear(zt, torch.cat([within, -into_x], 1), (into_x * e).sum(1))
             by_inputs += by_x.unflatten(0, rows).split(block.student, 2)
-        return None, by_error * error, 0.5 * by_error * (1 - relative), None, *by_inputs
+        return None, None, None, *by_inputs
 
 
 class _Kept(NamedTuple):
@@ -158,10 +195,10 @@ def _kept_by_block(kept: Sequence[Tensor]) -> Iterator[_Kept]:
 
 
 def _by_block(cells: Cells, inputs: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Of each block its weight, its target and its layers."""
+    """Of each block what belongs to its `BlockInputs`."""
     start = 0
     for block in cells.blocks:
-        end = start + 2 + len(block.student)
+        end = start + 4 + len(block.student)
         yield inputs[start:end]
         start = end
 
@@ -181,12 +218,29 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(images, weight[:, :, None, None], bias).permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def gaussian_means(cells: Cells, inputs: Sequence[BlockInputs], scale: Tensor | None = None) -> Tensor:
+def _key(rows: Where, columns: Where) -> tuple[slice | Tensor, slice | Tensor] | None:
+    """What selects both of a matrix; None: all of it."""
+    if rows is None and columns is None:
+        return None
+    if isinstance(rows, Tensor) and isinstance(columns, Tensor):
+        return rows.unsqueeze(1), columns
+    return slice(None) if rows is None else rows, slice(None) if columns is None else columns
+
+
+def _within(shape: torch.Size, key: tuple[slice | Tensor, slice | Tensor] | None, part: Tensor) -> Tensor:
+    """The part, where it was selected from; 0 around it."""
+    if key is None:
+        return part
+    whole = part.new_zeros(shape)
+    whole[key] = part
+    return whole
+
+
+def gaussian_means(cells: Cells, inputs: Sequence[BlockInputs], floor: float, scale: Tensor | None = None) -> Tensor:
     """`gaussian_nll(scaled_linear(x_s, weight_s, bias_s, scale_s), target_t, variance_s)` of each pair, the mean of all of it.
 
     scale    (cells,), None for 1
     returns  (pairs,); forward mode knows no scale
     """
-    bias, variance = (torch.cat([of.flatten() for of in each]) for each in zip(*(i[3:] for i in inputs), strict=True))
-    flat = [tensor for i in inputs for tensor in (i.weight, i.target, *i.x)]
-    return _GaussianMeans.apply(cells, bias, variance, torch.ones_like(bias) if scale is None else scale, *flat)  # type: ignore[no-any-return]
+    flat = [tensor for of_block in inputs for tensor in (*of_block[:-1], *of_block.x)]
+    return _GaussianMeans.apply(cells, floor, scale, *flat)  # type: ignore[no-any-return]
