@@ -254,6 +254,7 @@ class LearnedWeights(Settings):
     """L_out on the outer split: cross-entropy; with it, agreement with the teacher's logits at kd.temperature; or the weighted
     pair losses."""
     outer_batch: PositiveInt = 256
+    """Images of the outer split that an update of lambda looks at, in parts of a training batch."""
     every: PositiveInt = 10
     """Inner steps between two updates of lambda."""
     warmup: Fraction = 0.04
