@@ -13,7 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 from scipy.stats import rankdata
 
-from kd_hpo.study.comparison import paired, spread
+from kd_hpo.study.results.comparison import paired, spread
 
 LEAST_TRIALS = 5
 """Completed trials below which no importance is told."""

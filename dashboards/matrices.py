@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dashboards.tracked import StudyRuns, Tracking
-from kd_hpo.study.tracking import MATRIX_SECTION
+from kd_hpo.study.tracking.runs import MATRIX_SECTION
 
 _CELL = re.compile(re.escape(MATRIX_SECTION) + r"/(\d+) (.*) to (\d+) (.*)")
 NEGLIGIBLE = 0.002

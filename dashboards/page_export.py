@@ -13,8 +13,8 @@ from dashboards.matrix_figures import heatmap
 from dashboards.parts import bound, chart, heading
 from dashboards.tracked import StudyRuns, Tracking
 from dashboards.words import accuracy, count, markdown
-from kd_hpo.study.export import Export, ExportedMatrix, export_of
-from kd_hpo.study.folder import TestScores
+from kd_hpo.study.matrices.export import Export, ExportedMatrix, export_of
+from kd_hpo.study.store.folder import TestScores
 
 
 def show(tracked: Tracking, study: StudyRuns) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dashboards.words import one_line, shorten, without_credentials
 from kd_hpo.config.study import Search
-from kd_hpo.study.tracking import MATRIX_SECTION
+from kd_hpo.study.tracking.runs import MATRIX_SECTION
 from kd_hpo.trial.result import METRIC
 
 UNREADABLE = (MlflowException, SQLAlchemyError, OSError, ValueError)

@@ -7,10 +7,10 @@ if TYPE_CHECKING:
     from kd_hpo.config.study import StudyConfig as StudyConfig
     from kd_hpo.config.trial import TrialConfig as TrialConfig
     from kd_hpo.core.hypergradient import hypergradient as hypergradient
-    from kd_hpo.study.compare import compare as compare
-    from kd_hpo.study.export import load_export as load_export
-    from kd_hpo.study.read import load_study as load_study
-    from kd_hpo.study.run import run_study as run_study
+    from kd_hpo.study.design.study_file import load_study as load_study
+    from kd_hpo.study.matrices.export import load_export as load_export
+    from kd_hpo.study.run.compare import compare as compare
+    from kd_hpo.study.run.driver import run_study as run_study
     from kd_hpo.trial.result import TrialResult as TrialResult
     from kd_hpo.trial.run import run_trial as run_trial
 
@@ -18,11 +18,11 @@ _HOMES = {
     "StudyConfig": "kd_hpo.config.study",
     "TrialConfig": "kd_hpo.config.trial",
     "TrialResult": "kd_hpo.trial.result",
-    "compare": "kd_hpo.study.compare",
+    "compare": "kd_hpo.study.run.compare",
     "hypergradient": "kd_hpo.core.hypergradient",
-    "load_export": "kd_hpo.study.export",
-    "load_study": "kd_hpo.study.read",
-    "run_study": "kd_hpo.study.run",
+    "load_export": "kd_hpo.study.matrices.export",
+    "load_study": "kd_hpo.study.design.study_file",
+    "run_study": "kd_hpo.study.run.driver",
     "run_trial": "kd_hpo.trial.run",
 }
 __all__ = [

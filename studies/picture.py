@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kd_hpo.study.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder
 
 INK, LEARNED, CONTROL = "#202124", "#0072b2", "#9aa0a6"
 

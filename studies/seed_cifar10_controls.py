@@ -10,9 +10,9 @@ from pathlib import Path
 
 from kd_hpo.cli.studies import run_and_tell
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.study.design import trial_config
+from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.environment import prepare_environment
-from kd_hpo.study.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder
 
 
 def controls(study: StudyConfig, folder: StudyFolder) -> StudyConfig:

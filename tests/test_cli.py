@@ -14,8 +14,8 @@ import pytest
 
 from kd_hpo.cli import main, studies
 from kd_hpo.config.study import Compare, StudyConfig
+from kd_hpo.study.design.study_file import load_study
 from kd_hpo.study.environment import prepare_environment
-from kd_hpo.study.read import load_study
 
 prepare_environment()
 
@@ -199,11 +199,11 @@ def test_bad_export_file(kd_hpo: Command, content: str | None, words: str) -> No
 @pytest.fixture
 def exported(kd_hpo: Command, cache: Path) -> Path:
     """An export by hand, over the networks and the cached teacher of the tests."""
-    from kd_hpo.study.export import export_study
-    from kd_hpo.study.folder import StudyFolder
+    from kd_hpo.study.matrices.export import export_study
+    from kd_hpo.study.store.folder import StudyFolder
     from tests.conftest import digits_study
     from tests.study.helpers import record, result_of
-    from tests.study.test_export import add_trial
+    from tests.study.matrices.test_export import add_trial
 
     study = digits_study(kd_hpo.folder / "runs")
     folder = StudyFolder.of(study)
@@ -268,7 +268,7 @@ def test_ui_without_a_database(kd_hpo: Command) -> None:
 
 @pytest.mark.parametrize("words", ["", "the search was stopped with 3 of 8 trials to go"])
 def test_interrupted_study_tells_how_to_go_on(kd_hpo: Command, study: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
-    import kd_hpo.study.run as module
+    import kd_hpo.study.run.driver as module
 
     def interrupted(*arguments: object, verbose: bool, again: bool) -> None:
         raise module.Interrupted(words) if words else KeyboardInterrupt

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kd_hpo.cli import console
-from kd_hpo.study.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder
 from tests.conftest import digits_study
 from tests.study.helpers import LEARNED, add_search
 from tests.test_cli import Command

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kd_hpo.errors import ExportError
-from kd_hpo.study.apply import refuse_code
+from kd_hpo.study.matrices.apply import refuse_code
 from tests.conftest import digits_study, digits_trial
 from tests.test_cli import Command
 

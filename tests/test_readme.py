@@ -15,11 +15,11 @@ import yaml
 from kd_hpo.cli import serve
 from kd_hpo.cli.main import app, main
 from kd_hpo.cli.servers import Server
+from kd_hpo.config.methods import METHODS
 from kd_hpo.study import environment
-from kd_hpo.study.design import trial_config
-from kd_hpo.study.folder import TrialSpec
-from kd_hpo.study.read import load_study
-from kd_hpo.trial.methods import METHODS
+from kd_hpo.study.design.study_file import load_study
+from kd_hpo.study.design.trials import trial_config
+from kd_hpo.study.store.folder import TrialSpec
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study
 

@@ -47,8 +47,8 @@ def bench(
             raise ConfigError("--set replaces settings of a study; give its file, too")
         with TemporaryDirectory() as cache:
             return measured(default_trial(), Path(cache), 1, "", steps, blocks, output)
-    from kd_hpo.study.folder import StudyFolder
-    from kd_hpo.study.read import load_study
+    from kd_hpo.study.design.study_file import load_study
+    from kd_hpo.study.store.folder import StudyFolder
 
     study = load_study(study_file, set_)
     threads = max(1, int(study.resources.cpus_per_trial))
@@ -75,13 +75,13 @@ def default_trial() -> "TrialConfig":
 def measured(config: "TrialConfig", cache: Path, threads: int, file: str, steps: int, blocks: int, output: Output) -> Result:
     import torch
 
-    from kd_hpo.study.telling import telling
+    from kd_hpo.study.status_line import status_line
     from kd_hpo.trial.prepare import prepare
     from kd_hpo.trial.speed import measure_speed, what_pays
     from kd_hpo.trial.state import steps_per_epoch
 
     torch.set_num_threads(threads)
-    with telling(output.progress, each_time=output.verbose) as progress:
+    with status_line(output.progress, each_time=output.verbose) as progress:
         prepared = prepare(config, cache, progress)
         speeds = measure_speed(config, prepared, steps=steps, blocks=blocks, progress=progress)
     total = steps_per_epoch(config, prepared.splits) * config.training.epochs

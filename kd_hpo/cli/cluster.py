@@ -34,12 +34,12 @@ def submit(
     set_
         A setting of the file to replace, as a.b=value; may be given several times.
     """
+    from kd_hpo.study.design.study_file import load_study
     from kd_hpo.study.environment import prepare_environment
-    from kd_hpo.study.read import load_study
 
     study = load_study(study_file, set_)
     prepare_environment()
-    from kd_hpo.study.submit import Job
+    from kd_hpo.study.cluster.jobs import Job
 
     job = Job.submit(study, address, output.progress)
     started = f"job {job.id} runs study {study.name}"

@@ -32,8 +32,8 @@ def export(
         The folder that holds the study.
     """
     from kd_hpo.errors import ConfigError
-    from kd_hpo.study.export import export_study
-    from kd_hpo.study.folder import StudyFolder
+    from kd_hpo.study.matrices.export import export_study
+    from kd_hpo.study.store.folder import StudyFolder
     from kd_hpo.trial.result import METRIC
 
     if top < 1:
@@ -77,12 +77,12 @@ def apply(
     from kd_hpo.study.environment import prepare_environment
 
     prepare_environment()
-    from kd_hpo.study.apply import apply_matrix
-    from kd_hpo.study.export import load_export
-    from kd_hpo.study.telling import telling
+    from kd_hpo.study.matrices.apply import apply_matrix
+    from kd_hpo.study.matrices.export import load_export
+    from kd_hpo.study.status_line import status_line
 
     exported = load_export(export_file)
-    with telling(output.progress, each_time=output.verbose) as progress:
+    with status_line(output.progress, each_time=output.verbose) as progress:
         applied = apply_matrix(
             exported,
             rank=rank,

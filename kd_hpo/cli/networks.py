@@ -39,7 +39,7 @@ def layers(
     all_
         Show every layer.
     """
-    from kd_hpo.study.show_layers import network_layers
+    from kd_hpo.cli.show_layers import network_layers
 
     found = network_layers(network, input_, classes, arguments, output.progress)
     return Result({"network": network} | found.document(), found.shown(sys.maxsize if all_ else depth, out.width))

@@ -18,7 +18,7 @@ def list_(*, runs: Runs = Path("runs"), output: Output = AS_USUAL) -> Result:
         The folder that holds them.
     """
     from kd_hpo.errors import StudyError
-    from kd_hpo.study.list_studies import list_studies, studies_table
+    from kd_hpo.study.report.list_studies import list_studies, studies_table
 
     folder = runs.absolute()
     if not folder.is_dir():
@@ -39,15 +39,15 @@ def show(study: StudyName, /, *, runs: Runs = Path("runs"), output: Output = AS_
     runs
         The folder that holds it.
     """
-    from kd_hpo.study.folder import StudyFolder
-    from kd_hpo.study.story import read_story
-    from kd_hpo.study.summary import render_story
+    from kd_hpo.study.report.summary import render_findings
+    from kd_hpo.study.results.findings import read_findings
+    from kd_hpo.study.store.folder import StudyFolder
 
     folder = StudyFolder(runs.absolute() / study_name(study))
-    story = read_story(folder)
-    option = runs_option(story.study)
-    following = [f"kd-hpo report {study}{option}" if story.finished else f"kd-hpo resume {study}{option}"]
-    return Result(story.document(), (render_story(story, out.width),), ("", f"next: {following[0]}"))
+    findings = read_findings(folder)
+    option = runs_option(findings.study)
+    following = [f"kd-hpo report {study}{option}" if findings.finished else f"kd-hpo resume {study}{option}"]
+    return Result(findings.document(), (render_findings(findings, out.width),), ("", f"next: {following[0]}"))
 
 
 def report(
@@ -58,7 +58,7 @@ def report(
     runs: Runs = Path("runs"),
     output: Output = AS_USUAL,
 ) -> Result:
-    """Write the story of a study, in words and plots, to one file that can be sent to a colleague.
+    """Write the findings of a study, in words and plots, to one file that can be sent to a colleague.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def report(
     runs
         The folder that holds it.
     """
-    from kd_hpo.study.folder import StudyFolder
-    from kd_hpo.study.report import write_report
+    from kd_hpo.study.report.report import write_report
+    from kd_hpo.study.store.folder import StudyFolder
 
     folder = StudyFolder(runs.absolute() / study_name(study))
     path = file or Path(f"{study}-report.html")

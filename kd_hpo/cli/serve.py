@@ -105,8 +105,8 @@ def _server(given: str | None, root: Path, study: str | None) -> tuple[str, str]
 
     from kd_hpo.config.study import Tracking
     from kd_hpo.errors import StudyError
-    from kd_hpo.study.folder import StudyFolder
-    from kd_hpo.study.tracking_uri import resolved, server_address
+    from kd_hpo.study.store.folder import StudyFolder
+    from kd_hpo.study.tracking.uri import resolved, server_address
 
     name = None if study is None else study_name(study)
     if given is None:
@@ -164,7 +164,7 @@ def _trials_page(mlflow: str, study: str | None) -> str:
 
     From the list, a click on a name opens the pages for generative AI, whatever the list was opened with.
     """
-    from kd_hpo.study.views import BEST_FIRST, EXPERIMENTS_LINK
+    from kd_hpo.study.tracking.saved_views import BEST_FIRST, EXPERIMENTS_LINK
 
     named = f"tags.`kd.study` = '{study}'" if study else "tags.`kd.study` LIKE '%'"
     asked = {"max_results": 1, "order_by": ["creation_time DESC"], "filter": named}

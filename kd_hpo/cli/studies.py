@@ -9,7 +9,7 @@ from kd_hpo.cli.console import AS_USUAL, Address, Output, Overrides, Result, Run
 
 if TYPE_CHECKING:
     from kd_hpo.config.study import StudyConfig
-    from kd_hpo.study.folder import StudyFolder
+    from kd_hpo.study.store.folder import StudyFolder
 
 
 def run(study_file: Path, /, *, address: Address = None, set_: Overrides = (), output: Output = AS_USUAL) -> Result:
@@ -22,7 +22,7 @@ def run(study_file: Path, /, *, address: Address = None, set_: Overrides = (), o
     set_
         A setting of the file to replace, as a.b=value; may be given several times.
     """
-    from kd_hpo.study.read import load_study
+    from kd_hpo.study.design.study_file import load_study
 
     return run_and_tell(at_address(load_study(study_file, set_), address), output)
 
@@ -53,8 +53,8 @@ def compare(
     set_
         A setting of the file to replace, as a.b=value; may be given several times.
     """
-    from kd_hpo.study.compare import NO_SEARCH, comparing
-    from kd_hpo.study.read import load_study
+    from kd_hpo.study.design.study_file import load_study
+    from kd_hpo.study.run.compare import NO_SEARCH, comparing
 
     names = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
     study = comparing(load_study(study_file, (*set_, NO_SEARCH)), names, seeds=seeds, tune=tune)
@@ -81,7 +81,7 @@ def resume(
     retry_failed
         Run trials that failed again, from their start. What they left is kept in the study's folder, under set_aside.
     """
-    from kd_hpo.study.folder import StudyFolder
+    from kd_hpo.study.store.folder import StudyFolder
 
     settings = StudyFolder(runs.absolute() / study_name(study)).read_settings()
     return run_and_tell(at_address(settings, address), output, again=retry_failed)
@@ -97,14 +97,14 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
     set_
         A setting of the file to replace, as a.b=value; may be given several times.
     """
-    from kd_hpo.study.folder import StudyFolder
-    from kd_hpo.study.read import load_study
-    from kd_hpo.study.telling import telling
+    from kd_hpo.study.design.study_file import load_study
+    from kd_hpo.study.status_line import status_line
+    from kd_hpo.study.store.folder import StudyFolder
     from kd_hpo.trial.prepare import load_data, plan_before_training, prepare_teacher
 
     study = load_study(study_file, set_)
     cache = StudyFolder.of(study).cache
-    with telling(output.progress, each_time=output.verbose) as progress:
+    with status_line(output.progress, each_time=output.verbose) as progress:
         batches, splits = load_data(study.trial(), cache, progress)
         plan_before_training(study.trial(), batches, cache)  # layers that do not exist are told before
         trained = prepare_teacher(study.trial(), batches, splits, cache, progress)
@@ -133,17 +133,17 @@ def run_and_tell(study: "StudyConfig", output: Output, *, again: bool = False) -
 
     prepare_environment()
     if study.resources.address.startswith("ray://"):
-        from kd_hpo.study.client import run_on_head
+        from kd_hpo.study.cluster.client import run_on_head
 
         sys.exit(run_on_head(study, output.options, out))
-    from kd_hpo.study.telling import telling
+    from kd_hpo.study.status_line import status_line
 
-    with telling(output.progress) as progress:
+    with status_line(output.progress) as progress:
         progress("starting")  # what is imported now takes seconds
-        from kd_hpo.study.folder import StudyFolder
-        from kd_hpo.study.run import Interrupted, run_study
-        from kd_hpo.study.story import read_story
-        from kd_hpo.study.summary import render
+        from kd_hpo.study.report.summary import render
+        from kd_hpo.study.results.findings import read_findings
+        from kd_hpo.study.run.driver import Interrupted, run_study
+        from kd_hpo.study.store.folder import StudyFolder
     try:
         summary = run_study(study, output.progress, verbose=output.verbose, again=again)
     except (Interrupted, KeyboardInterrupt) as stopped:
@@ -156,7 +156,7 @@ def run_and_tell(study: "StudyConfig", output: Output, *, again: bool = False) -
     files = {suffix: folder.comparison(suffix) for suffix in ("csv", "json", "png")}
     files |= {"lambda": folder.export} if exported else {}
     return Result(
-        read_story(folder).document() | {"files": files, "mlflow": summary.link},
+        read_findings(folder).document() | {"files": files, "mlflow": summary.link},
         ("", render(summary.comparison, summary.learned, out.width)),
         ("", *_where(study, folder, summary.link, exported=exported)),
     )
@@ -173,7 +173,7 @@ def _where(study: "StudyConfig", folder: "StudyFolder", link: str, *, exported: 
         "",
         "Next:",
         f"  kd-hpo ui{option}    browse the trials and their matrices at the address above",
-        f"  kd-hpo report {study.name}{option}    the story of the study in one page to send to a colleague",
+        f"  kd-hpo report {study.name}{option}    the findings of the study in one page to send to a colleague",
     ]
     if exported:
         lines.append(f"  kd-hpo export {study.name} --top 3{option}    the three best matrices in one file")

@@ -18,7 +18,7 @@ from kd_hpo.errors import ConfigError
 def read_study(path: Path, overrides: Sequence[str] = (), *, methods: Collection[str]) -> StudyConfig:
     """Reads a study file; its paths become absolute, from the current folder, since trials run elsewhere.
 
-    methods  the names that a study may use: kd_hpo.trial.methods.METHODS
+    methods  the names that a study may use: kd_hpo.config.methods.METHODS
     Raises ConfigError, one line for each mistake: unknown keys, wrong values, methods that are unknown or named twice,
     splits of more than all images, a scheduler that never acts, ranges of settings that do not exist or refuse them.
     """

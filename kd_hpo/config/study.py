@@ -133,7 +133,7 @@ class Search(Settings):
     """0 searches nothing: methods are compared at the settings of the file. The first trial of a search has those, where they
     lie in the ranges."""
     method: str = "hetero"
-    """Whose outer settings are searched: one of kd_hpo.trial.methods.METHODS, or a name of `compare.methods`."""
+    """Whose outer settings are searched: one of kd_hpo.config.methods.METHODS, or a name of `compare.methods`."""
     space: Annotated[dict[Key, Range], Field(min_length=1)] = DEFAULT_SPACE
     """Dotted paths of the trial's configuration, and the range that each is chosen from."""
     scheduler: Annotated[Asha | NoScheduler, Field(discriminator="kind")] = Asha()
@@ -151,7 +151,7 @@ class Method(Settings):
 
     name: Name
     base: str
-    """One of kd_hpo.trial.methods.METHODS, which the settings start from."""
+    """One of kd_hpo.config.methods.METHODS, which the settings start from."""
     set: dict[Key, Plain] = Field(default={})
     """Dotted paths of the trial's configuration and their values."""
     space: dict[Key, Range] = Field(default={})

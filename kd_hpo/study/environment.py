@@ -17,7 +17,7 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # Mirror tries again itself
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # TrackerSync tries again itself
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "PGCONNECT_TIMEOUT": "5",  # seconds; an MLflow whose database does not answer is away
     "PYTHONWARNINGS": "ignore::FutureWarning",

@@ -25,8 +25,8 @@ from playwright.sync_api import sync_playwright
 
 from dashboards.tracked import Tracking
 from kd_hpo.cli.servers import listens
-from kd_hpo.study.read import load_study
-from kd_hpo.study.tracking import PairLayers, open_experiment
+from kd_hpo.study.design.study_file import load_study
+from kd_hpo.study.tracking.runs import PairLayers, open_experiment
 
 LAYERS = PairLayers([f"layer{i}" for i in range(1, 7)], [f"block{i}" for i in range(1, 7)])
 GRID = "[data-testid=stDataFrame]"

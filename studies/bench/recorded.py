@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.study.folder import TrialAbout
+from kd_hpo.study.store.folder import TrialAbout
 from kd_hpo.trial.result import EpochRecord, LayerRecord
 
 

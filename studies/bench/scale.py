@@ -28,12 +28,12 @@ from mlflow import MlflowClient  # noqa: E402
 from recorded import record_of, replayed_study  # noqa: E402
 
 from kd_hpo.config.study import DEFAULT_SPACE, Asha, StudyConfig  # noqa: E402
-from kd_hpo.study.design import Searched  # noqa: E402
-from kd_hpo.study.export import export_study  # noqa: E402
-from kd_hpo.study.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus  # noqa: E402
-from kd_hpo.study.mirror import Mirror  # noqa: E402
-from kd_hpo.study.search import MethodSearch, StudyAsha, StudySearch, _EndedTrial  # noqa: E402
-from kd_hpo.study.tracking_uri import tracking_uri  # noqa: E402
+from kd_hpo.study.design.trials import Searched  # noqa: E402
+from kd_hpo.study.matrices.export import export_study  # noqa: E402
+from kd_hpo.study.search.searcher import MethodSearch, StudyAsha, StudySearch, _EndedTrial  # noqa: E402
+from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus  # noqa: E402
+from kd_hpo.study.tracking.sync import TrackerSync  # noqa: E402
+from kd_hpo.study.tracking.uri import tracking_uri  # noqa: E402
 from kd_hpo.trial.result import RESULT, TrialResult  # noqa: E402
 
 Spent = dict[str, list[float]]
@@ -102,7 +102,7 @@ def result_of(about: TrialAbout, records: list[object]) -> TrialResult:
 
 
 def mirror(study: StudyConfig, trials: int, spent: Spent) -> None:
-    writer, folder = Mirror(study), StudyFolder.of(study)
+    writer, folder = TrackerSync(study), StudyFolder.of(study)
     names, writer._trials = writer._trials(), list  # type: ignore[method-assign]
     writer.bring_up_to_date(False)
     for name in names[:trials]:

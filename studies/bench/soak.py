@@ -32,9 +32,9 @@ import requests  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 
 from kd_hpo.config.study import StudyConfig  # noqa: E402
-from kd_hpo.study.folder import StudyFolder  # noqa: E402
-from kd_hpo.study.search import known_trials  # noqa: E402
-from kd_hpo.study.tracking import all_runs, open_experiment  # noqa: E402
+from kd_hpo.study.search.searcher import known_trials  # noqa: E402
+from kd_hpo.study.store.folder import StudyFolder  # noqa: E402
+from kd_hpo.study.tracking.runs import all_runs, open_experiment  # noqa: E402
 from kd_hpo.trial.result import METRIC  # noqa: E402
 
 FAULTS = ("trial killed", "node killed", "driver killed", "SIGINT", "SIGTERM", "tracker killed", "tracker hangs")

@@ -37,9 +37,9 @@ from soak import Tracker  # noqa: E402
 from step import seconds, trial  # noqa: E402
 
 from kd_hpo.config.study import StudyConfig  # noqa: E402
-from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus  # noqa: E402
-from kd_hpo.study.mirror import Mirror  # noqa: E402
-from kd_hpo.study.run import run_study  # noqa: E402
+from kd_hpo.study.run.driver import run_study  # noqa: E402
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus  # noqa: E402
+from kd_hpo.study.tracking.sync import TrackerSync  # noqa: E402
 from kd_hpo.trial.prepare import prepare  # noqa: E402
 
 CONVOLUTIONS = ["conv1", "conv2", "conv3", "fc"]
@@ -112,7 +112,7 @@ def time_tracking(pairs: int, epochs: int, uri: str | None, home: Path) -> float
     """
     study, layers = replayed_study(home / f"runs-{pairs}-{'server' if uri else 'sqlite'}", pairs, epochs, uri)
     folder = StudyFolder.of(study)
-    mirror, records, spent = Mirror(study), [], defaultdict(float)
+    mirror, records, spent = TrackerSync(study), [], defaultdict(float)
     spec = TrialSpec(id="hetero-t000", kind="search", method="hetero", seed=0)
 
     def timed(what: str, started: float) -> None:

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from kd_hpo.config.study import Method, StudyConfig
 from kd_hpo.config.trial import Network
 from kd_hpo.errors import ConfigError
-from kd_hpo.study.folder import StudyFolder
-from kd_hpo.study.read import load_study
+from kd_hpo.study.design.study_file import load_study
+from kd_hpo.study.store.folder import StudyFolder
 from tests.conftest import digits_study
 
 DEEP: Any = 1

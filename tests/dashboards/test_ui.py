@@ -16,7 +16,7 @@ from kd_hpo.cli import serve as module
 from kd_hpo.cli.serve import ui
 from kd_hpo.cli.servers import Server, listens, serve
 from kd_hpo.errors import StudyError
-from kd_hpo.study.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder
 from tests.conftest import digits_study
 
 CHILD = "import http.server, sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), None).serve_forever()"

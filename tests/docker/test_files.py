@@ -20,8 +20,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
 from kd_hpo.cli.main import app
-from kd_hpo.study import metrics
-from kd_hpo.study.folder import State
+from kd_hpo.study.cluster import prometheus as metrics
+from kd_hpo.study.store.folder import State
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

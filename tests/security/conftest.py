@@ -8,8 +8,8 @@ from kd_hpo.study.environment import prepare_environment
 
 prepare_environment()
 
-from kd_hpo.study.export import export_study  # noqa: E402
-from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus  # noqa: E402
+from kd_hpo.study.matrices.export import export_study  # noqa: E402
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus  # noqa: E402
 from tests.conftest import digits_study  # noqa: E402
 from tests.study.databases import database, tracked  # noqa: E402
 from tests.study.helpers import record, result_of  # noqa: E402

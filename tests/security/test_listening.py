@@ -11,7 +11,7 @@ import pytest
 
 from kd_hpo.cli import main, serve
 from kd_hpo.cli.servers import Server
-from kd_hpo.study.loopback import on_loopback
+from kd_hpo.study.cluster.loopback import on_loopback
 from tests.security.listening import is_loopback, reachable_from_elsewhere
 
 

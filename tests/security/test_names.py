@@ -15,12 +15,12 @@ from kd_hpo.errors import ConfigError, ExportError, FeatureMismatch, KdHpoError,
 from kd_hpo.files import only_one_process, write_atomically
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.plain_conv import PlainConv
-from kd_hpo.study.export import load_export
-from kd_hpo.study.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.notes import trial_note
-from kd_hpo.study.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
-from kd_hpo.study.read import load_study
-from kd_hpo.study.tracking import PairLayers, RunLog, all_runs, open_experiment, tracking_uri
+from kd_hpo.study.design.study_file import load_study
+from kd_hpo.study.matrices.export import load_export
+from kd_hpo.study.report.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.tracking.descriptions import trial_note
+from kd_hpo.study.tracking.runs import PairLayers, RunLog, all_runs, open_experiment, tracking_uri
 from tests.conftest import digits_study
 from tests.study.helpers import record
 

@@ -19,11 +19,11 @@ from kd_hpo.data.cache import Labelling, new_images, open_or_build
 from kd_hpo.data.teacher_targets import cached_targets
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, ExportError, KdHpoError
 from kd_hpo.nets.weights import load_weights
-from kd_hpo.study.apply import applied_config, matrix_of_rank
-from kd_hpo.study.export import load_export
-from kd_hpo.study.folder import StudyFolder
-from kd_hpo.study.read import load_study
-from kd_hpo.study.search import known_trials
+from kd_hpo.study.design.study_file import load_study
+from kd_hpo.study.matrices.apply import applied_config, matrix_of_rank
+from kd_hpo.study.matrices.export import load_export
+from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.checkpoint import load_checkpoint
 from kd_hpo.trial.prepare import Prepared
 from tests.conftest import digits_trial

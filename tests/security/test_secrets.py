@@ -10,11 +10,11 @@ from rich.console import Console
 
 from kd_hpo.cli import main
 from kd_hpo.errors import ConfigError, KdHpoError, StudyError, without_secrets
-from kd_hpo.study.failure import TRACEBACK, kept_failure
-from kd_hpo.study.folder import StudyFolder
-from kd_hpo.study.mirror import mirrored
-from kd_hpo.study.read import load_study
-from kd_hpo.study.tracking import experiment_link, tracking_uri
+from kd_hpo.study.design.study_file import load_study
+from kd_hpo.study.run.failure import TRACEBACK, kept_failure
+from kd_hpo.study.store.folder import StudyFolder
+from kd_hpo.study.tracking.runs import experiment_link, tracking_uri
+from kd_hpo.study.tracking.sync import mirrored
 from tests.conftest import digits_study
 
 SECRET = "s3cr3t"

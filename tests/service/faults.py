@@ -15,11 +15,11 @@ from textwrap import dedent
 import pytest
 from mlflow import MlflowClient
 
-from kd_hpo.study.design import trial_config
-from kd_hpo.study.export import load_export
-from kd_hpo.study.folder import StudyFolder, TrialStatus
-from kd_hpo.study.search import known_trials
-from kd_hpo.study.tracking import all_runs, open_experiment, tracking_uri
+from kd_hpo.study.design.trials import trial_config
+from kd_hpo.study.matrices.export import load_export
+from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.store.folder import StudyFolder, TrialStatus
+from kd_hpo.study.tracking.runs import all_runs, open_experiment, tracking_uri
 from kd_hpo.trial.result import METRIC, TrialResult
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study
@@ -31,7 +31,7 @@ import os, signal, time
 from pathlib import Path
 from kd_hpo.errors import KdHpoError
 from kd_hpo.nets.plain_conv import PlainConv
-from kd_hpo.study.attempt import Superseded
+from kd_hpo.study.store.lease import Superseded
 
 EVENTS = Path("HOME/events")  # whatever copy of this module a node runs
 

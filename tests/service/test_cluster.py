@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.study.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder
 from tests.conftest import digits_study
 from tests.service.cluster import POSTGRES, WORKERS, Cluster, running_cluster
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from kd_hpo.study.tracking import all_runs, open_experiment
+from kd_hpo.study.tracking.runs import all_runs, open_experiment
 from tests.service.faults import HOLD, IN_EPOCH_2, KILL, RAISE, FaultyStudy, faulty_study
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]

@@ -19,8 +19,8 @@ pytest.importorskip("playwright", reason="Playwright is not installed: pip insta
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.study.folder import TrialSpec
-from kd_hpo.study.tracking import MATRIX_SECTION, experiment_link
+from kd_hpo.study.store.folder import TrialSpec
+from kd_hpo.study.tracking.runs import MATRIX_SECTION, experiment_link
 from kd_hpo.trial.prepare import Prepared
 from tests.study.shown import add_comparison, add_search, add_trial, finish, show, shown_study
 

@@ -16,8 +16,8 @@ from kd_hpo.cli import main
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.nets.zoo import build_network
-from kd_hpo.study.folder import StudyFolder
-from kd_hpo.study.run import run_study
+from kd_hpo.study.run.driver import run_study
+from kd_hpo.study.store.folder import StudyFolder
 from tests.conftest import digits_study, digits_trial
 from tests.storage import BUCKET, Storage, running_storage
 

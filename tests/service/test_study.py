@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
-from kd_hpo.study.apply import apply_matrix
-from kd_hpo.study.export import SCHEMA, load_export
-from kd_hpo.study.folder import StudyFolder, TrialStatus
-from kd_hpo.study.run import run_study
-from kd_hpo.study.search import known_trials
-from kd_hpo.study.summary import Summary
-from kd_hpo.study.tracking import all_runs, tracking_uri
+from kd_hpo.study.matrices.apply import apply_matrix
+from kd_hpo.study.matrices.export import SCHEMA, load_export
+from kd_hpo.study.report.summary import Summary
+from kd_hpo.study.run.driver import run_study
+from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.store.folder import StudyFolder, TrialStatus
+from kd_hpo.study.tracking.runs import all_runs, tracking_uri
 from kd_hpo.trial.result import EpochRecord
 from tests.conftest import digits_study
 from tests.security.listening import reachable_from_elsewhere

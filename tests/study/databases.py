@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.study.tracking import open_experiment
+from kd_hpo.study.tracking.runs import open_experiment
 from tests.conftest import digits_study
 
 

@@ -2,7 +2,7 @@
 
 from kd_hpo.config.study import Search
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
+from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.trial.result import RESULT, EpochRecord, LayerRecord, Rows, TrialResult
 from tests.conftest import digits_trial
 

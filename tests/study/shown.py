@@ -8,15 +8,15 @@ from safetensors.torch import save_file
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.files import write_atomically
-from kd_hpo.study.comparison import compared
-from kd_hpo.study.design import searches, trial_config
-from kd_hpo.study.execute import about_trial
-from kd_hpo.study.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
-from kd_hpo.study.mirror import Mirror, mirrored
-from kd_hpo.study.models import export_best_student
-from kd_hpo.study.overview import Ending, views_of
-from kd_hpo.study.record import learned_weights
-from kd_hpo.study.views import SavedView
+from kd_hpo.study.design.trials import searches, trial_config
+from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.standing import learned_weights
+from kd_hpo.study.run.worker import about_trial
+from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
+from kd_hpo.study.tracking.best_student import export_best_student
+from kd_hpo.study.tracking.overview import Ending, views_of
+from kd_hpo.study.tracking.saved_views import SavedView
+from kd_hpo.study.tracking.sync import TrackerSync, mirrored
 from kd_hpo.trial.prepare import Prepared, build
 from kd_hpo.trial.result import RESULT
 from kd_hpo.trial.run import LAST_WEIGHTS
@@ -72,10 +72,10 @@ def views(study: StudyConfig) -> tuple[SavedView, ...]:
     return views_of(study, searches(study, (T, S)))
 
 
-def show(study: StudyConfig) -> Mirror:
+def show(study: StudyConfig) -> TrackerSync:
     """All that the folder has now to MLflow, while the study is on its way."""
     StudyFolder.of(study).write_settings(study)
-    mirror = Mirror(study, views(study))
+    mirror = TrackerSync(study, views(study))
     mirror.bring_up_to_date(closing=False)
     return mirror
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kd_hpo.config.load import with_settings
+from kd_hpo.config.methods import METHODS
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
 from kd_hpo.trial import learning, steps
 from kd_hpo.trial.evaluate import Score
 from kd_hpo.trial.learning import needed_pairs
-from kd_hpo.trial.methods import METHODS
 from kd_hpo.trial.prepare import Prepared
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.run import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS, run_trial

@@ -1,0 +1,181 @@
+"""Every method as a change of a trial's settings: the same networks, data, steps and seeds, other losses and weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from kd_hpo.config import pairs as settings
+from kd_hpo.config.load import with_settings
+from kd_hpo.config.settings import Settings
+from kd_hpo.config.study import IntRange, LogUniformRange, Range
+from kd_hpo.config.trial import Assistant, Network, TrialConfig
+from kd_hpo.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    title: str
+    """How a person reads it in a table."""
+    paper: str
+    """Where its loss and weights come from."""
+    change: Callable[[TrialConfig], TrialConfig]
+    space: Mapping[str, Range] = field(default_factory=dict)
+    """Ranges of the settings that are its own, for a search beside those of the study."""
+    assistants: Callable[[TrialConfig], tuple[Assistant, ...]] | None = None
+    """Those between its teacher and its student; None has what `change` leaves."""
+
+    def apply(self, trial: TrialConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> TrialConfig:
+        """The trial as the method has it, then dotted paths replaced; `assistants` among them stand in for the method's own."""
+        method = self.change(trial)
+        if self.assistants and "assistants" not in changes:
+            taught = self.assistants(trial.replace(kd=method.kd.model_dump()))
+            method = method.replace(assistants=[each.model_dump() for each in taught])
+        return with_settings(method, changes)
+
+
+def _set(weighting: Settings, **changes: Any) -> Callable[[TrialConfig], TrialConfig]:
+    """Replaces the weighting and some settings of the pairs, and leaves the assistants out, which few methods use."""
+
+    def apply(config: TrialConfig) -> TrialConfig:
+        pairs = config.pairs.replace(**{name: _plain(value) for name, value in changes.items()})
+        return config.replace(weighting=weighting.model_dump(), pairs=pairs.model_dump(), assistants=())
+
+    return apply
+
+
+def _published(loss: Settings, weighting: Settings, strength: float, **changes: Any) -> Callable[[TrialConfig], TrialConfig]:
+    """A published method beside KD: its loss on its pairs, at its own strength, with gradients as they are."""
+    return _with_kd(
+        _set(weighting, loss=loss, strength=strength, balance=settings.Unbalanced(), logits="outside", batch_share=1.0, **changes)
+    )
+
+
+def _with_kd(apply: Callable[[TrialConfig], TrialConfig]) -> Callable[[TrialConfig], TrialConfig]:
+    """With Hinton's term outside the matrix, at its usual weight where the study has switched it off."""
+    return lambda config: apply(
+        config if config.kd.weight else config.replace(kd=config.kd.replace(weight=settings.Distillation().weight).model_dump())
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, Settings) else value
+
+
+def _cross_entropy(config: TrialConfig) -> TrialConfig:
+    alone = _set(settings.NoPairs())(config)
+    return alone.replace(kd=config.kd.replace(weight=0).model_dump())
+
+
+def _learned(config: TrialConfig) -> TrialConfig:
+    learned = config.weighting if isinstance(config.weighting, settings.LearnedWeights) else settings.LearnedWeights()
+    return _set(learned)(config)
+
+
+def _assistant(config: TrialConfig, factor: float, weighting: Settings, pairs: Settings) -> tuple[Assistant, ...]:
+    """One of the student's family, `factor` times as wide."""
+    network = widened(config.student.network, factor)
+    layers, training, kd = config.student.layers, config.training, config.kd
+    return (Assistant(network=network, layers=layers, training=training, kd=kd, pairs=pairs, weighting=weighting),)
+
+
+def _of_takd(config: TrialConfig) -> tuple[Assistant, ...]:
+    """The study's assistants, or one of its own where the study has none."""
+    return config.assistants or _assistant(config, 1.5, settings.NoPairs(), config.pairs)
+
+
+def _of_ifm(config: TrialConfig) -> tuple[Assistant, ...]:
+    """Its auxiliary teacher, of the student's family and taught by PKT; the study's assistants may be meant for others."""
+    by_pkt = settings.Pairs(loss=settings.Pkt(), strength=30_000, balance=settings.Unbalanced())
+    return _assistant(config, 2, settings.SelectedPair(pair="last"), by_pkt)
+
+
+def widened(network: Network, factor: float) -> Network:
+    """The same network with `factor` times the channels. Raises ConfigError where its arguments name no widths."""
+    defaults: dict[str, dict[str, Any]] = {
+        "plain_conv": {"channels": [16, 32, 64], "hidden": 128},
+        "cifar_resnet": {"width": 1},
+        "wrn": {"width": 1},
+    }
+    if network.name not in defaults:
+        raise ConfigError(
+            f"there is no rule to widen the network {network.name!r}; give the method its assistants in the study file "
+            "(compare.methods: [{name: ..., base: ..., set: {assistants: [...]}}]), or a student of "
+            f"{', '.join(defaults)}"
+        )
+    given = {name: network.arguments.get(name, value) for name, value in defaults[network.name].items()}
+
+    def wide(value: Any) -> Any:
+        return round(factor * value) if isinstance(value, int) else [wide(each) for each in value]
+
+    return network.replace(arguments={**network.arguments, **{name: wide(value) for name, value in given.items()}})
+
+
+def _strength(default: float) -> dict[str, Range]:
+    """A factor of ten either way."""
+    return {"pairs.strength": LogUniformRange(low=default / 10, high=default * 10)}
+
+
+METHODS: dict[str, MethodSpec] = {
+    "as_given": MethodSpec("as the study file says", "", lambda config: config),
+    "ce": MethodSpec("student alone", "", _cross_entropy),
+    "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(settings.NoPairs()))),
+    "fitnets": MethodSpec(
+        "FitNets: hint stage, then KD",
+        "Romero et al. 2015, eq. 3",
+        # The published weight of 100 is that of hint and labels in one stage; in a stage of its own it only scales the step.
+        _published(settings.Hint(), settings.SelectedPair(pair="middle"), 1, stages=settings.PairsFirst()),
+        _strength(1),
+    ),
+    "at": MethodSpec(
+        "KD + attention transfer",
+        "Zagoruyko & Komodakis 2017, eq. 2",
+        _published(settings.Attention(), settings.SameDepth(), 3_000, unserved="leave_out"),
+        _strength(3_000),
+    ),
+    "sp": MethodSpec(
+        "KD + similarity-preserving",
+        "Tung & Mori 2019, eq. 4",
+        _published(settings.Similarity(), settings.SelectedPair(pair="last_map"), 3_000),
+        _strength(3_000),
+    ),
+    "vid": MethodSpec(
+        "KD + VID, same depth",
+        "Ahn et al. 2019, eq. 5",
+        _published(settings.Gaussian(), settings.SameDepth(), 4),
+        _strength(4),
+    ),
+    "pkt": MethodSpec(
+        "KD + PKT",
+        "Passalis & Tefas 2018, eq. 9",
+        _published(settings.Pkt(), settings.SelectedPair(pair="last"), 30_000),
+        _strength(30_000),
+    ),
+    "ifm": MethodSpec(
+        "KD + information flow, auxiliary teacher",
+        "Passalis et al. 2020, eq. 8-9",
+        _published(settings.InformationFlowDivergence(), settings.InformationFlow(), 1_000),
+        _strength(1_000),
+        _of_ifm,
+    ),
+    "takd": MethodSpec(
+        "KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_set(settings.NoPairs())), assistants=_of_takd
+    ),
+    "semckd": MethodSpec(
+        "KD + SemCKD's attention",
+        "Chen et al. 2021, eq. 4-8",
+        _published(settings.Hint(relu=False), settings.CrossLayerAttention(), 400),
+        _strength(400),
+    ),
+    "uniform": MethodSpec("KD + uniform lambda", "", _set(settings.Uniform())),
+    "random": MethodSpec("KD + random lambda", "", _set(settings.RandomPoint())),
+    "random_search": MethodSpec(
+        "KD + lambda by random search",
+        "Bergstra & Bengio 2012",
+        _set(settings.RandomPoint(draw=0)),
+        {"weighting.draw": IntRange(low=1, high=10**6)},
+    ),
+    # kd_hpo.study.design.trials gives it trials and a space, one number a pair: what is here is where they start.
+    "tpe_lambda": MethodSpec("KD + lambda chosen by Optuna (TPE)", "Bergstra et al. 2011", _set(settings.Uniform())),
+    "hetero": MethodSpec("KD + learned lambda", "the seed paper", _learned),
+}

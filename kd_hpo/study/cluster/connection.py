@@ -1,0 +1,173 @@
+"""Ray on this machine, or the cluster that a study names: whether its nodes have what trials need, and how many run at once."""
+
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.errors import StudyError
+from kd_hpo.study.cluster.loopback import on_loopback
+from kd_hpo.study.cluster.node_check import Question, answer, question
+from kd_hpo.study.cluster.signals import a_group_of_its_own
+from kd_hpo.study.cluster.user_code import UserCode, user_code
+from kd_hpo.study.status_line import status_line
+from kd_hpo.study.store.folder import StudyFolder
+
+LOCAL = "local"
+_ANSWER_S = 300.0
+"""A node that has not answered by then would run no trial either: its first worker process has to start."""
+_SEEN_S = 15.0
+"""How long a network file system may take to show here what another machine has written."""
+
+
+@contextmanager
+def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) -> Iterator[None]:
+    """Ray on this machine, or a connection to the cluster that the study names. Raises StudyError if there is none.
+
+    Code of the user's own goes to every node of a cluster. A Ray that this process has joined already is used as it is.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is told by ProgressReporter, in a line
+    if ray.is_initialized():
+        yield
+        return
+    address = study.resources.address
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "WARNING" if verbose else "ERROR"}
+    if address == LOCAL:
+        options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    with TemporaryDirectory(prefix="kd-hpo-code-") as staged:
+        if code := code_for_nodes(study):
+            code.copy_to(Path(staged))
+            options["runtime_env"] = {"working_dir": staged}
+        try:
+            with status_line(console) as progress, on_loopback() if address == LOCAL else nullcontext(), a_group_of_its_own():
+                progress("starting Ray")
+                ray.init(address=address, **options)
+        except Exception as error:  # among them a bare one, where a busy machine does not start Ray in time
+            raise StudyError(f"no Ray cluster answers at resources.address {address!r}: {first_line(error)}") from error
+    try:
+        yield
+    finally:
+        shut_down()
+
+
+def shut_down() -> None:
+    """Leaves no garbage of Ray's behind: a handle that another thread, such as MLflow's mirror, happens to collect while Ray
+    shuts down asks for what is gone, and for that Ray ends the whole process, without a word."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        gc.collect()
+        ray.shutdown()
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def code_for_nodes(study: StudyConfig) -> UserCode | None:
+    """What the study imports from the current folder; None where the nodes have it, as those of Ray's jobs do."""
+    in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return None if study.resources.address == LOCAL or in_a_job else user_code(study, Path.cwd())
+
+
+def check_cluster(study: StudyConfig, console: Console) -> None:
+    """Raises StudyError where a cluster that the study names cannot run its trials, before anything is made for them."""
+    if study.resources.address == LOCAL:
+        return
+    if code := code_for_nodes(study):
+        console.print(str(code))
+    with ray_running(study, console):
+        at_once, nodes = slots(study), nodes_for_trials(study)
+        with question(study, StudyFolder.of(study).root) as asked:
+            require_ready(nodes, asked)
+        console.print(f"Ray has {len(nodes)} nodes for trials ({', '.join(sorted(nodes.values()))}): {at_once} trials at once")
+
+
+def slots(study: StudyConfig) -> int:
+    """How many trials the nodes can run at once; a trial has all that it wants on one node. Raises StudyError if none can."""
+    wanted = study.resources
+    count = sum(_fitting(study, node) for node in _alive())
+    if count == 0:
+        there = [f"{n['NodeName']} {n['Resources'].get('CPU', 0):g} and {n['Resources'].get('GPU', 0):g}" for n in _alive()]
+        custom = "".join(f", {amount:g} {name}" for name, amount in wanted.custom_per_trial.items())
+        raise StudyError(
+            f"a trial wants {wanted.cpus_per_trial:g} CPU and {wanted.gpus_per_trial:g} GPU{custom} of one node, and no node has "
+            f"that (CPU and GPU of each: {'; '.join(there)}); lower resources.cpus_per_trial or resources.gpus_per_trial, or "
+            "join a larger cluster (resources.address)"
+        )
+    return count
+
+
+def resources_of_trial(study: StudyConfig) -> dict[str, float]:
+    """What Ray reserves for a trial, by Ray's names."""
+    wanted = study.resources
+    return {"cpu": wanted.cpus_per_trial, "gpu": wanted.gpus_per_trial, **wanted.custom_per_trial}
+
+
+def nodes_for_trials(study: StudyConfig) -> dict[str, str]:
+    """The names of the nodes that can run a trial, by Ray's ids of them."""
+    return {node["NodeID"]: node["NodeName"] for node in _alive() if _fitting(study, node)}
+
+
+def this_node() -> str:
+    """The name of the node that this process runs on."""
+    here = ray.get_runtime_context().get_node_id()
+    return next(str(node["NodeName"]) for node in ray.nodes() if node["NodeID"] == here)
+
+
+def require_ready(nodes: Mapping[str, str], asked: Question) -> None:
+    """Raises StudyError, with the node's name, for the first that lacks something that trials need."""
+    ask = ray.remote(num_cpus=0, max_retries=0)(answer)
+    on_node = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
+    answers = {node: ask.options(scheduling_strategy=on_node[node]).remote(asked, node) for node in nodes}
+    for node, coming in answers.items():
+        name = nodes[node]
+        try:
+            lacks = ray.get(coming, timeout=_ANSWER_S)
+        except GetTimeoutError as error:
+            raise StudyError(f"node {name} has not answered for {_ANSWER_S:g} s; look at its logs, or end it") from error
+        except (RayError, ImportError) as error:
+            raise StudyError(f"node {name} cannot run kd_hpo ({first_line(error)}); install what the driver has") from error
+        if lacks:
+            raise StudyError(f"node {name} {lacks}")
+        if not _soon(partial(asked.answered, node)):
+            raise StudyError(
+                f"what node {name} writes to {asked.folder.parent} is not seen here within {_SEEN_S:g} s; put the runs folder on "
+                "a path that every node shares: --set runs=/SHARED/PATH"
+            )
+
+
+def _fitting(study: StudyConfig, node: Mapping[str, Any]) -> int:
+    names = {"cpu": "CPU", "gpu": "GPU"}
+    wanted = {names.get(name, name): amount for name, amount in resources_of_trial(study).items() if amount}
+    return int(min(node["Resources"].get(name, 0) / amount for name, amount in wanted.items()))
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _soon(seen: Callable[[], bool]) -> bool:
+    until = time.monotonic() + _SEEN_S
+    while not seen():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def first_line(error: Exception | str) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,94 @@
+"""What a machine must have to run a study's trials, looked for on that machine. It loads neither Ray nor torch."""
+
+import importlib.util
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from kd_hpo.config.data import ImageFolder, TorchvisionData
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.data.remote import listing
+from kd_hpo.errors import DataError
+from kd_hpo.files import write_atomically
+from kd_hpo.study.cluster.user_code import user_modules
+from kd_hpo.study.environment import prepare_environment
+
+_TOKEN = "token"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Asks a machine about a study. `folder` lies in the study's own; only a machine with that very folder finds the token."""
+
+    study_json: str
+    folder: Path
+    token: str
+    version: str
+
+    def answered(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+
+@contextmanager
+def question(study: StudyConfig, root: Path) -> Iterator[Question]:
+    """To be asked while the context is open: it takes the token's folder in the study's own, `root`, away."""
+    folder = root / f".probe-{uuid.uuid4().hex}"
+    asked = Question(study.model_dump_json(), folder, uuid.uuid4().hex, version("kd_hpo"))
+    write_atomically(folder / _TOKEN, asked.token)
+    try:
+        yield asked
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answer(asked: Question, name: str) -> str:
+    """Writes the token under `name` beside it, and says what this machine lacks; "" where it has everything."""
+    prepare_environment()
+    if (here := version("kd_hpo")) != asked.version:
+        return f"has kd_hpo {here}, and the driver {asked.version}; install the same on all"
+    study = StudyConfig.model_validate_json(asked.study_json)
+    try:
+        if (asked.folder / _TOKEN).read_text() != asked.token:
+            return _not_shared(study, "another one lies there")
+        write_atomically(asked.folder / name, asked.token)
+    except OSError as error:
+        return _not_shared(study, error.strerror or str(error))
+    for place, folder in places_of(study).items():
+        if isinstance(place, Path) and not place.exists():
+            return (
+                f"does not see {place}, which trials read; put it on a path that every node has, or in storage: s3://BUCKET/KEY"
+            )
+        if isinstance(place, str):
+            try:
+                listing(place, folder=folder)
+            except DataError as error:
+                return f"cannot read what trials read: {error}"
+    if missing := [module for module in user_modules(study) if not _importable(module)]:
+        return f"has no module {missing[0]!r}; start kd-hpo from the folder that holds it, or install it on every node"
+    return ""
+
+
+def places_of(study: StudyConfig) -> dict[Path | str, bool]:
+    """What trials read beside the study's folder, and whether it is a folder."""
+    places: dict[Path | str, bool] = {file: False for file in (study.teacher.weights, study.student.weights) if file is not None}
+    if isinstance(study.data, ImageFolder):
+        places[study.data.path] = True
+    if isinstance(study.data, TorchvisionData):
+        places[study.data.root] = True
+    return places
+
+
+def _not_shared(study: StudyConfig, why: str) -> str:
+    return f"does not share the folder runs {study.runs} ({why}); put it where every node sees it: --set runs=/SHARED/PATH"
+
+
+def _importable(module: str) -> bool:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # as import_callable does
+    return importlib.util.find_spec(module) is not None

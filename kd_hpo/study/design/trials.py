@@ -1,0 +1,181 @@
+"""The design of a study: which methods are searched over which settings, and what each trial is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kd_hpo.config.load import method_names, probes, with_settings
+from kd_hpo.config.methods import METHODS
+from kd_hpo.config.pairs import PairsFirst
+from kd_hpo.config.study import Method, Range, StudyConfig, UniformRange
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.errors import ConfigError
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec
+from kd_hpo.trial.result import EpochRecord
+
+TPE_LAMBDA = "tpe_lambda"
+"""The black-box control: the search chooses all T x S weights."""
+_CELL = "weighting.matrix."
+
+
+def method_of(study: StudyConfig, name: str) -> Method:
+    """A method as the study gives it, or as METHODS has it. Raises ConfigError for one that is nowhere."""
+    own = {method.name: method for method in study.compare.methods if isinstance(method, Method)}
+    method = own.get(name) or Method(name=name, base=name)
+    if method.base not in METHODS:
+        raise ConfigError(f"there is no method {method.base!r}; there are {', '.join(METHODS)}")
+    return method
+
+
+def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
+    """The whole configuration of one trial: the file's, the method's settings over it, then the seed.
+
+    A method puts its settings over those of `search.space`: plain training stays without KD, whatever weight was found.
+    What was searched in the method's own space comes last.
+    """
+    method = method_of(study, spec.method)
+    paths = study.search.space.keys() - own_space(study, spec.method).keys()
+    shared = {path: value for path, value in spec.settings.items() if path in paths}
+    own = {path: value for path, value in spec.settings.items() if path not in paths}
+    if method.base == TPE_LAMBDA:
+        own = as_matrix(own)
+    if spec.start is not None:
+        own = own | {"weighting.start": spec.start}
+    return with_settings(applied(method, with_settings(study.trial(), shared)), own).replace(seed=spec.seed)
+
+
+def is_judged(config: TrialConfig, epoch: int) -> bool:
+    """Whether a scheduler and Optuna are told how good the trial is after the epoch: not while its student has seen no label."""
+    stages = config.pairs.stages
+    return not isinstance(stages, PairsFirst) or epoch > stages.share * config.training.epochs
+
+
+def judged_records(study: StudyConfig, folder: StudyFolder, spec: TrialSpec) -> list[EpochRecord]:
+    """Of the trial's epochs on disk, those that a scheduler and Optuna have been told of."""
+    records = folder.records(spec.id)
+    config = trial_config(study, spec) if records else None
+    return [record for record in records if config and is_judged(config, record.epoch)]
+
+
+def method_trials(study: StudyConfig) -> dict[str, TrialConfig]:
+    """Of each method that the study searches or compares, a trial at the settings of the file."""
+    names = [*method_names(study), *([study.search.method] if study.search.trials else [])]
+    return {name: trial_config(study, TrialSpec(id=name, kind="compare", method=name, seed=study.seed)) for name in names}
+
+
+def applied(method: Method, trial: TrialConfig) -> TrialConfig:
+    return METHODS[method.base].apply(trial, method.set)
+
+
+def as_matrix(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with all cells weighting.matrix.t.s as one fixed matrix: cell by cell, there would have to be one before."""
+    cells = {tuple(map(int, path.removeprefix(_CELL).split("."))): settings[path] for path in settings if path.startswith(_CELL)}
+    others = {path: value for path, value in settings.items() if not path.startswith(_CELL)}
+    if not cells:
+        return others
+    T, S = (1 + max(place) for place in zip(*cells, strict=True))
+    return {"weighting": {"kind": "fixed", "matrix": [[cells[t, s] for s in range(S)] for t in range(T)]}} | others
+
+
+# ---- searches
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The search of one method: so many trials over its space, by dotted paths."""
+
+    method: str
+    trials: int
+    space: dict[str, Range]
+    first: dict[str, Any] = field(default_factory=dict)
+    """The file's own settings, which the first trial has as far as the space allows."""
+
+
+def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
+    """Every search of the study by its method; a method whose space is empty has none.
+
+    shape  (T, S), the layers of the study's pairs
+    Raises ConfigError where nothing in the space acts on the method that `search` names, or where `tpe_lambda` has no trials.
+    """
+    budgets = {study.search.method: study.search.trials} if study.search.trials else {}
+    budgets |= {name: trials_of_its_own(study, name) for name in method_names(study) if name not in budgets}
+    found = {name: searched(study, name, trials, shape) for name, trials in budgets.items() if trials}
+    if study.search.trials and not found[study.search.method].space:
+        raise ConfigError(
+            f"search.space ({', '.join(study.search.space)}) has nothing that acts on search.method {study.search.method!r}; "
+            "give a range that does, or search.trials: 0"
+        )
+    return {name: search for name, search in found.items() if search.space}
+
+
+def searched(study: StudyConfig, name: str, trials: int, shape: tuple[int, int]) -> Searched:
+    space = space_of(study, name, shape)
+    as_in_file = trial_config(study, TrialSpec(id=name, kind="search", method=name, seed=study.seed)).model_dump(mode="json")
+    return Searched(name, trials, space, {path: value for path in space if (value := _at(as_in_file, path)) is not None})
+
+
+def _at(settings: Any, path: str) -> Any:
+    """None where there is nothing at the dotted path."""
+    for key in path.split("."):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
+
+
+def trials_of_its_own(study: StudyConfig, name: str) -> int:
+    """Of a method that `search` does not name: `tune`; of the black-box control, as many as learned lambda is searched with."""
+    if method_of(study, name).base != TPE_LAMBDA:
+        return study.compare.tune
+    if not (trials := max(study.compare.tune, study.search.trials)):
+        raise ConfigError(f"method {name!r} searches lambda, and no trials are given for it; set compare.tune (--tune) above 0")
+    return trials
+
+
+def space_of(study: StudyConfig, name: str, shape: tuple[int, int]) -> dict[str, Range]:
+    """The settings that a search of the method chooses: those of `search.space` that act on it, and its own."""
+    space = {path: study.search.space[path] for path in acting_paths(study, name)} | own_space(study, name)
+    if method_of(study, name).base == TPE_LAMBDA:
+        T, S = shape
+        space |= {f"{_CELL}{t}.{s}": UniformRange(low=0, high=1) for t in range(T) for s in range(S)}
+    return space
+
+
+def own_space(study: StudyConfig, name: str) -> dict[str, Range]:
+    """The ranges that the method brings with it, and over them those that the study gives it."""
+    method = method_of(study, name)
+    return {**METHODS[method.base].space, **method.space}
+
+
+def acting_paths(study: StudyConfig, name: str) -> list[str]:
+    """The paths of `search.space` that act on the method: of two of their values, its trials come out different.
+
+    A path for which the method has a range of its own is not among them.
+    """
+    from kd_hpo.trial.effect import effect  # it builds losses, with torch
+
+    method, own, trial = method_of(study, name), own_space(study, name), study.trial()
+    values = {path: [value for _, value in probes(chosen)] for path, chosen in study.search.space.items() if path not in own}
+    for path in values:  # where the file has kd.weight 0, kd.temperature acts once the weight is chosen
+        trial = _attempted(trial, path, values[path][-1])
+
+    def acts(path: str) -> bool:
+        effects = [effect(applied(method, _attempted(trial, path, value))) for value in values[path]]
+        return len(effects) == 1 or any(each != effects[0] for each in effects)  # one value is a setting to make, not to choose
+
+    return [path for path in values if acts(path)]
+
+
+def _attempted(trial: TrialConfig, path: str, value: Any) -> TrialConfig:
+    """The trial with the value, or as it is where the two do not go together."""
+    try:
+        return with_settings(trial, {path: value})
+    except ConfigError:
+        return trial
+
+
+# ---- the comparison
+
+
+def compared_ids(study: StudyConfig) -> dict[str, tuple[str, int]]:
+    """The method and the seed of each trial of the comparison."""
+    seeds = range(study.seed, study.seed + study.compare.seeds)
+    return {f"{name}-s{seed}": (name, seed) for seed in seeds for name in method_names(study)}

@@ -1,0 +1,135 @@
+"""The pictures of a study: methods side by side, accuracy over the epochs, accuracy over the trials of a search."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO, StringIO
+from math import ceil
+from pathlib import Path
+from statistics import mean
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kd_hpo.files import write_atomically
+from kd_hpo.study.results.comparison import Comparison, spread
+
+_POINTS, _CONTROL, _INK, _FAINT, _GRID = "#0072b2", "#c8501e", "#202124", "#9aa0a6", "#e4e6e9"
+_LINES = ("#0072b2", "#c8501e", "#00805c", "#a8488c", "#8a6a00", "#444444")
+_DASHES = ("-", "--", ":", "-.")
+_STATES = {"completed": ("o", _POINTS), "stopped": ("^", _FAINT), "failed": ("x", _CONTROL)}
+_MOST_COLUMNS = 4
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> None:
+    """A PNG of comparison_figure."""
+    picture = BytesIO()
+    comparison_figure(comparison).savefig(picture, format="png")
+    write_atomically(path, picture.getvalue())
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """A row a method; a point a seed at its accuracy on `test` after the last epoch, mean and deviation beside."""
+    methods = comparison.methods
+    figure = _figure(8, 1.4 + 0.45 * len(methods))
+    axes = figure.add_subplot()
+    for place, method in enumerate(methods):
+        scores = list(method.all("test").values())
+        if not scores:
+            axes.text(0.5, place, "failed", color=_FAINT, ha="center", va="center", transform=axes.get_yaxis_transform())
+            continue
+        average, deviation = spread(scores)
+        colour = _CONTROL if method is comparison.control else _POINTS
+        axes.plot(scores, [place - 0.13] * len(scores), "o", color=colour, alpha=0.55, markersize=5, markeredgewidth=0)
+        around = deviation if deviation == deviation else None
+        axes.errorbar(average, place + 0.13, xerr=around, fmt="D", color=_INK, markersize=4.5, capsize=3, linewidth=1.2)
+    if comparison.control:
+        best = mean(comparison.control.all("test").values())
+        axes.axvline(best, color=_CONTROL, linewidth=0.8, linestyle=":", label=f"best control: {comparison.control.name}")
+    axes.axvline(comparison.teacher["test"], color=_FAINT, linewidth=0.8, linestyle="--", label="teacher")
+    axes.set_yticks(range(len(methods)), [method.name for method in methods])
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_xlabel("accuracy on test after the last epoch")
+    axes.set_title(f"{comparison.study}: a point a seed; ◆ mean ± standard deviation", fontsize=10, loc="left")
+    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_axisbelow(True)
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
+    return figure
+
+
+def curves_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Accuracy on `val` over the epochs: a line a method, the mean over its seeds, each of which has a list of accuracies."""
+    figure = _figure(8, 3.6)
+    axes = figure.add_subplot()
+    for i, (method, seeds) in enumerate(curves.items()):
+        averages = [mean(scores) for scores in zip(*seeds, strict=True)]
+        colour, dashes = _LINES[i % len(_LINES)], _DASHES[i // len(_LINES) % len(_DASHES)]
+        axes.plot(range(1, len(averages) + 1), averages, color=colour, linestyle=dashes, linewidth=1.4, label=method)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy on val")
+    _open(axes)
+    figure.legend(fontsize=8, frameon=False, loc="outside right center")
+    return figure
+
+
+def search_figure(searches: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
+    """A panel a searched method: its trials in order, each at the accuracy on `val` that it reached, and the best so far.
+
+    searches  points as `searched_points` gives them, by method
+    """
+    columns = min(len(searches), _MOST_COLUMNS)
+    rows = ceil(len(searches) / columns)
+    figure = _figure(8, 0.7 + (2.6 if columns == 1 else 1.9) * rows)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    for axes, (method, points) in zip(panels, searches.items(), strict=False):
+        _search_panel(axes, method, points)
+    for axes in list(figure.axes)[len(searches) :]:
+        axes.set_visible(False)
+    figure.supxlabel("trial of the search", fontsize=9)
+    figure.supylabel("accuracy on val", fontsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, frameon=False, loc="outside upper right", ncols=4)
+    return figure
+
+
+def _search_panel(axes: Axes, method: str, points: Sequence[Mapping[str, object]]) -> None:
+    scores = [float("nan") if point["accuracy"] is None else float(str(point["accuracy"])) for point in points]
+    for state, (marker, colour) in _STATES.items():
+        there = [i for i, point in enumerate(points) if point["state"] == state]
+        axes.plot(there, [scores[i] for i in there], marker, color=colour, markersize=5, label=state)
+    so_far, best = [], float("nan")
+    for point, score in zip(points, scores, strict=True):
+        best = score if point["state"] == "completed" and not score <= best else best
+        so_far.append(best)
+    axes.step(range(len(points)), so_far, color=_INK, linewidth=1, where="post", label="best so far")
+    axes.set_title(method, fontsize=9, loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=8)
+    _open(axes)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an <svg> element for a page that gives its colours as --ink, --faint, --grid, --link and --bad."""
+    text = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd_hpo"}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    drawn = text.getvalue()
+    names = {_INK: "ink", "#000000": "ink", _FAINT: "faint", _GRID: "grid", _POINTS: "link", _CONTROL: "bad"}
+    for colour, name in names.items():
+        drawn = drawn.replace(colour, f"var(--{name})")
+    return drawn[drawn.index("<svg") :]
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _open(axes: Axes) -> None:
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)

@@ -1,0 +1,306 @@
+"""The findings of a study as one file that a person can send to a colleague: a page without a network, or Markdown.
+
+Names of layers, methods and studies are untrusted: the page's template escapes all that it is given but the SVG made here,
+and Markdown's special characters are escaped by `in_markdown`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from kd_hpo.config.pairs import LearnedWeights
+from kd_hpo.config.study import Asha
+from kd_hpo.config.trial import Network
+from kd_hpo.config.wording import one_line
+from kd_hpo.errors import ConfigError
+from kd_hpo.files import write_atomically
+from kd_hpo.study.design.trials import compared_ids
+from kd_hpo.study.report.pages import MatrixHistory, matrix_page, scatter_page
+from kd_hpo.study.report.plots import comparison_figure, curves_figure, search_figure, svg
+from kd_hpo.study.results.comparison import number, p_value, with_spread
+from kd_hpo.study.results.findings import (
+    Findings,
+    headline,
+    matrix_in_words,
+    missing,
+    next_commands,
+    read_findings,
+    strongest_pairs,
+)
+from kd_hpo.study.results.significance import FEWEST_TRIALS, LEVEL, trends
+from kd_hpo.study.results.standing import searched_points
+from kd_hpo.study.store.folder import StudyFolder, TrialStatus
+from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
+
+TEMPLATES = {".html": "report.html.jinja", ".md": "report.md.jinja"}
+
+
+def write_report(folder: StudyFolder, path: Path, now: datetime) -> Findings:
+    """Raises ConfigError for a file of another kind, StudyError where there is no study or its folder is broken."""
+    if path.suffix not in TEMPLATES:
+        raise ConfigError(f"{path} ends in {path.suffix!r}; give a file that ends in {' or '.join(TEMPLATES)}")
+    report = Report(read_findings(folder), now)
+    environment = Environment(
+        loader=PackageLoader("kd_hpo.study.report", "."),
+        autoescape=path.suffix == ".html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"md": in_markdown, "code": as_code, "number": number, "p_value": p_value, "with_spread": with_spread}
+    write_atomically(path, environment.get_template(TEMPLATES[path.suffix]).render(report=report, findings=report.findings))
+    return report.findings
+
+
+def in_markdown(text: object) -> str:
+    """A sentence on one line: nothing in it is taken for Markdown, HTML or the end of a table's cell."""
+    return re.sub(r"([\\`*_\[\]<>|~&#])", r"\\\1", one_line(str(text)))
+
+
+def as_code(text: object) -> str:
+    """A name as it is, in a code span that no backtick in it ends."""
+    words = one_line(str(text)).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    return f"{fence}{words}{fence}" if len(fence) == 1 else f"{fence} {words} {fence}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the templates are given, beside the findings: words, tables and pictures."""
+
+    findings: Findings
+    now: datetime
+
+    @property
+    def headline(self) -> list[str]:
+        return headline(self.findings)
+
+    @property
+    def missing(self) -> list[str]:
+        return missing(self.findings)
+
+    @property
+    def next_commands(self) -> list[tuple[str, str]]:
+        return next_commands(self.findings)
+
+    # ---- what was asked
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What was asked, a line each."""
+        study, training = self.findings.study, self.findings.study.training
+        each = f"{training.epochs} epochs, batches of {training.batch_size}, {training.optimizer.kind}"
+        facts = [
+            ("teacher", described(study.teacher.network)),
+            ("student", described(study.student.network)),
+            (
+                "data",
+                with_arguments(study.data.kind, study.data.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})),
+            ),
+            ("splits", self._splits()),
+            ("a trial", each + (f", augmented by {', '.join(study.augment)}" if study.augment else "")),
+            ("pairs", f"{study.pairs.loss.kind} loss, strength {study.pairs.strength:g}, weighting {self._weighting()}"),
+            ("search", self._search()),
+            ("comparison", f"{len(self.findings.standing.compare)} methods, {study.compare.seeds} seeds each"),
+        ]
+        if seconds := sum(status.duration_s for status in self.findings.folder.statuses()):
+            facts.append(("time", f"{lasting(seconds)}, all trials together"))
+        if result := self._some_result():
+            facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))
+        return facts
+
+    def _splits(self) -> str:
+        if self.findings.comparison:
+            return ", ".join(f"{name} {size} ({digest[:8]})" for name, (size, digest) in self.findings.comparison.splits.items())
+        asked = self.findings.study.splits.model_dump(exclude={"seed"})
+        return ", ".join(f"{name} {'the rest' if size is None else size}" for name, size in asked.items())
+
+    def _weighting(self) -> str:
+        weighting = self.findings.study.weighting
+        return f"learned by {weighting.direction.kind}" if isinstance(weighting, LearnedWeights) else weighting.kind
+
+    def _search(self) -> str:
+        study = self.findings.study
+        trials = sum(count.planned for count in self.findings.standing.search.values())
+        if not trials:
+            return "none: every method at the settings of the file"
+        stopping = "ASHA stops poor ones" if isinstance(study.search.scheduler, Asha) else "none is stopped early"
+        methods = len(self.findings.standing.search)
+        return f"{trials} trials for {methods} method{'s' * (methods > 1)} by Optuna (TPE); {stopping}"
+
+    def _some_result(self) -> TrialResult | None:
+        """Of any completed trial: what all share."""
+        done = [status for status in self.findings.folder.statuses() if status.state == "completed"]
+        return self.findings.folder.result(done[0].spec.id) if done else None
+
+    @property
+    def layers(self) -> list[tuple[str, str]]:
+        """Teacher layer and student layer in a row, each with its shape; empty where one has more than the other."""
+        learned = self.findings.learned
+        if learned is None:
+            return []
+        rows = max(len(learned.teacher), len(learned.student))
+        sides = [[shaped(layer) for layer in side] + [""] * (rows - len(side)) for side in (learned.teacher, learned.student)]
+        return list(zip(*sides, strict=True))
+
+    # ---- the teacher
+
+    @property
+    def teacher(self) -> list[str]:
+        """How good it is, and beside what."""
+        comparison, name = self.findings.comparison, self.findings.study.teacher.network.name
+        if comparison is None:
+            result = self._some_result()
+            return [f"{name}: accuracy on val {result.teacher_val_accuracy:.4f}."] if result else ["No trial has told yet."]
+        lines = [f"{name}: accuracy on test {comparison.teacher['test']:.4f}, on val {comparison.teacher['val']:.4f}."]
+        alone = next((method for method in comparison.methods if method.name == "ce" and method.by_seed), None)
+        if alone is None:
+            return [*lines, "The student was not trained alone, so how much there is to teach is not known (the method ce)."]
+        scores = list(alone.all("test").values())
+        gap = comparison.teacher["test"] - float(np.mean(scores))
+        behind = f"The student alone is {gap:.4f} behind it on test: that is what there is to teach."
+        return [*lines, behind if gap > 0 else "The student alone is as good: there is nothing to teach."]
+
+    # ---- the search
+
+    @cached_property
+    def searches(self) -> dict[str, list[dict[str, object]]]:
+        """Trials by method, the method that learns lambda first."""
+        found, learned = searched_points(self.findings.folder), self.findings.learned
+        return dict(sorted(found.items(), key=lambda item: learned is None or item[0] != learned.method))
+
+    @property
+    def search_rows(self) -> list[tuple[str, int, str, str]]:
+        """Method, trials, the best one, and which settings mattered."""
+        return [
+            (method, len(points), best_in_words(points), settings_in_words(points)) for method, points in self.searches.items()
+        ]
+
+    @property
+    def search_plot(self) -> Markup:
+        return Markup(svg(search_figure(self.searches)))
+
+    @property
+    def setting_pages(self) -> list[tuple[str, str]]:
+        """Method and the page of its accuracy against each outer setting."""
+        return [
+            (method, scatter_page(f"accuracy on val against the outer settings of {method}", points, settings_of(points)))
+            for method, points in self.searches.items()
+        ]
+
+    # ---- lambda
+
+    @property
+    def pairs(self) -> list[tuple[str, str, str]]:
+        return strongest_pairs(self.findings.learned) if self.findings.learned else []
+
+    @property
+    def matrix_words(self) -> str:
+        return matrix_in_words(self.findings.learned) if self.findings.learned else ""
+
+    @property
+    def matrix_page(self) -> str:
+        learned = self.findings.learned
+        if learned is None:
+            return ""
+        course = tuple(tuple(tuple(row) for row in matrix) for matrix in learned.course)
+        history = MatrixHistory(learned.teacher_names, learned.student_names, learned.epochs, course)
+        return matrix_page(f"lambda: {learned.whose()}", history)
+
+    @property
+    def course(self) -> list[tuple[int, list[float]]]:
+        """Some epochs, evenly spaced with the first and the last, and the weights of `pairs` after each."""
+        learned = self.findings.learned
+        if learned is None:
+            return []
+        places = sorted({round(i) for i in np.linspace(0, len(learned.epochs) - 1, 5)})
+        at = [(learned.teacher_names.index(t), learned.student_names.index(s)) for t, s, _ in self.pairs]
+        return [(learned.epochs[i], [learned.course[i][t][s] for t, s in at]) for i in places]
+
+    # ---- the comparison
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the comparison's table, with the verdict on the method that learns lambda against each."""
+        if self.findings.comparison is None:
+            return []
+        found = {verdict.control.name: verdict for verdict in self.findings.verdicts}
+        rows: list[dict[Any, Any]] = self.findings.comparison.frame().to_dict("records")
+        return [row | {"verdict": found.get(row["method"])} for row in rows]
+
+    @property
+    def level(self) -> float:
+        return LEVEL
+
+    @property
+    def comparison_plot(self) -> Markup:
+        assert self.findings.comparison is not None
+        return Markup(svg(comparison_figure(self.findings.comparison)))
+
+    @property
+    def curves_plot(self) -> Markup | None:
+        """None where no trial of the comparison has come to its end."""
+        curves = self._curves()
+        return Markup(svg(curves_figure(curves))) if curves else None
+
+    def _curves(self) -> dict[str, list[list[float]]]:
+        curves: dict[str, list[list[float]]] = {}
+        for trial, (method, _) in compared_ids(self.findings.study).items():
+            status: TrialStatus | None = self.findings.folder.status(trial)
+            if status and status.state == "completed":
+                scores = [record.metrics[METRIC] for record in self.findings.folder.records(status.spec.id)]
+                curves.setdefault(method, []).append(scores)
+        return curves
+
+
+# ---- words
+
+
+def best_in_words(points: Sequence[Mapping[str, object]]) -> str:
+    """.9123 (hetero-t003)"""
+    done = [point for point in points if point["state"] == "completed" and point["accuracy"] is not None]
+    best = max(done, key=lambda point: float(str(point["accuracy"])), default=None)
+    return f"{best['accuracy']:.4f} ({best['trial']})" if best else "none completed"
+
+
+def settings_in_words(points: Sequence[Mapping[str, object]]) -> str:
+    clear = [trend for trend in trends(points) if trend.p < LEVEL]
+    if len(points) < FEWEST_TRIALS:
+        return "too few trials to say"
+    return "; ".join(trend.words for trend in clear) or "no clear trend"
+
+
+def settings_of(points: list[dict[str, object]]) -> list[str]:
+    return list(dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy")))
+
+
+def lasting(seconds: float) -> str:
+    """45 s, 4 min 5 s, 2 h 7 min"""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def described(network: Network) -> str:
+    return with_arguments(network.name, network.arguments) + (", pretrained" if network.pretrained else "")
+
+
+def shaped(layer: LayerRecord) -> str:
+    """conv2 (32 x 6 x 6)"""
+    return f"{layer.name} ({' x '.join(map(str, layer.shape))})"
+
+
+def with_arguments(name: str, arguments: Mapping[str, Any]) -> str:
+    """plain_conv {channels: [16, 32], hidden: 64}"""
+    written = yaml.safe_dump(dict(arguments), default_flow_style=True, sort_keys=False, width=float("inf")).strip()
+    return f"{name} {written}" if arguments else name

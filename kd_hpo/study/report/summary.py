@@ -1,0 +1,140 @@
+"""What came out of a study, for a person on a terminal: methods side by side, the matrix, how far it has come."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kd_hpo.config.wording import one_line
+from kd_hpo.study.report.pages import colours, ink_on
+from kd_hpo.study.results.comparison import Comparison, number, p_value, with_spread
+from kd_hpo.study.results.findings import Findings, headline, missing
+from kd_hpo.study.results.standing import Count, Learned, Standing
+
+_WIDE = 120
+"""Columns of a terminal that has room for titles, four digits and what was tuned."""
+_CELL = 5
+"""Columns of a weight: 0.123."""
+_MOST_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of a study that has come to its end."""
+
+    comparison: Comparison
+    learned: Learned | None
+    """None where no method learns pair weights."""
+    link: str
+    """Opens the study's experiment in MLflow's model-training view, once a server runs (`kd-hpo ui`)."""
+
+
+def render(comparison: Comparison, learned: Learned | None, width: int) -> RenderableType:
+    """The comparison and the matrix as a person reads them on a terminal of that width, 80 columns or more."""
+    lines = [Text(line, "red") for line in _wrapped(comparison.failures(), width)]
+    lines += [Text(line, "dim") for line in _wrapped(comparison.caption(), width)]
+    shown: list[RenderableType] = [_table(comparison, wide=width >= _WIDE), Text(), *lines]
+    return Group(*shown, *([Text(), render_learned(learned, width)] if learned else []))
+
+
+def render_learned(learned: Learned, width: int) -> RenderableType:
+    """The matrix; where it is too wide even with numbers for names, its largest weights."""
+    title = f"Learned lambda ({learned.whose()}): which teacher layer (row) teaches which student layer (column)"
+    lines = [Text(line, "bold") for line in _wrapped([title], width)]
+    teacher, student = ([one_line(name) for name in names] for names in (learned.teacher_names, learned.student_names))
+    left = max(map(len, teacher)) + 2
+    if left + sum(max(len(name), _CELL) + 3 for name in student) < width:
+        return Group(*lines, _matrix(learned, teacher, [f" {name} " for name in student], " {:.3f} "))
+    if left + len(student) * (_CELL + 1) < width:
+        named = ", ".join(f"{s} {name}" for s, name in enumerate(student, 1))
+        columns = [f"{s}" for s in range(1, len(student) + 1)]
+        below = [Text(line, "dim") for line in _wrapped([f"Columns: {named}."], width)]
+        return Group(*lines, _matrix(learned, teacher, columns, "{:.3f}"), *below)
+    pairs = "".join(f"\n  {weight:.3f}  {t} -> {s}" for t, s, weight in largest_pairs(learned, _MOST_PAIRS))
+    return Group(*lines, Text(f"Of its {len(teacher)} x {len(student)} weights, the largest are:{pairs}"))
+
+
+def largest_pairs(learned: Learned, most: int) -> list[tuple[str, str, float]]:
+    """Teacher layer, student layer and weight, the heaviest first."""
+    weights: Any = np.array(learned.matrix)
+    places = np.dstack(np.unravel_index(np.argsort(-weights, axis=None, kind="stable")[:most], weights.shape))[0]
+    names = learned.teacher_names, learned.student_names
+    return [(one_line(names[0][t]), one_line(names[1][s]), float(weights[t, s])) for t, s in places]
+
+
+def render_standing(standing: Standing, width: int) -> RenderableType:
+    """A row a method: how much of it is done."""
+    table = _bare_table(wide=width >= _WIDE)
+    table.add_column("method")
+    for name in ("search", "best val", "seeds", "best val"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for method in dict.fromkeys([*standing.search, *standing.compare]):
+        table.add_row(method, *_counted(standing.search, method), *_counted(standing.compare, method))
+    caption = "search, seeds: trials that have ended, of those planned; best val: after the last epoch of a completed trial."
+    return Group(table, Text(), *(Text(line, "dim") for line in _wrapped([caption], width)))
+
+
+def render_findings(findings: Findings, width: int) -> RenderableType:
+    """What a study has come to so far: of one that is not finished, how much of each method is done comes first."""
+    about = Text.assemble((findings.study.name, "bold"), f": {findings.standing.words()}")
+    said = [Text(line) for line in _wrapped(headline(findings), width)]
+    if findings.comparison is not None and findings.finished:
+        return Group(about, *said, Text(), render(findings.comparison, findings.learned, width))
+    shown: list[RenderableType] = [about, *(Text(line) for line in _wrapped(missing(findings), width)), Text()]
+    shown += [render_standing(findings.standing, width)]
+    return Group(*shown, *([Text(), render_learned(findings.learned, width)] if findings.learned else []))
+
+
+def _counted(counts: Mapping[str, Count], method: str) -> tuple[str, str]:
+    count = counts.get(method)
+    return (f"{count.ended}/{count.planned}", number(count.best, ".4f")) if count else ("-", "-")
+
+
+def _table(comparison: Comparison, *, wide: bool) -> Table:
+    table = _bare_table(wide=wide)
+    table.add_column("method", no_wrap=not wide)
+    for name in ("n", "test", "best", "val", "rank", "s", "diff.", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("tuning")
+    best = comparison.control
+    for row, method in zip(comparison.frame().to_dict("records"), comparison.methods, strict=True):
+        digits = 4 if wide else 3
+        cells = [with_spread(row[name], row[f"{name}_sd"], digits) for name in ("test", "test_best", "val")]
+        cells += [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
+        cells += ["control" if method is best else number(row["difference"], f"+.{digits}f"), p_value(row["p_value"])]
+        count = f"{row['seeds']} ({row['failed']} failed)" if row["failed"] else f"{row['seeds']}"
+        table.add_row(method.title if wide else method.name, count, *cells, *[method.tuning] * wide)
+    return table
+
+
+def _bare_table(*, wide: bool) -> Table:
+    spaces = (0, 1 if wide else 0)
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=spaces, collapse_padding=not wide)
+
+
+def _wrapped(lines: list[str], width: int) -> list[str]:
+    return [short for line in lines for short in textwrap.wrap(line, min(width, _WIDE), subsequent_indent="  ")]
+
+
+def _matrix(learned: Learned, teacher: Sequence[str], columns: Sequence[str], form: str) -> Table:
+    top = max(max(row) for row in learned.matrix)
+    table = Table(padding=(0, 0))
+    table.add_column("")
+    for name in columns:
+        table.add_column(Text(name), justify="center")
+    for name, weights in zip(teacher, learned.matrix, strict=True):
+        table.add_row(Text(name), *(_cell(weight, top, form) for weight in weights))
+    return table
+
+
+def _cell(weight: float, top: float, form: str) -> Text:
+    colour = colours(np.array(weight / top))
+    paper = "".join(f"{channel:02x}" for channel in colour)
+    return Text(form.format(weight), style=f"{ink_on(colour)} on #{paper}")

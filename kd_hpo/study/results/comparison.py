@@ -1,0 +1,331 @@
+"""Methods side by side: the numbers of a comparison, with what they depend on, as a data frame, CSV, JSON and Markdown."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from scipy.stats import rankdata, ttest_rel
+
+from kd_hpo.config.load import method_names
+from kd_hpo.config.methods import METHODS
+from kd_hpo.config.pairs import LearnedWeights
+from kd_hpo.config.study import Method, StudyConfig
+from kd_hpo.errors import StudyError
+from kd_hpo.files import write_atomically
+from kd_hpo.study.design.trials import Searched, compared_ids, trial_config
+from kd_hpo.study.report.markdown import as_text
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec
+from kd_hpo.trial.result import METRIC
+
+if TYPE_CHECKING:
+    from kd_hpo.trial.prepare import Prepared
+
+COLUMNS = {
+    "method": "its name in the study",
+    "title": "how a person reads it",
+    "seeds": "trials completed, one a seed",
+    "failed": "trials that failed",
+    "test": "accuracy on test after the last epoch, mean over seeds",
+    "test_sd": "its sample standard deviation",
+    "test_best": "accuracy on test at the best epoch by val",
+    "test_best_sd": "its sample standard deviation",
+    "val": "accuracy on val after the last epoch",
+    "val_sd": "its sample standard deviation",
+    "rank": "by test, the mean over seeds: 1 is the best; ties share a rank, a failed trial is last",
+    "seconds": "duration of a trial",
+    "steps": "inner steps of a trial",
+    "difference": "test less that of the best control, the mean over the seeds that both have",
+    "p_value": "of a paired t-test of this difference, two-sided, not corrected for the number of methods",
+    "tuning": "what was searched for it",
+}
+"""The columns of Comparison.frame, in order; where a number does not exist there is nan."""
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one completed trial: accuracies in [0, 1]."""
+
+    test: float
+    test_best: float
+    """At the best epoch by `val`."""
+    val: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    name: str
+    title: str
+    by_seed: Mapping[int, Scores]
+    failures: tuple[str, ...]
+    """What the failed trials said."""
+    is_control: bool
+    """Whether it is neither the method that the study searches nor one that learns lambda."""
+    steps: int
+    assisted: bool
+    """Whether networks between teacher and student are trained before, beside these steps."""
+    assistant_val: float
+    """Accuracy on `val` of the last of them, which teaches the student; the mean over trials, nan where there is none."""
+    tuning: str
+
+    def all(self, name: str) -> dict[int, float]:
+        """One of the scores by seed."""
+        return {seed: getattr(scores, name) for seed, scores in self.by_seed.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    study: str
+    methods: tuple[MethodScores, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    teacher: Mapping[str, float]
+    """The study's own teacher's accuracy on `val` and `test`, whatever assistants teach."""
+    splits: Mapping[str, tuple[int, str]]
+    """Images and digest."""
+
+    @property
+    def control(self) -> MethodScores | None:
+        """The best control: the highest mean accuracy on `test` after the last epoch; the first one where several tie."""
+        controls = [method for method in self.methods if method.is_control and method.by_seed]
+        return max(controls, key=lambda method: mean(method.all("test").values()), default=None)
+
+    def frame(self) -> pd.DataFrame:
+        """A row a method; COLUMNS says what each column is, and `attrs` has the caption."""
+        ranks = mean_ranks([method.all("test") for method in self.methods], self.seeds)
+        rows = []
+        for method, rank in zip(self.methods, ranks, strict=True):
+            row: dict[str, object] = {"method": method.name, "title": method.title, "seeds": len(method.by_seed)}
+            row |= {"failed": len(method.failures)}
+            for name in ("test", "test_best", "val"):
+                row[name], row[f"{name}_sd"] = spread(method.all(name).values())
+            row |= {"rank": rank, "seconds": spread(method.all("seconds").values())[0], "steps": method.steps}
+            against = self.control.all("test") if self.control and self.control is not method else {}
+            row["difference"], row["p_value"] = paired(method.all("test"), against)
+            rows.append(row | {"tuning": method.tuning})
+        frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        frame.attrs["caption"] = "\n".join(self.caption())
+        return frame
+
+    def caption(self, *, table: bool = True) -> list[str]:
+        """What the numbers depend on, a sentence a line.
+
+        table  whether they stand under the table of `markdown` and `frame`; else its columns are told elsewhere
+        """
+        least, most = (pick((method.steps for method in self.methods), default=0) for pick in (min, max))
+        each = f"{least}" if least == most else f"{least} to {most}, not the same for all,"
+        best = "best: on test at the best epoch by val; " if table else ""
+        lines = [
+            f"test: accuracy on test after the last epoch; {best}val: on val after the last; "
+            "mean ± sample standard deviation over seeds. rank: by test, mean over seeds; s: seconds a trial.",
+            f"Seeds {self.seeds[0]} to {self.seeds[-1]}." if len(self.seeds) > 1 else f"Seed {self.seeds[0]}.",
+            f"Budget: {each} inner steps a trial ({self.epochs} epochs).",
+            "Splits: " + ", ".join(f"{name} {size} images {digest[:8]}" for name, (size, digest) in self.splits.items()) + ".",
+            f"Teacher: val {self.teacher['val']:.4f}, test {self.teacher['test']:.4f}.",
+            *(f"Tuning of {', '.join(names)}: {tuning}." for tuning, names in self._by_tuning().items()),
+        ]
+        if assisted := [f"{m.name} (val {number(m.assistant_val, '.4f')})" for m in self.methods if m.assisted]:
+            lines.append(f"Before its steps an assistant, which then teaches, is trained for {', '.join(assisted)}.")
+        if self.control and table:
+            lines.append(
+                f"difference: test less that of {self.control.name}, the best control by mean, on the same seeds; "
+                "p: paired t-test, two-sided, not corrected for the number of methods."
+            )
+        elif not self.control:
+            lines.append("There is no control to compare with.")
+        return lines
+
+    def failures(self) -> list[str]:
+        return [
+            f"{method.name}: {len(method.failures)} of {len(self.seeds)} trials failed: {method.failures[0]}"
+            for method in self.methods
+            if method.failures
+        ]
+
+    def markdown(self) -> str:
+        lines = ["| method | test | best | val | rank | s | difference | p |", "|---|---|---|---|---|---|---|---|"]
+        for row in self.frame().to_dict("records"):
+            accuracies = [with_spread(row[name], row[f"{name}_sd"]) for name in ("test", "test_best", "val")]
+            others = [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
+            others += [number(row["difference"], "+.4f"), p_value(row["p_value"])]
+            lines.append(f"| {row['title']} | {' | '.join(accuracies + others)} |")
+        return "\n".join([*lines, "", *(f"{line}  " for line in [*map(as_text, self.failures()), *self.caption()])])
+
+    def document(self) -> dict[str, Any]:
+        """As JSON: the rows of the frame with the scores of every seed; null for what does not exist."""
+        rows = [
+            {name: None if value != value else value for name, value in row.items()} for row in self.frame().to_dict("records")
+        ]
+        for row, method in zip(rows, self.methods, strict=True):
+            row["by_seed"] = {seed: vars(scores) for seed, scores in method.by_seed.items()}
+            row["failures"] = method.failures
+            if method.assisted:
+                row["assistant_val"] = None if method.assistant_val != method.assistant_val else method.assistant_val
+        about: dict[str, Any] = {
+            "study": self.study,
+            "seeds": self.seeds,
+            "epochs": self.epochs,
+            "splits": {name: {"images": size, "digest": digest} for name, (size, digest) in self.splits.items()},
+            "teacher": dict(self.teacher),
+            "best_control": self.control.name if self.control else None,
+            "columns": COLUMNS,
+        }
+        return about | {"methods": rows}
+
+    def write(self, folder: StudyFolder) -> None:
+        write_atomically(folder.comparison("csv"), self.frame().to_csv(index=False))
+        write_atomically(folder.comparison("json"), json.dumps(self.document(), indent=1))
+
+    def _by_tuning(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for method in self.methods:
+            found.setdefault(method.tuning, []).append(method.name)
+        return found
+
+
+def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched]) -> Comparison:
+    """What the study's folder holds of its comparison, once all of its trials have ended and `test` has been opened."""
+    from kd_hpo.trial.evaluate import score  # with torch, which a comparison that is read does without
+
+    splits = prepared.splits
+    return Comparison(
+        study=study.name,
+        methods=tuple(method_scores(study, folder, prepared, searched, name) for name in method_names(study)),
+        seeds=tuple(range(study.seed, study.seed + study.compare.seeds)),
+        epochs=study.training.epochs,
+        teacher={
+            "val": prepared.teacher.val.accuracy,
+            "test": score(prepared.teacher.network, prepared.batches, splits.test).accuracy,
+        },
+        splits={name: (len(getattr(splits, name)), splits.digests[name]) for name in ("train", "outer", "val", "test")},
+    )
+
+
+def method_scores(
+    study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched], name: str
+) -> MethodScores:
+    statuses = [folder.status(trial) for trial, (method, _) in compared_ids(study).items() if method == name]
+    done = [status for status in statuses if status and status.state == "completed"]
+    by_seed = {}
+    for status in done:
+        tested = folder.test_scores(status.spec.id)
+        if tested is not None:
+            val = folder.records(status.spec.id)[-1].metrics[METRIC]
+            by_seed[status.spec.seed] = Scores(tested.last, tested.best, val, status.duration_s)
+    spec = done[0].spec if done else TrialSpec(id=name, kind="compare", method=name, seed=study.seed)
+    config = trial_config(study, spec)
+    taught_by = [folder.result(status.spec.id).teacher_val_accuracy for status in done]
+    return MethodScores(
+        name=name,
+        title=name if any(isinstance(m, Method) and m.name == name for m in study.compare.methods) else METHODS[name].title,
+        by_seed=by_seed,
+        failures=tuple(status.message for status in statuses if status and status.state == "failed"),
+        is_control=is_control(study, spec),
+        steps=len(prepared.splits.train) // config.training.batch_size * config.training.epochs,
+        assisted=bool(config.assistants),
+        assistant_val=spread(taught_by)[0] if config.assistants else NAN,
+        tuning=tuning_of(study, searched, name),
+    )
+
+
+def is_control(study: StudyConfig, spec: TrialSpec) -> bool:
+    learns = isinstance(trial_config(study, spec).weighting, LearnedWeights)
+    return not learns and not (study.search.trials and spec.method == study.search.method)
+
+
+def read_comparison(study: StudyConfig, folder: StudyFolder) -> Comparison | None:
+    """The comparison as `write` left it; None where the study has not come so far. Raises StudyError for a broken file."""
+    path = folder.comparison("json")
+    if not path.is_file():
+        return None
+    try:
+        given = json.loads(path.read_bytes())
+        return Comparison(
+            study=given["study"],
+            methods=tuple(_read_method(study, row) for row in given["methods"]),
+            seeds=tuple(given["seeds"]),
+            epochs=given["epochs"],
+            teacher=given["teacher"],
+            splits={name: (split["images"], split["digest"]) for name, split in given["splits"].items()},
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path} is broken ({error!r}); write it again with `kd-hpo resume {study.name}`") from error
+
+
+def _read_method(study: StudyConfig, row: Mapping[str, Any]) -> MethodScores:
+    assistant = row.get("assistant_val", NAN)
+    return MethodScores(
+        name=row["method"],
+        title=row["title"],
+        by_seed={int(seed): Scores(**scores) for seed, scores in row["by_seed"].items()},
+        failures=tuple(row["failures"]),
+        is_control=is_control(study, TrialSpec(id=row["method"], kind="compare", method=row["method"], seed=study.seed)),
+        steps=row["steps"],
+        assisted="assistant_val" in row,
+        assistant_val=NAN if assistant is None else assistant,
+        tuning=row["tuning"],
+    )
+
+
+def tuning_of(study: StudyConfig, searched: Mapping[str, Searched], name: str) -> str:
+    if name in searched:
+        trials, settings = searched[name].trials, len(searched[name].space)
+        return f"{trials} trial{'s' * (trials > 1)} of its own over {settings} setting{'s' * (settings > 1)}"
+    if study.compare.tune:
+        return "none, it has nothing to search"
+    found = f"{study.search.trials} trial{'s' * (study.search.trials > 1)}"
+    return f"the settings that {found} of {study.search.method} found" if study.search.trials else "none"
+
+
+# ---- statistics
+
+
+def spread(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; nan for what so few values do not have."""
+    numbers = list(values)
+    return mean(numbers) if numbers else NAN, stdev(numbers) if len(numbers) > 1 else NAN
+
+
+def mean_ranks(methods: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> list[float]:
+    """Of each method, by its score at each seed: 1 is the highest, ties share the mean of their ranks, none at all is last.
+
+    nan for a method without any score.
+    """
+    ranks = [rankdata([-scores.get(seed, -float("inf")) for scores in methods]) for seed in seeds]
+    return [float(mean(rank[i] for rank in ranks)) if scores else NAN for i, scores in enumerate(methods)]
+
+
+def paired(scores: Mapping[int, float], others: Mapping[int, float]) -> tuple[float, float]:
+    """The mean difference at the seeds that both have, and the p-value of the paired t-test.
+
+    nan for the difference without such a seed, for the p-value at fewer than two or where all differences are the same.
+    """
+    seeds = sorted(scores.keys() & others.keys())
+    differences = [scores[seed] - others[seed] for seed in seeds]
+    if not seeds:
+        return NAN, NAN
+    if max(differences) - min(differences) < 1e-9:  # far below one image; what is left is rounding
+        return mean(differences), NAN
+    return mean(differences), float(ttest_rel([scores[seed] for seed in seeds], [others[seed] for seed in seeds]).pvalue)
+
+
+# ---- words
+
+
+def number(value: float, form: str) -> str:
+    """A dash for what does not exist."""
+    return "-" if value != value else f"{value:{form}}"
+
+
+def p_value(value: float) -> str:
+    return "<.001" if value < 0.001 else number(value, ".3f")
+
+
+def with_spread(average: float, deviation: float, digits: int = 4) -> str:
+    """0.5000 ±.0707"""
+    around = "" if deviation != deviation else f" ±{deviation:.{digits}f}".replace("±0.", "±.")
+    return number(average, f".{digits}f") + around

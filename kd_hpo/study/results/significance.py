@@ -1,0 +1,94 @@
+"""What the numbers of a study allow one to say: which method is better than which, and which outer settings mattered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scipy.stats import spearmanr
+
+from kd_hpo.study.results.comparison import Comparison, MethodScores, paired
+
+LEVEL = 0.05
+"""Of significance."""
+FEWEST_TRIALS = 5
+"""For a trend to be told from chance: of four trials, no order is rarer than 1 in 12."""
+
+
+@dataclass(frozen=True)
+class Significance:
+    """One method against another, over the seeds that both have."""
+
+    control: MethodScores
+    difference: float
+    """Mean accuracy on `test` less the other's; nan where they share no seed."""
+    p: float
+    """Of the paired t-test, two-sided; nan where it cannot be done."""
+    corrected: float
+    """p after Holm's correction for all verdicts on the method."""
+
+    @property
+    def sign(self) -> Literal["better", "worse", "tie", "untested"]:
+        if self.p != self.p:
+            return "untested"
+        return "tie" if self.p >= LEVEL else "better" if self.difference > 0 else "worse"
+
+    @property
+    def words(self) -> str:
+        """better; better, but not after correction; a tie; not tested"""
+        if self.sign in ("tie", "untested"):
+            return {"tie": "a tie", "untested": "not tested"}[self.sign]
+        return self.sign if self.corrected < LEVEL else f"{self.sign}, but not after correction"
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How accuracy went with one outer setting, over the trials of a search."""
+
+    setting: str
+    trials: int
+    correlation: float
+    """Spearman's, in [-1, 1]."""
+    p: float
+
+    @property
+    def words(self) -> str:
+        direction = "rises" if self.correlation > 0 else "falls"
+        return f"accuracy {direction} with {self.setting} (rank correlation {self.correlation:+.2f}, {self.trials} trials)"
+
+
+def verdicts(comparison: Comparison, name: str) -> list[Significance]:
+    """The method against every control that has scores, as the comparison orders them."""
+    (method,) = (each for each in comparison.methods if each.name == name)
+    controls = [each for each in comparison.methods if each.is_control and each.by_seed and each is not method]
+    tests = [paired(method.all("test"), control.all("test")) for control in controls]
+    corrected = holm([p for _, p in tests])
+    return [Significance(c, difference, p, q) for c, (difference, p), q in zip(controls, tests, corrected, strict=True)]
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979); nan stays, and does not count."""
+    order = sorted((i for i, p in enumerate(values) if p == p), key=lambda i: values[i])
+    corrected, highest = [float("nan")] * len(values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def trends(points: Sequence[Mapping[str, object]]) -> list[Trend]:
+    """Of each numeric setting that has varied over FEWEST_TRIALS or more, the strongest first.
+
+    points  as `searched_points` gives them; those that never reached an accuracy are left out
+    A trial that the scheduler has stopped ranks as it stood then: it was stopped for being behind.
+    """
+    reached = [point for point in points if point["accuracy"] is not None]
+    settings = dict.fromkeys(name for point in reached for name in point if name not in ("trial", "state", "accuracy"))
+    found = []
+    for setting in settings:
+        pairs: list[tuple[Any, Any]] = [(point[setting], point["accuracy"]) for point in reached if setting in point]
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in pairs)
+        values, scores = zip(*pairs, strict=True) if pairs else ((), ())
+        if numeric and len(pairs) >= FEWEST_TRIALS and len(set(values)) > 1 and len(set(scores)) > 1:
+            test = spearmanr(values, scores)
+            found.append(Trend(setting, len(pairs), float(test.statistic), float(test.pvalue)))
+    return sorted(found, key=lambda trend: -abs(trend.correlation))

@@ -1,0 +1,171 @@
+"""What a study's folder says of it, finished or not: read by `list`, `show` and `report`, without Ray, MLflow or a network."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from kd_hpo.config.load import method_names
+from kd_hpo.config.pairs import LearnedWeights
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.study.design.trials import compared_ids, searches
+from kd_hpo.study.matrices.export import learned_trials
+from kd_hpo.study.results.comparison import read_comparison
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
+
+Rows = list[list[float]]
+_ENDED = {"search": ("completed", "stopped", "failed"), "compare": ("completed", "failed")}
+
+
+@dataclass(frozen=True)
+class Count:
+    """Trials of one method in the search or in the comparison."""
+
+    ended: int
+    planned: int
+    best: float
+    """The highest accuracy on `val` after the last epoch of a completed trial; nan where there is none."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study has come."""
+
+    state: Literal["finished", "running", "unfinished"]
+    search: Mapping[str, Count]
+    """By method; empty in a study without a search."""
+    compare: Mapping[str, Count]
+
+    @property
+    def ended(self) -> int:
+        return sum(count.ended for count in (*self.search.values(), *self.compare.values()))
+
+    @property
+    def planned(self) -> int:
+        return sum(count.planned for count in (*self.search.values(), *self.compare.values()))
+
+    @property
+    def best(self) -> float:
+        """nan where no trial is completed."""
+        best = [count.best for count in (*self.search.values(), *self.compare.values()) if count.best == count.best]
+        return max(best, default=float("nan"))
+
+    def words(self) -> str:
+        """finished; unfinished, 3 of 20 trials"""
+        return self.state if self.state == "finished" else f"{self.state}, {self.ended} of {self.planned} trials"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The pair weights that a study has learned: held, the mean over its trials. Rows are teacher layers."""
+
+    method: str
+    trials: tuple[str, ...]
+    """Whose mean it is: those of the comparison, or the best one of the search where none of the comparison is completed."""
+    compared: bool
+    """Whether they are trials of the comparison."""
+    teacher: tuple[LayerRecord, ...]
+    student: tuple[LayerRecord, ...]
+    matrix: Rows
+    low: Rows
+    """The smallest of each weight over the trials."""
+    high: Rows
+    epochs: tuple[int, ...]
+    course: tuple[Rows, ...]
+    """After each epoch, the mean over the trials."""
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.teacher)
+
+    @property
+    def student_names(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.student)
+
+    def whose(self) -> str:
+        """hetero, mean of 5 seeds"""
+        if not self.compared:
+            return f"{self.method}, the best trial of the search so far, {self.trials[0]}"
+        return f"{self.method}, mean of {len(self.trials)} seeds" if len(self.trials) > 1 else f"{self.method}, one seed"
+
+
+def standing(study: StudyConfig, folder: StudyFolder) -> Standing:
+    """Raises StudyError where a file of the folder is broken."""
+    statuses = folder.statuses()
+    finished = is_finished(study, folder, statuses)
+    planned: dict[str, Counter[str]] = {"compare": Counter(name for name, _ in compared_ids(study).values())}
+    if finished:  # nothing is left: what has ended is what was planned, and torch is not needed to know
+        planned["search"] = Counter(status.spec.method for status in statuses if status.spec.kind == "search")
+    else:
+        planned["search"] = Counter({name: each.trials for name, each in searches(study, (1, 1)).items()})
+    counts = {
+        kind: {name: _count(folder, statuses, kind, name, planned[kind][name]) for name in planned[kind]} for kind in planned
+    }
+    state: Literal["finished", "running", "unfinished"] = "finished" if finished else "unfinished"
+    return Standing("running" if folder.is_driven() else state, counts["search"], counts["compare"])
+
+
+def is_finished(study: StudyConfig, folder: StudyFolder, statuses: Sequence[TrialStatus]) -> bool:
+    """Whether the comparison that stands in the folder is all that the study asks for: more may have been asked for since."""
+    comparison = read_comparison(study, folder)
+    if comparison is None:
+        return False
+    ended = {status.spec.id for status in statuses if status.spec.kind == "compare" and status.state in _ENDED["compare"]}
+    compared = {(method.name, seed) for method in comparison.methods for seed in comparison.seeds}
+    return all(trial in ended and each in compared for trial, each in compared_ids(study).items())
+
+
+def learned_weights(study: StudyConfig, folder: StudyFolder) -> Learned | None:
+    """Those of the first method of the comparison that learns them, else of the best trial of a search; None without either."""
+    for method in method_names(study):
+        ids = [trial for trial, (name, _) in compared_ids(study).items() if name == method]
+        done = [trial for trial in ids if (status := folder.status(trial)) and status.state == "completed"]
+        results = [folder.result(trial) for trial in done]
+        if results and isinstance(results[0].config.weighting, LearnedWeights):
+            return _learned(method, done, results, compared=True)
+    best: list[tuple[TrialSpec, TrialResult]] = learned_trials(folder)[:1]
+    return next((_learned(spec.method, [spec.id], [result], compared=False) for spec, result in best), None)
+
+
+def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
+    """How each trial of each method's search ended, with its settings."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for status in folder.statuses():
+        if status.spec.kind == "search":
+            records = folder.records(status.spec.id)
+            point = {
+                "trial": status.spec.id,
+                "state": "stopped" if status.state == "running" else status.state,
+                "accuracy": records[-1].metrics[METRIC] if records else None,
+            }
+            found.setdefault(status.spec.method, []).append(point | status.spec.settings)
+    return found
+
+
+def _count(folder: StudyFolder, statuses: Sequence[TrialStatus], kind: str, method: str, planned: int) -> Count:
+    own = [status for status in statuses if (status.spec.kind, status.spec.method) == (kind, method)]
+    ended = [status for status in own if status.state in _ENDED[kind]]
+    completed = [folder.records(status.spec.id) for status in ended if status.state == "completed"]
+    scores = [records[-1].metrics[METRIC] for records in completed if records]
+    return Count(min(len(ended), planned), planned, max(scores, default=float("nan")))
+
+
+def _learned(method: str, trials: Sequence[str], results: Sequence[TrialResult], *, compared: bool) -> Learned:
+    held: Any = np.array([result.held_mean for result in results])
+    epochs = results[0].records
+    course: Any = np.mean([[record.weights for record in result.records] for result in results], axis=0)
+    return Learned(
+        method=method,
+        trials=tuple(trials),
+        compared=compared,
+        teacher=results[0].teacher_layers,
+        student=results[0].student_layers,
+        matrix=held.mean(0).tolist(),
+        low=held.min(0).tolist(),
+        high=held.max(0).tolist(),
+        epochs=tuple(record.epoch for record in epochs),
+        course=tuple(course.tolist()),
+    )

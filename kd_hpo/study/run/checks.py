@@ -1,0 +1,63 @@
+"""What is refused before a study begins: a name that is taken, methods and pairs that do not fit."""
+
+from kd_hpo.config.load import probes, with_settings
+from kd_hpo.config.pairs import Uniform
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.core.plan import PairPlan
+from kd_hpo.data.batches import ImageBatches
+from kd_hpo.data.splits import Splits
+from kd_hpo.errors import ConfigError, StudyError, about
+from kd_hpo.study.design.trials import method_trials, own_space
+from kd_hpo.study.store.folder import StudyFolder
+from kd_hpo.trial.check import check_trial
+from kd_hpo.trial.prepare import plan_before_training
+
+
+def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
+    """Writes the settings of a new study, or those of one that may be changed so. Raises as refuse_other_settings does."""
+    refuse_other_settings(study, folder)
+    folder.write_settings(study)
+
+
+def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
+    """Raises StudyError where a study with other settings has begun under the name.
+
+    A study whose data or layers turned out wrong has not begun: its settings may be mended. One that has begun may compare
+    more methods, at more seeds.
+    """
+    if folder.settings.is_file() and folder.begun:
+        there = folder.read_settings()
+        changed = {name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)}
+        if study.compare.extends(there.compare):
+            changed -= {"compare"}
+        if changed - {"resources", "tracking"}:
+            raise StudyError(
+                f"study {study.name!r} is in {folder.root} already, with another {', '.join(sorted(changed))}. "
+                f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name} "
+                f"--runs {study.runs}. To start it anew, remove its folder"
+            )
+
+
+def check_methods(study: StudyConfig) -> None:
+    """Raises ConfigError for a method's settings or ranges that do not fit, before anything runs."""
+    for method, config in method_trials(study).items():
+        for path, chosen in own_space(study, method).items() if study.compare.tune else ():
+            for _, value in probes(chosen):
+                try:
+                    with_settings(config, {path: value})
+                except ConfigError as error:
+                    raise ConfigError(f"the space of method {method!r} cannot choose {value!r}: {error}") from error
+
+
+def check_pairs(study: StudyConfig, batches: ImageBatches, splits: Splits) -> PairPlan:
+    """The study's own pairs.
+
+    Raises ConfigError, DataError or FeatureMismatch for a method whose networks, layers and loss do not go together.
+    """
+    cache = StudyFolder.of(study).cache
+    pairs = study.trial().replace(assistants=(), weighting=Uniform().model_dump())
+    plan = plan_before_training(pairs, batches, cache)
+    for method, config in method_trials(study).items():
+        with about(f"method {method}"):
+            check_trial(config, batches, splits, cache)
+    return plan

@@ -1,0 +1,240 @@
+"""What a person sees while a study runs: a live view on a terminal, plain lines in a log."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from ray.tune.progress_reporter import TrialProgressCallback
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kd_hpo.config.wording import one_line
+from kd_hpo.study.cluster.stopper import StudyStopper
+from kd_hpo.study.report.pages import shorten
+from kd_hpo.study.search.searcher import EPOCH
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.store.lease import Lease
+from kd_hpo.trial.result import METRIC
+
+_SECONDS_BETWEEN_LINES = 10.0
+_STATES = {"completed": "green", "stopped": "yellow", "failed": "red"}
+_LINES_AROUND_TRIALS = 11
+"""Of the live view, beside those of running trials."""
+_FEWEST_TRIALS, _PAIRS = 3, 3
+
+
+class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
+    """Counts trials by state, keeps the best accuracy so far, and tells how long the phase will still take.
+
+    Stands in for Ray's own callback of that kind, which Ray adds where there is none.
+
+    trials      how much work the phase is, with
+    epochs      of a trial
+    layers      names of the teacher's and the student's layers, for the pairs of the best trial
+    each_epoch  a line for each epoch of each trial, and no live view
+    A terminal shows a view that changes, anything else a line now and then.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        folder: StudyFolder,
+        *,
+        trials: int,
+        epochs: int,
+        layers: tuple[Sequence[str], Sequence[str]],
+        each_epoch: bool = False,
+    ) -> None:
+        self._console, self.name, self._folder = console, title, folder
+        self._trials, self._epochs, self._layers, self._each_epoch = trials, epochs, layers, each_epoch
+        self.halt = StudyStopper()
+        self._reported: dict[str, int] = {}
+        self._accuracy: dict[str, float] = {}
+        self._ended: dict[str, str] = {}
+        self._best: tuple[float, str] | None = None
+        self._best_pairs: list[tuple[float, str, str]] = []
+        self._started = self._told = time.monotonic()
+        self._first_result: float | None = None
+        live = console.is_interactive and not each_epoch
+        self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True) if live else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+        self._console.print(self._line())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray keeps a copy of its callbacks on disk; the terminal cannot go there, and nobody reads it
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._reported.setdefault(_name(trial), 0)
+        self._tell()
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any) -> None:
+        if METRIC not in result:
+            return
+        name = _name(trial)
+        self._first_result = self._first_result or time.monotonic()
+        self._reported[name] = max(self._reported.get(name, 0), result[EPOCH])
+        self._accuracy[name] = result[METRIC]
+        self._follow_the_best()
+        if self._each_epoch:
+            self._console.print(f"{name}: epoch {result[EPOCH]} of {self._epochs}, accuracy on val {result[METRIC]:.4f}")
+        self._tell()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        status = self._folder.status(_name(trial))
+        if status and status.state == "running":  # the scheduler ends it, and its process has not come to say so
+            words = f"after epoch {self._reported.get(_name(trial), 0)}, by the scheduler"
+            status = status.replace(state="stopped", message=words)
+            self._write(status)
+        self._end(_name(trial), status)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial's process died, or raised, more often than `max_failures` allows. Where it lives on, it writes no more."""
+        with self.halt.on_error(self._folder.trial(_name(trial))):
+            Lease.begin(self._folder.trial(_name(trial)))
+        status = self._folder.status(_name(trial))
+        if status is None or status.state == "running":
+            spec = TrialSpec.model_validate(trial.config["spec"])
+            said = status.message if status else ""  # what it raised, where it could still write that
+            status = TrialStatus(spec=spec, state="failed", message=said or _last_line(trial))
+            self._write(status)
+        self._end(_name(trial), status)
+
+    def _write(self, status: TrialStatus) -> None:
+        with self.halt.on_error(self._folder.trial(status.spec.id)):
+            self._folder.write_status(status)
+
+    def _end(self, name: str, status: TrialStatus | None) -> None:
+        self._ended[name] = status.state if status else "failed"
+        self._follow_the_best()
+        if status and status.state == "failed":
+            self._console.print(Text(f"{name} failed: {status.message}", style="red"))
+        self._tell()
+
+    def _follow_the_best(self) -> None:
+        """The completed trial that is highest after its last epoch, as MLflow has it; of all as they stand, while none is."""
+        done = [name for name, state in self._ended.items() if state == "completed" and name in self._accuracy]
+        name = max(done or self._accuracy, key=self._accuracy.__getitem__, default=None)
+        best = (self._accuracy[name], name) if name else None
+        if name and best != self._best:
+            self._best, self._best_pairs = best, self._pairs_of(name)
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if self._live is None and now - self._told >= _SECONDS_BETWEEN_LINES:
+            self._told = now
+            self._console.print(self._line())
+
+    # ---- one line
+
+    def _line(self) -> Text:
+        text = Text.assemble((f"{self.name}  ", "bold"), f"{len(self._ended)}/{self._trials} trials: ", self._states())
+        if self._best:
+            text.append(f"  best {self._best[0]:.4f} ({self._best[1]})")
+        return text.append(f"  {self._clocks()}")
+
+    def _states(self) -> Text:
+        ended = Counter(self._ended.values())
+        text = Text(f"{len(self._reported) - len(self._ended)} running")
+        for state, style in _STATES.items():
+            text.append(f", {ended[state]} {state}", style if ended[state] else "")
+        return text
+
+    def _clocks(self) -> str:
+        left = self._seconds_left()
+        return _clock(time.monotonic() - self._started) + (f", about {_clock(left)} left" if left else "")
+
+    # ---- the live view
+
+    def _view(self) -> RenderableType:
+        """How much is done, the trials that run, the best one so far and its strongest pairs."""
+        running = [name for name in list(self._reported) if name not in self._ended]
+        room = max(self._console.height - _LINES_AROUND_TRIALS, _FEWEST_TRIALS)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for heading, where in (("running", "left"), ("epoch", "right"), ("", "left"), ("accuracy on val", "right")):
+            table.add_column(heading, justify=where, header_style="dim", no_wrap=True)  # type: ignore[arg-type]
+        for name in running[:room]:
+            done, accuracy = self._reported[name], self._accuracy.get(name)
+            bar = ProgressBar(total=self._epochs, completed=done, width=16)
+            table.add_row(name, f"{done}/{self._epochs}", bar, f"{accuracy:.4f}" if accuracy is not None else "-")
+        more = [Text(f"and {len(running) - room} more", "dim")] if len(running) > room else []
+        if not running and self._best is None:
+            return Group(*self._header(), Text(), Text("the processes of the trials are starting", "dim"))
+        return Group(*self._header(), Text(), *([table] if running else []), *more, Text(), *self._best_so_far())
+
+    def _header(self) -> list[RenderableType]:
+        """A bar as wide as the terminal has room for beside the words."""
+        counted, clocks = f"{len(self._ended)}/{self._trials} trials", self._clocks()
+        width = self._console.width - len(self.name) - len(counted) - len(clocks) - 7
+        total, line = self._trials * self._epochs, Table.grid(padding=(0, 2, 0, 0))
+        bar = ProgressBar(total=total, completed=total - self._epochs_left(), width=max(min(width, 40), 4))
+        line.add_row(Text(self.name, "bold"), bar, counted, clocks)
+        return [line, self._states()]
+
+    def _best_so_far(self) -> list[RenderableType]:
+        if self._best is None:
+            return [Text("no trial has come to the end of its first epoch yet", "dim")]
+        best = Text.assemble("best so far ", (f"{self._best[0]:.4f}", "bold"), f" by {self._best[1]}")
+        if not self._best_pairs:
+            return [best]
+        room = max((self._console.width - len("0.123   -> ")) // 2, 8)
+        named = [(weight, shorten(teacher, room), shorten(student, room)) for weight, teacher, student in self._best_pairs]
+        pairs = [Text(f"{weight:.3f}  {teacher} -> {student}", no_wrap=True) for weight, teacher, student in named]
+        return [best.append(", whose strongest pairs are"), *pairs]
+
+    def _pairs_of(self, trial: str) -> list[tuple[float, str, str]]:
+        """Weights and names of the strongest pairs after the trial's last epoch.
+
+        None for a method without a matrix, or with layers of its own.
+        """
+        records = self._folder.records(trial)
+        weights = records[-1].weights if records else ()
+        teacher, student = self._layers
+        if len(weights) != len(teacher) or {len(row) for row in weights} != {len(student)}:
+            return []
+        cells = [(weight, t, s) for t, row in enumerate(weights) for s, weight in enumerate(row)]
+        largest = sorted(cells, reverse=True)[:_PAIRS]
+        return [(weight, one_line(teacher[t]), one_line(student[s])) for weight, t, s in largest if weight >= 0.0005]
+
+    # ---- time
+
+    def _seconds_left(self) -> float:
+        """From the pace since the first result: the start of the trials' processes comes once, and is long."""
+        since = sum(self._reported.values()) - 1
+        if self._first_result is None or since < 1:
+            return 0.0
+        return (time.monotonic() - self._first_result) / since * self._epochs_left()
+
+    def _epochs_left(self) -> float:
+        """An ended trial has no more, one that has not started counts as those before it on average."""
+        seen = sum(self._reported.values())
+        each = seen / len(self._reported) if self._ended else self._epochs
+        running = sum(self._epochs - done for name, done in list(self._reported.items()) if name not in self._ended)
+        return max(self._trials - len(self._reported), 0) * each + running
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["spec"]["id"])
+
+
+def _last_line(trial: Any) -> str:
+    error = trial.get_error()
+    lines = [line for line in str(error or "").strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "its process ended without a word"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,33 @@
+"""What is being made, told in words: a line that changes on a terminal, a line now and then in a log."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+INTERVAL_S = 15.0
+"""Between two lines of a log about the same thing."""
+
+
+@contextmanager
+def status_line(
+    console: Console, clock: Callable[[], float] = time.monotonic, *, each_time: bool = False
+) -> Iterator[Callable[[str], None]]:
+    """Gives a function that is told what is being made, as `training the teacher: epoch 3 of 25`.
+
+    each_time: every word of it is a line that stays
+    """
+    if console.is_interactive and not each_time:
+        with console.status("preparing") as status:
+            yield status.update
+        return
+    thing, told_at = "", 0.0
+
+    def tell(words: str) -> None:
+        nonlocal thing, told_at
+        if each_time or words.split(":")[0] != thing or clock() - told_at >= INTERVAL_S:
+            thing, told_at = words.split(":")[0], clock()
+            console.print(words)
+
+    yield tell

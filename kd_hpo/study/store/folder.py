@@ -1,0 +1,272 @@
+"""Where a study keeps its files. The folder is the record of the study; MLflow mirrors it."""
+
+import fcntl
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, RootModel, ValidationError
+
+from kd_hpo.config.pairs import Matrix
+from kd_hpo.config.read import read_settings
+from kd_hpo.config.settings import Settings, WrittenAs
+from kd_hpo.config.study import Name, StudyConfig
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.wording import cut, one_line
+from kd_hpo.errors import StudyError
+from kd_hpo.files import Write, write_atomically
+from kd_hpo.trial.result import RESULT, EpochRecord, LayerRecord, TrialResult
+
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+"""Characters that JSON takes as they are, and YAML refuses or takes for the end of a line."""
+
+M = TypeVar("M", bound=BaseModel)
+TrialId = Annotated[str, WrittenAs(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", "letters, digits, '.', '_' and '-'")]
+"""A trial's folder, its name in MLflow and in filters there: no more than a study's name can it lead elsewhere."""
+State = Literal["running", "completed", "stopped", "failed"]
+
+
+class TrialSpec(Settings):
+    """One trial of a study: which method, which outer settings, which seed."""
+
+    id: TrialId
+    """uniform-t007 in the search of a method; uniform-s1 in the comparison."""
+    kind: Literal["search", "compare"]
+    method: Name
+    seed: int
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Dotted paths of the trial's configuration: what was searched."""
+    start: Matrix | None = None
+    """What lambda starts from, where the study carries it on from trial to trial."""
+
+
+class TrialStatus(Settings):
+    """How a trial stands; `message` says why it failed, or what it raised before it was to be started again."""
+
+    spec: TrialSpec
+    state: State
+    message: str = ""
+    duration_s: float = 0.0
+
+
+class TrialAbout(Settings):
+    """What a trial runs with, written when an attempt at it starts: all that MLflow shows of it beside its epochs."""
+
+    config: TrialConfig
+    teacher_layers: tuple[LayerRecord, ...]
+    student_layers: tuple[LayerRecord, ...]
+    split_digests: dict[str, str]
+    teacher_digest: str
+    data_name: str
+    data_digest: str
+    versions: dict[str, str]
+    worker: str
+    """The process of the latest attempt, as host:pid."""
+
+
+class TestScores(Settings):
+    """Accuracy on the test split, which was opened once for this trial."""
+
+    __test__ = False
+    last: float
+    best: float
+    """At the epoch of the highest accuracy on `val`."""
+
+
+class _Records(RootModel[list[EpochRecord]]):
+    """records.json of a trial."""
+
+
+class _Times(RootModel[list[int]]):
+    """times.json of a trial."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    root: Path
+    write: Write = field(default=write_atomically, compare=False)
+    """How its files are written; an attempt at a trial writes its own by `Lease.write`."""
+
+    @classmethod
+    def of(cls, study: StudyConfig) -> "StudyFolder":
+        return cls(study.runs / study.name)
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def optuna(self) -> Path:
+        return self.root / "optuna.log"
+
+    @property
+    def ray(self) -> Path:
+        return self.root / "ray"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "lambda.json"
+
+    def comparison(self, suffix: str) -> Path:
+        """Of csv, json and png."""
+        return self.root / f"comparison.{suffix}"
+
+    @property
+    def begun(self) -> bool:
+        """Whether any trial was asked for."""
+        return self.optuna.exists() or (self.root / "trials").exists()
+
+    @property
+    def cache(self) -> Path:
+        return self.root.parent / "cache"
+
+    def trial(self, trial_id: str) -> Path:
+        return self.root / "trials" / trial_id
+
+    def write_settings(self, study: StudyConfig) -> None:
+        """As JSON, which is YAML whose strings are all quoted: any value is read back as it was."""
+        text = study.model_dump_json(indent=2)
+        self.write(self.settings, _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+    def read_settings(self) -> StudyConfig:
+        """As they were, but for `runs`, since the folder may have moved. Raises StudyError where there is no study."""
+        if not self.settings.is_file():
+            there = sorted(p.parent.name for p in self.root.parent.glob("*/study.yaml"))
+            known = f"; there are {', '.join(there)}" if there else ""
+            raise StudyError(f"no study {self.root.name!r} in {self.root.parent}{known}. Start one with `kd-hpo run STUDY.yaml`")
+        return read_settings(StudyConfig, self.settings).replace(runs=self.root.parent)
+
+    def write_status(self, status: TrialStatus) -> None:
+        self.write(self.trial(status.spec.id) / "status.json", status.model_dump_json(indent=1))
+
+    def status(self, trial_id: str) -> TrialStatus | None:
+        return self._status(self.trial(trial_id) / "status.json")
+
+    def statuses(self) -> list[TrialStatus]:
+        """Of every trial that was started, by id."""
+        found = map(self._status, sorted((self.root / "trials").glob("*/status.json")))
+        return [status for status in found if status]
+
+    def _status(self, path: Path) -> TrialStatus | None:
+        status = self._written(path, TrialStatus) if path.is_file() else None
+        if status and status.spec.id != path.parent.name:
+            raise StudyError(f"{path} is of another trial, {status.spec.id}; put it back, or remove the folder of this trial")
+        return status
+
+    def result(self, trial_id: str) -> TrialResult:
+        return self._written(self.trial(trial_id) / RESULT, TrialResult)
+
+    def records(self, trial_id: str) -> list[EpochRecord]:
+        """The epochs that a trial has reported, however it ended."""
+        path = self.trial(trial_id) / "records.json"
+        return self._written(path, _Records).root if path.is_file() else []
+
+    def write_records(self, trial_id: str, records: list[EpochRecord]) -> None:
+        """With the time of each that is new. Epochs that a continued trial tells again, as they stand, leave the files alone."""
+        path, content = self.trial(trial_id) / "records.json", _Records(records).model_dump_json().encode()
+        stands = path.read_bytes() if path.is_file() else b""
+        if stands == content or stands.startswith(content[:-1] + b","):  # to read it as records would take longer with each epoch
+            return
+        times = self.times(trial_id)[: len(records)]
+        times += [time.time_ns() // 10**6] * (len(records) - len(times))
+        self.write(self.trial(trial_id) / "times.json", _Times(times).model_dump_json())
+        self.write(path, content)
+
+    def times(self, trial_id: str) -> list[int]:
+        """When each of the epochs was first reported, in milliseconds since 1970; perhaps one more than there are records."""
+        path = self.trial(trial_id) / "times.json"
+        return self._written(path, _Times).root if path.is_file() else []
+
+    def write_about(self, trial_id: str, about: TrialAbout) -> None:
+        self.write(self.trial(trial_id) / "about.json", about.model_dump_json())
+
+    def about(self, trial_id: str) -> TrialAbout | None:
+        """None where the trial failed before it could start."""
+        path = self.trial(trial_id) / "about.json"
+        return self._written(path, TrialAbout) if path.is_file() else None
+
+    def changed(self, trial_id: str) -> tuple[int, ...]:
+        """Another tuple after any change of what the trial tells of itself."""
+        files = (self.trial(trial_id) / name for name in ("status.json", "records.json", "about.json"))
+        return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+    def identity(self, trial_id: str | None = None) -> str:
+        """Of the study, or of a trial in its present life: what MLflow knows it by, whatever else has its name."""
+        path = (self.trial(trial_id) if trial_id else self.root) / "identity"
+        if not path.is_file():
+            self.write(path, uuid.uuid4().hex)
+        return path.read_text()
+
+    def set_aside(self, trial_id: str) -> None:
+        """Moves what a failed trial left out of the way of a new attempt from its start."""
+        if not self.trial(trial_id).exists():
+            return
+        kept = self.root / "set_aside"
+        kept.mkdir(exist_ok=True)
+        earlier = (int(folder.suffix[1:]) for folder in kept.glob(f"{trial_id}.*"))
+        self.trial(trial_id).rename(kept / f"{trial_id}.{1 + max(earlier, default=0)}")
+
+    def write_run_id(self, trial_id: str, run_id: str) -> None:
+        if run_id != self.run_id(trial_id):
+            self.write(self.trial(trial_id) / "mlflow_run_id", run_id)
+
+    def run_id(self, trial_id: str) -> str | None:
+        """The trial's run in MLflow; None where tracking never reached it."""
+        path = self.trial(trial_id) / "mlflow_run_id"
+        return path.read_text(errors="replace") if path.is_file() else None
+
+    def test_scores(self, trial_id: str) -> TestScores | None:
+        path = self.trial(trial_id) / "test.json"
+        return self._written(path, TestScores) if path.is_file() else None
+
+    def _written(self, path: Path, model: type[M]) -> M:
+        """What stands in a file of the study. Raises StudyError where it is missing, broken or something else."""
+        try:
+            return model.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise StudyError(f"{path} cannot be read ({error.strerror}); {self._remedy(path)}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            said = cut(one_line(f"{where}: {first['msg']}"))
+            raise StudyError(f"{path} is broken ({said}); {self._remedy(path)}") from error
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the study."""
+        runs = self.root.parent
+        return f"kd-hpo resume {self.root.name}" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
+
+    def _remedy(self, path: Path) -> str:
+        return f"remove {path.parent}, and go on without what that trial was: {self.resume}"
+
+    def write_test_scores(self, trial_id: str, scores: TestScores) -> None:
+        self.write(self.trial(trial_id) / "test.json", scores.model_dump_json())
+
+    def is_driven(self) -> bool:
+        """Whether a process runs the study now."""
+        lock = self.root / ".lock"
+        if not lock.is_file():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    @contextmanager
+    def only_driver(self) -> Iterator[None]:
+        """Raises StudyError while another process drives the study; the lock goes with the process that holds it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StudyError(f"study {self.root.name!r} is being run by another process; wait for it, or stop it") from error
+            yield

@@ -1,0 +1,204 @@
+"""Descriptions in MLflow, in Markdown: of a trial, of a study on its way and at its end.
+
+Layer names and messages are untrusted, since they come from modules and files that users name: they reach a description only
+through `code` and `as_text`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kd_hpo.config.wording import one_line
+from kd_hpo.study.report.markdown import as_text
+from kd_hpo.study.results.comparison import Comparison, MethodScores, number, p_value, spread, with_spread
+from kd_hpo.study.results.standing import Learned
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.tracking.saved_views import SavedView, metrics_link, model_link, run_link
+from kd_hpo.trial.result import METRIC, EpochRecord, Rows
+
+_MOST_PAIRS = 100
+"""Of a matrix that is shown as a table; of a larger one the strongest pairs are named."""
+
+
+def code(text: object) -> str:
+    """On one line and as it is: what stands in a code span is read neither as Markdown nor as HTML."""
+    line = one_line(str(text)).replace("`", "'").replace("|", "¦")
+    return f"`{line}`" if line else ""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How the trials of a study stand."""
+
+    study: str
+    ranked: tuple[tuple[TrialStatus, EpochRecord], ...]
+    """Completed ones and their last epochs, best first by `val`; of equal ones, those first that are tested on `test`."""
+    run_ids: Mapping[str, str]
+    counts: Mapping[str, int]
+    """Trials of any kind by state."""
+
+    @property
+    def best(self) -> TrialStatus | None:
+        return self.ranked[0][0] if self.ranked else None
+
+    @property
+    def accuracy(self) -> float:
+        """Of the best trial, on `val`."""
+        return self.ranked[0][1].metrics[METRIC]
+
+
+def ranking_of(folder: StudyFolder) -> Ranking:
+    statuses = folder.statuses()
+    completed = [status for status in statuses if status.state == "completed"]
+    scored = [(status, folder.records(status.spec.id)[-1]) for status in completed]
+    return Ranking(
+        study=folder.root.name,
+        ranked=tuple(sorted(scored, key=lambda entry: (-entry[1].metrics[METRIC], entry[0].spec.kind != "compare"))),
+        run_ids={status.spec.id: run for status in statuses if (run := folder.run_id(status.spec.id))},
+        counts={state: sum(s.state == state for s in statuses) for state in ("completed", "running", "stopped", "failed")},
+    )
+
+
+def experiment_note(ranking: Ranking, experiment: str, summary: str, views: Sequence[SavedView]) -> str:
+    """Its first line is what MLflow shows above the runs: the best trial, and ways to all that a person asks next."""
+    there = {"": True, "compare": any(status.spec.kind == "compare" for status, _ in ranking.ranked)}
+    there["matrix"] = any(last.weights for _, last in ranking.ranked)
+    links = [f"[{view.title.lower()}]({view.link(experiment)})" for view in views if there[view.needs]]
+    links += [f"[summary]({run_link(experiment, summary)})"]
+    best = ranking.best
+    head = "**No trial has been completed yet**"
+    if best is not None:
+        head = f"**Best: {_trial(ranking, experiment, best)}**, {METRIC} {ranking.accuracy:.4f}"
+        if best.spec.id in ranking.run_ids and ranking.ranked[0][1].weights:
+            links.insert(0, f"[its matrix]({run_link(experiment, ranking.run_ids[best.spec.id], 'lambda.html')})")
+    return "\n\n".join([" · ".join([head, *links]), *why(ranking, experiment), _progress(ranking)])
+
+
+def why(ranking: Ranking, experiment: str) -> list[str]:
+    """Paragraphs: why the best trial is the best."""
+    best = ranking.best
+    if best is None:
+        return []
+    others = [f"{_trial(ranking, experiment, status)} {last.metrics[METRIC]:.4f}" for status, last in ranking.ranked[1:4]]
+    lines = [
+        f"{_trial(ranking, experiment, best)} ({best.spec.method}, seed {best.spec.seed}) is the best: of the "
+        f"{len(ranking.ranked)} completed trials it has the highest accuracy on `val` after its last epoch, "
+        f"{ranking.accuracy:.4f}{'; next come ' + ', '.join(others) if others else ''}."
+    ]
+    return [*lines, *_settings(best.spec)]
+
+
+def running_note(ranking: Ranking, experiment: str) -> str:
+    """The summary of a study that has not come to its end."""
+    return "\n\n".join(["**The study has not come to its end.**", _progress(ranking), *why(ranking, experiment)])
+
+
+def summary_note(comparison: Comparison, learned: Learned | None, ranking: Ranking, experiment: str, model: str | None) -> str:
+    """The summary of a finished study: the verdict first, since MLflow folds the rest away.
+
+    model  the name of the registered best student
+    """
+    compared = learned is not None and learned.compared
+    lines = [verdict(comparison, learned.method) if learned and compared else "No method of the comparison has learned lambda."]
+    lines += [_roomy(comparison.markdown())]
+    if learned:
+        lines += [f"**Learned lambda** ({learned.whose()}):", _roomy(_matrix(learned))]
+    lines += why(ranking, experiment)
+    if model:
+        lines.append(
+            f"The best student is the registered model [{model}]({model_link(model)}), alias `best`: "
+            f'`mlflow.pytorch.load_model("models:/{model}@best")` takes images in [0, 1] and gives logits.'
+        )
+    lines.append(
+        "Artifacts: `outer_settings` has accuracy against each searched setting, `comparison.png` the methods with spread."
+    )
+    return "\n\n".join(lines)
+
+
+def verdict(comparison: Comparison, method: str) -> str:
+    """How the learned matrix does beside the best control, in a sentence."""
+    learned = next(each for each in comparison.methods if each.name == method)
+    test = with_spread(*spread(learned.all("test").values()))
+    told = f"**Learned lambda ({method}): accuracy on test {test}**, {_seeds(learned)}"
+    if comparison.control is None:
+        return f"{told}; there is no control to compare it with."
+    (row,) = (row for row in comparison.frame().to_dict("records") if row["method"] == method)
+    difference, p = number(row["difference"], "+.4f"), p_value(row["p_value"])
+    return f"{told}: {difference} to the best control, {comparison.control.name} (p {p})."
+
+
+def trial_note(
+    status: TrialStatus, records: Sequence[EpochRecord], experiment: str, run: str, layers: Sequence[Sequence[str]]
+) -> str:
+    """Of a trial that has ended.
+
+    layers  the names of the teacher's and the student's layers of its pairs
+    """
+    spec = status.spec
+    lines = [f"**{spec.method}**, seed {spec.seed}: {status.state} {as_text(status.message)}".rstrip()]
+    if records:
+        best, last = max(records, key=lambda r: r.metrics[METRIC]), records[-1]
+        lines.append(
+            f"Accuracy on `val`: {last.metrics[METRIC]:.4f} after epoch {last.epoch}, "
+            f"at best {best.metrics[METRIC]:.4f} after epoch {best.epoch}."
+        )
+    if records and records[0].weights:
+        lines.append(
+            f"[The matrix over time]({run_link(experiment, run, 'lambda.html')}); pictures by epoch end the page of its "
+            f"[metrics]({metrics_link(experiment, run)}). "
+            f"Strongest at the end: {strongest(records[-1].weights, *layers, most=3)}."
+        )
+    return "\n\n".join([*lines, *_settings(status.spec)])
+
+
+def running_trial_note(spec: TrialSpec, experiment: str, run: str, *, pairs: bool) -> str:
+    """Of a trial that has begun."""
+    lines = [f"**{spec.method}**, seed {spec.seed}: running"]
+    if pairs:
+        lines.append(
+            f"[The matrix so far]({metrics_link(experiment, run)}): section weights_matrix has every pair's weight over the "
+            "epochs, and pictures by epoch end the page."
+        )
+    return "\n\n".join([*lines, *_settings(spec)])
+
+
+def strongest(weights: Rows | Sequence[Sequence[float]], teacher: Sequence[str], student: Sequence[str], *, most: int) -> str:
+    """The pairs of the largest weights, in words."""
+    pairs = sorted(((w, t, s) for t, row in enumerate(weights) for s, w in enumerate(row)), key=lambda pair: -pair[0])
+    return ", ".join(f"{code(teacher[t])} → {code(student[s])} {w:.3f}" for w, t, s in pairs[:most])
+
+
+def _roomy(table: str) -> str:
+    """MLflow draws tables without a gap between columns."""
+    return table.replace(" |", "&nbsp;&nbsp; |")
+
+
+def _matrix(learned: Learned) -> str:
+    teacher, student = learned.teacher_names, learned.student_names
+    if len(teacher) * len(student) > _MOST_PAIRS:
+        return strongest(learned.matrix, teacher, student, most=10)
+    head = f"| teacher \\ student | {' | '.join(map(code, student))} |"
+    rows = [
+        f"| {code(name)} | {' | '.join(f'{weight:.3f}' for weight in row)} |"
+        for name, row in zip(teacher, learned.matrix, strict=True)
+    ]
+    return "\n".join([head, "|---" * (len(student) + 1) + "|", *rows])
+
+
+def _trial(ranking: Ranking, experiment: str, status: TrialStatus) -> str:
+    run = ranking.run_ids.get(status.spec.id)
+    return f"[{status.spec.id}]({run_link(experiment, run)})" if run else status.spec.id
+
+
+def _settings(spec: TrialSpec) -> list[str]:
+    given = spec.settings
+    told = [f"{code(name)} {f'{value:.4g}' if isinstance(value, float) else code(value)}" for name, value in given.items()]
+    return [f"Its outer settings: {', '.join(told)}."] if told else []
+
+
+def _progress(ranking: Ranking) -> str:
+    told = [f"{count} {state}" for state, count in ranking.counts.items() if count]
+    return f"Trials of study {ranking.study}: {', '.join(told) or 'none yet'}."
+
+
+def _seeds(method: MethodScores) -> str:
+    return f"{len(method.by_seed)} seed{'s' * (len(method.by_seed) != 1)}"

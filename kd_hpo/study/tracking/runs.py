@@ -1,0 +1,314 @@
+"""What MLflow holds of a study: an experiment is a study, its runs are the trials and one summary. `mirror` keeps it so."""
+
+import json
+import logging
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from PIL import Image
+from requests import RequestException
+from sqlalchemy.exc import OperationalError
+
+from kd_hpo.config.pairs import LearnedWeights, Weighting
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.errors import StudyError
+from kd_hpo.files import only_one_process
+from kd_hpo.study.report.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
+from kd_hpo.study.results.standing import searched_points
+from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
+from kd_hpo.study.tracking.descriptions import running_trial_note, trial_note
+from kd_hpo.study.tracking.saved_views import BEST_FIRST, EXPERIMENTS_LINK
+from kd_hpo.study.tracking.uri import server_address, tracking_uri
+from kd_hpo.trial.result import EpochRecord, Rows
+
+MATRIX_SECTION = "weights_matrix"
+"""Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
+_THUMBNAIL = 256
+_MATRICES = 25
+"""Of a longer trial, MLflow gets the matrix at about so many epochs, and its epochs in as many parts; at its end it gets all."""
+_MOST_METRICS = 1000
+"""Of a call."""
+_MLFLOW_STATUS = {"running": "KILLED", "completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+
+
+def artifact_root(study: StudyConfig) -> Path:
+    return study.runs / "mlflow-artifacts"
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the same call may do later: MLflow is away, busy or slow, its database locked or its disk full."""
+    if isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+        return status >= 500 or status in (408, 429)
+    return isinstance(error, (OperationalError, RequestException, OSError))
+
+
+def open_experiment(study: StudyConfig) -> str:
+    """The id of the study's experiment, made if need be.
+
+    It is known by the study's identity: where another study had the name first, in this database or on this server, the
+    experiment of this one gets a name of its own. One process at a time: two first users would destroy a fresh SQLite file.
+    """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # making the database is no news, and what fails is told in a line
+    identity = StudyFolder.of(study).identity()
+    with only_one_process(study.runs / ".mlflow.lock"):
+        try:
+            client = MlflowClient(tracking_uri(study))
+        except ModuleNotFoundError as error:
+            raise StudyError(f"tracking.uri is of a database whose driver is not installed ({error}); pip install it") from error
+        found = client.search_experiments(filter_string=f"tags.`kd.identity` = '{identity}'", max_results=1)
+        if found:
+            return str(found[0].experiment_id)
+        taken = client.search_experiments(view_type=ViewType.ALL, filter_string=f"name = '{study.name}'", max_results=1)
+        name = f"{study.name}-{identity[:8]}" if taken else study.name
+        where = None if study.tracking.uri else (artifact_root(study) / name).as_uri()
+        tags = {"kd.study": study.name, "kd.identity": identity}
+        return str(client.create_experiment(name, artifact_location=where, tags=tags))
+
+
+class RunLog:
+    """One MLflow run that may be written again and again: what stands there already is not written twice."""
+
+    def __init__(self, client: MlflowClient, experiment: str, run_id: str) -> None:
+        self._client, self._experiment, self.run_id = client, experiment, run_id
+        self._epochs = {int(m.step) for m in client.get_metric_history(run_id, "val/accuracy")}
+        self._about: tuple[object, ...] = ()
+
+    @classmethod
+    def find_or_create(
+        cls, client: MlflowClient, experiment: str, trial: str, identity: str, tags: Mapping[str, str]
+    ) -> "RunLog":
+        """The run of the trial, running. Any other run with its name goes: of an earlier life, or made by a call that was
+        carried out after it had been given up."""
+        runs = client.search_runs([experiment], f"tags.`kd.trial` = '{trial}'", order_by=["attributes.start_time ASC"])
+        own = [run.info.run_id for run in runs if run.data.tags.get("kd.identity") == identity]
+        for run in runs:
+            if run.info.run_id not in own[:1]:
+                client.delete_run(run.info.run_id)
+        if not own:
+            tags = {"kd.trial": trial, "kd.identity": identity, "mlflow.source.name": "kd-hpo", **tags}
+            return cls(client, experiment, client.create_run(experiment, run_name=trial, tags=tags).info.run_id)
+        client.update_run(own[0], status="RUNNING")
+        client.log_batch(own[0], tags=[RunTag(name, value) for name, value in tags.items()])
+        return cls(client, experiment, own[0])
+
+    def describe(self, about: TrialAbout | None, spec: TrialSpec, commit: str) -> None:
+        """At the start of an attempt: the few settings that a person compares, the whole configuration, what it is trained on."""
+        if self._about == (about, spec):
+            return
+        params = {"method": spec.method, "seed": spec.seed, **spec.settings}
+        tags = {"mlflow.source.git.commit": commit} if commit else {}
+        if about is not None:
+            tags |= {f"kd.split.{name}": digest for name, digest in about.split_digests.items()}
+            tags |= {f"kd.version.{name}": version for name, version in about.versions.items()}
+            tags |= {"kd.teacher": about.teacher_digest, "kd.worker": about.worker}
+        pairs = about is not None and bool(about.teacher_layers)
+        tags["mlflow.note.content"] = running_trial_note(spec, self._experiment, self.run_id, pairs=pairs)
+        self._client.log_batch(
+            self.run_id,
+            params=[Param(name, f"{value:.6g}" if isinstance(value, float) else str(value)) for name, value in params.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+        self._about = (about, spec)
+        if about is None:
+            return
+        source = json.dumps({"data": about.config.data.model_dump(mode="json")})
+        data = Dataset(name=about.data_name, digest=about.data_digest[:36], source_type="local", source=source)
+        self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        self._client.log_text(self.run_id, yaml.safe_dump(about.config.model_dump(mode="json"), sort_keys=False), "config.yaml")
+        shapes = {"teacher": about.teacher_layers, "student": about.student_layers}
+        layers = {network: [layer.model_dump() for layer in of_network] for network, of_network in shapes.items()}
+        self._client.log_text(self.run_id, json.dumps(layers), "layers.json")
+        self._client.set_tag(self.run_id, "kd.weighting", about.config.weighting.kind)
+
+    def log_epochs(
+        self,
+        records: Sequence[EpochRecord],
+        layers: "PairLayers",
+        times: Sequence[int],
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The metrics of those that MLflow lacks; at every `layers.every`th epoch, and at the last one here, the matrix too:
+        every cell of it in one call with the metrics, and a picture of MLflow's step slider.
+
+        times     when each epoch ended, in milliseconds: the same whenever it is logged, so that MLflow knows one that it has
+        answered  is told of each call that has come back
+        """
+        waiting = list[tuple[EpochRecord, list[Metric]]]()
+        for record, at in zip(records, times, strict=False):  # a time may stand before its record does
+            if record.epoch in self._epochs:
+                continue
+            shown = bool(record.weights) and (record.epoch % layers.every == 0 or record is records[-1])
+            if record.weights and record.epoch == 1:  # MLflow's slider stands at 0 when a page opens
+                self._log_picture(0, layers.start or record.weights, layers, at)
+            if shown:
+                self._log_picture(record.epoch, record.weights, layers, at)
+                answered()
+            values = record.metrics | (layers.cells(record.weights) if shown else {})
+            if sum(len(metrics) for _, metrics in waiting) + len(values) > _MOST_METRICS:
+                self._log_metrics(waiting)
+                answered()
+            waiting.append((record, [Metric(name, value, at, record.epoch) for name, value in values.items()]))
+        self._log_metrics(waiting)
+
+    def _log_metrics(self, waiting: list[tuple[EpochRecord, list[Metric]]]) -> None:
+        """After the pictures: an epoch that has its metrics has its picture."""
+        if not waiting:
+            return
+        self._client.log_batch(
+            self.run_id,
+            metrics=[metric for _, metrics in waiting for metric in metrics],
+            tags=[RunTag("mlflow.loggedImages", "true")] if any(record.weights for record, _ in waiting) else [],
+        )
+        self._epochs.update(record.epoch for record, _ in waiting)
+        waiting.clear()
+
+    def _log_picture(self, epoch: int, weights: Rows, layers: "PairLayers", at: int) -> None:
+        """As `log_image`, which would give the picture another name, and MLflow one more, each time it is logged."""
+        title = f"after epoch {epoch}" if epoch else "at the start"
+        picture = Image.fromarray(matrix_image(title, *layers.names, weights, vmax=layers.largest))
+        name = f"lambda+step+{epoch}+timestamp+{at}+{uuid.uuid5(uuid.UUID(self.run_id), str(epoch))}"
+        with TemporaryDirectory() as folder:
+            picture.save(Path(folder) / f"{name}.png", compress_level=1)
+            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            picture.save(Path(folder) / f"{name}+compressed.webp", method=0)  # a third of the time for a half more bytes
+            self._client.log_artifacts(self.run_id, folder, "images")
+
+    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers", export: str | None) -> None:
+        """The matrix at every epoch as a page and as JSON, for `kd-hpo apply` where it was learned, and the run's end."""
+        if records and records[0].weights:
+            self._client.log_text(self.run_id, matrix_page(status.spec.id, layers.history(records)), "lambda.html")
+            self._client.log_text(self.run_id, json.dumps(layers.as_json(records)), "lambda.json")
+        if export:
+            self._client.log_text(self.run_id, export, "export.json")
+        state = "interrupted" if status.state == "running" else status.state
+        about = trial_note(status, records, self._experiment, self.run_id, layers.names)
+        tags = {"kd.state": state, "mlflow.note.content": about}
+        self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        self._client.set_terminated(self.run_id, _MLFLOW_STATUS[status.state])
+
+
+class PairLayers:
+    """The layers of a study's pairs, as MLflow shows them."""
+
+    def __init__(self, teacher: Sequence[str], student: Sequence[str], *, start: Rows = (), epochs: int = 1) -> None:
+        self.names = tuple(teacher), tuple(student)
+        self.every = -(-epochs // _MATRICES)
+        """How many epochs of the trial lie between two whose matrix is shown while it runs."""
+        self.start = start
+        """The weights before the first epoch, where they are others than after it."""
+        self.largest = min(1.0, 8 / max(len(teacher) * len(student), 1))
+        """The top of the pictures' colour scale, the same at every epoch and in every trial."""
+
+    def cells(self, weights: Sequence[Sequence[float]]) -> dict[str, float]:
+        """One metric a pair; the numbers keep layers in order of depth and names apart that MLflow cannot spell."""
+        return {
+            f"{MATRIX_SECTION}/{t + 1:02d} {_spelled(teacher)} to {s + 1:02d} {_spelled(student)}": weights[t][s]
+            for t, teacher in enumerate(self.names[0] if weights else ())
+            for s, student in enumerate(self.names[1])
+        }
+
+    def history(self, records: Sequence[EpochRecord]) -> MatrixHistory:
+        return MatrixHistory(*self.names, tuple(r.epoch for r in records), tuple(r.weights for r in records))
+
+    def as_json(self, records: Sequence[EpochRecord]) -> dict[str, Any]:
+        held = [r.epoch for r in records if r.held]
+        return {
+            "teacher_layers": self.names[0],
+            "student_layers": self.names[1],
+            "held_epochs": held,
+            "held_mean": mean_matrix([r.weights for r in records if r.held]) if held else None,
+            "epochs": [{"epoch": r.epoch, "weights": r.weights, "scales": r.scales} for r in records],
+        }
+
+
+def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text: str, status: str = "FINISHED") -> str:
+    """One more run, beside the trials: the comparison, the study's file, accuracy against each outer setting, the export.
+
+    text     in Markdown, for the run's description; its files are taken from the folder
+    status   of the run: RUNNING while the study is on its way, KILLED where it was interrupted
+    returns  the id of the run
+    """
+    client = MlflowClient(tracking_uri(study))
+    tags = {"kd.study": study.name, "kd.kind": "summary"}
+    run = RunLog.find_or_create(client, experiment, "summary", folder.identity(), tags)
+    running = {each.spec.id for each in folder.statuses() if each.state == "running" and status == "RUNNING"}
+    for method, found in searched_points(folder).items():
+        points = [point for point in found if point["trial"] not in running]
+        title = f"{study.name}: accuracy on val against the outer settings of {method}"
+        settings = dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy"))
+        client.log_text(run.run_id, scatter_page(title, points, list(settings)), f"outer_settings/{method}.html")
+    files = [folder.comparison(suffix) for suffix in ("csv", "json", "png")]
+    for file in (*files, folder.settings, folder.export):
+        if file.is_file():
+            client.log_artifact(run.run_id, str(file))
+    client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", text)])
+    if status != "RUNNING":
+        client.set_terminated(run.run_id, status)
+    return run.run_id
+
+
+def experiment_link(study: StudyConfig, experiment: str | None) -> str:
+    """The address that opens the study's runs, best first, in the model-training view: of its server, or of `kd-hpo ui`.
+
+    experiment  None where MLflow has not answered yet: then the address is that of all experiments
+    """
+    server = server_address(study.tracking.uri) or "http://127.0.0.1:5000"
+    return f"{server}/{BEST_FIRST.link(experiment) if experiment else EXPERIMENTS_LINK}"
+
+
+def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
+    token = None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def layers_of(about: TrialAbout | None) -> PairLayers:
+    if about is None:
+        return PairLayers((), ())
+    teacher, student = (tuple(layer.name for layer in layers) for layers in (about.teacher_layers, about.student_layers))
+    start = start_of(about.config.weighting, len(teacher), len(student))
+    return PairLayers(teacher, student, start=start, epochs=about.config.training.epochs)
+
+
+def start_of(weighting: Weighting, T: int, S: int) -> Rows:
+    """The (T, S) weights that learning starts from; empty where nothing is learned."""
+    if not isinstance(weighting, LearnedWeights):
+        return ()
+    start = weighting.start or ((1.0,) * S,) * T
+    total = sum(map(sum, start))
+    return tuple(tuple(weight / total for weight in row) for row in start)
+
+
+def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:
+    return {"kd.study": study.name, "kd.kind": spec.kind, "kd.method": spec.method, "kd.state": "running"}
+
+
+def git_commit() -> str:
+    """The commit of the current folder; empty outside a repository, or without git."""
+    if shutil.which("git") is None:
+        return ""
+    told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return told.stdout.strip() if told.returncode == 0 else ""
+
+
+def mean_matrix(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    return [[sum(cells) / len(cells) for cells in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
+
+
+def _spelled(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name)

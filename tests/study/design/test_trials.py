@@ -1,0 +1,226 @@
+"""Which settings act on which method, what each search chooses, and what a trial makes of what was found."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kd_hpo.config.methods import METHODS
+from kd_hpo.config.pairs import CrossLayerAttention, FixedMatrix, LearnedWeights, NoPairs, Uniform
+from kd_hpo.config.study import DEFAULT_SPACE, LogUniformRange, StudyConfig, UniformRange
+from kd_hpo.errors import ConfigError
+from kd_hpo.study.design.trials import acting_paths, as_matrix, compared_ids, method_of, searches, space_of, trial_config
+from kd_hpo.study.store.folder import TrialSpec
+from tests.conftest import digits_study
+from tests.study.helpers import LEARNED
+
+SEARCHED = {"training.optimizer.lr": 0.03, "kd.weight": 1.7, "weighting.step": 0.2}
+SHAPE = (3, 2)
+LR = {"training.optimizer.lr": {"kind": "loguniform", "low": 0.01, "high": 0.2}}
+KD = {"training.optimizer.lr", "kd.weight", "kd.temperature"}
+
+
+def spec_of(method: str = LEARNED, *, seed: int = 4, **settings: Any) -> TrialSpec:
+    return TrialSpec(id="x-t000", kind="search", method=method, seed=seed, settings=settings)
+
+
+def study_of(tmp_path: Path, *methods: object, **changes: object) -> StudyConfig:
+    compare = {"methods": methods or (LEARNED,), "seeds": 2, **changes.pop("compare", {})}  # type: ignore[dict-item]
+    return digits_study(tmp_path, compare=compare, **changes)
+
+
+# the configuration of a trial
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_the_searched_settings_that_it_knows(tmp_path: Path, method: str) -> None:
+    config = trial_config(digits_study(tmp_path), spec_of(method, **SEARCHED))
+    assert config.training.optimizer.lr == 0.03
+    assert config.kd.weight == (0 if method == "ce" else 1.7)
+    assert config.seed == 4
+    if isinstance(METHODS[method].apply(digits_study(tmp_path).trial()).weighting, LearnedWeights):
+        assert isinstance(config.weighting, LearnedWeights) and config.weighting.step == 0.2
+
+
+def test_own_method_starts_from_its_base_and_sets_over_what_was_searched(tmp_path: Path) -> None:
+    study = study_of(
+        tmp_path,
+        {"name": "strong", "base": "uniform", "set": {"kd.weight": 9.0}},
+        {"name": "one", "base": "kd", "set": {"weighting": {"kind": "fixed", "matrix": [[1, 0], [0, 0], [0, 0]]}}},
+        {"name": "slow", "base": "semckd", "set": {"weighting.lr": 1e-5}},
+    )
+    strong, one, slow = (trial_config(study, spec_of(name, **SEARCHED)) for name in ("strong", "one", "slow"))
+    assert strong.weighting == Uniform() and strong.kd.weight == 9.0 and strong.training.optimizer.lr == 0.03
+    assert isinstance(one.weighting, FixedMatrix) and one.kd.weight == 1.7
+    assert slow.weighting == CrossLayerAttention(lr=1e-5)
+
+
+def test_what_is_searched_in_a_methods_own_space_comes_over_the_method(tmp_path: Path) -> None:
+    """`pairs.strength` of `search.space` is put aside by a published method; its own range is what it is searched in."""
+    own = {"name": "mine", "base": "uniform", "set": {"kd.weight": 9.0}, "space": {"kd.weight": _uniform(0, 1)}}
+    study = study_of(tmp_path, own, "at")
+    assert trial_config(study, spec_of("mine", **{"kd.weight": 0.5})).kd.weight == 0.5
+    assert trial_config(study, spec_of("at", **{"pairs.strength": 777.0})).pairs.strength == 777.0
+
+
+def test_settings_of_another_search_leave_a_method_without_pairs_as_it_is(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "ce", weighting={"kind": "attention"}, search={"space": {"weighting.lr": _uniform(0.001, 0.1)}})
+    assert trial_config(study, spec_of("ce", **{"weighting.lr": 0.05})).weighting == NoPairs()
+
+
+def test_unknown_method_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"there is no method 'learnt'; there are .*ce, kd, .*{LEARNED}"):
+        method_of(digits_study(tmp_path), "learnt")
+
+
+def _uniform(low: float, high: float) -> dict[str, object]:
+    return {"kind": "uniform", "low": low, "high": high}
+
+
+# which settings act on which method
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (LEARNED, set(DEFAULT_SPACE)),
+        ("ce", {"training.optimizer.lr"}),
+        ("kd", KD),
+        ("uniform", set(DEFAULT_SPACE) - {"weighting.step"}),
+        ("vid", KD | {"pairs.regressor_lr"}),  # its loss and strength are the paper's
+        ("pkt", KD),  # and has no regressors
+    ],
+)
+def test_settings_that_act_on_a_method(tmp_path: Path, method: str, expected: set[str]) -> None:
+    assert set(acting_paths(digits_study(tmp_path), method)) == expected
+
+
+def test_temperature_acts_where_the_search_may_switch_kd_on(tmp_path: Path) -> None:
+    off = {"kd": {"weight": 0.0}}
+    both = {name: DEFAULT_SPACE[name] for name in ("kd.weight", "kd.temperature")}
+    assert acting_paths(digits_study(tmp_path, search={"space": both}, **off), "uniform") == ["kd.weight", "kd.temperature"]
+    alone = {"kd.temperature": DEFAULT_SPACE["kd.temperature"]}
+    assert acting_paths(digits_study(tmp_path, search={"space": alone}, **off), "uniform") == []
+
+
+def test_settings_that_a_method_sets_itself_do_not_act(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"name": "hot", "base": "kd", "set": {"kd.temperature": 9.0}})
+    assert set(acting_paths(study, "hot")) == KD - {"kd.temperature"}
+
+
+def test_a_range_of_one_value_is_made_and_values_that_do_not_go_together_are_no_mistake(tmp_path: Path) -> None:
+    space = {
+        "training.epochs": {"kind": "choice", "values": [4]},
+        "pairs.loss.variance.start": _uniform(0.05, 2.0),
+        "pairs.loss.variance.floor": _uniform(0.01, 0.1),  # may be above the start
+    }
+    assert acting_paths(digits_study(tmp_path, search={"space": space}), "uniform") == list(space)
+
+
+# searches
+
+
+def test_space_of_a_method_is_what_acts_on_it_and_its_own(tmp_path: Path) -> None:
+    own = {"name": "mine", "base": "at", "space": {"kd.weight": _uniform(0, 1), "weighting.kind": _choice("uniform")}}
+    study = study_of(tmp_path, own)
+    space = space_of(study, "mine", SHAPE)
+    assert set(space) == KD | {"pairs.strength", "weighting.kind"}
+    assert space["kd.weight"] == UniformRange(low=0, high=1)
+    assert space["kd.temperature"] == DEFAULT_SPACE["kd.temperature"]
+    assert space["pairs.strength"] == METHODS["at"].space["pairs.strength"] != DEFAULT_SPACE["pairs.strength"]
+
+
+def _choice(*values: object) -> dict[str, object]:
+    return {"kind": "choice", "values": list(values)}
+
+
+def test_each_method_has_its_own_search_and_the_searched_one_its_budget(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "ce", LEARNED, "kd", search={"trials": 5, "method": LEARNED}, compare={"tune": 2})
+    found = searches(study, SHAPE)
+    assert {name: search.trials for name, search in found.items()} == {LEARNED: 5, "ce": 2, "kd": 2}
+    assert set(found["ce"].space) == {"training.optimizer.lr"}
+
+
+def test_a_search_starts_from_what_the_file_makes_of_the_method(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "ce", "at", "kd", kd={"weight": 0.7}, search={"trials": 0}, compare={"tune": 2})
+    first = {name: search.first for name, search in searches(study, SHAPE).items()}
+    assert first["ce"] == {"training.optimizer.lr": study.training.optimizer.lr}
+    assert first["kd"]["kd.weight"] == first["at"]["kd.weight"] == 0.7
+    assert first["at"]["pairs.strength"] == 3_000
+
+
+@pytest.mark.parametrize(
+    ("trials", "tune", "expected"), [(0, 0, set()), (3, 0, {LEARNED}), (0, 2, {"kd", LEARNED}), (3, 2, {"kd", LEARNED})]
+)
+def test_searches_that_there_are(tmp_path: Path, trials: int, tune: int, expected: set[str]) -> None:
+    study = study_of(tmp_path, "kd", LEARNED, search={"trials": trials, "method": LEARNED}, compare={"tune": tune})
+    assert set(searches(study, SHAPE)) == expected
+
+
+def test_method_with_nothing_to_search_has_no_search(tmp_path: Path) -> None:
+    space = {"weighting.step": DEFAULT_SPACE["weighting.step"]}
+    study = study_of(tmp_path, "kd", LEARNED, search={"trials": 2, "method": LEARNED, "space": space}, compare={"tune": 2})
+    assert set(searches(study, SHAPE)) == {LEARNED}
+    with pytest.raises(ConfigError, match=r"search\.space \(weighting\.step\) has nothing that acts on search\.method 'kd'"):
+        searches(study.replace(search={"trials": 2, "method": "kd", "space": space}), SHAPE)
+
+
+def test_trials_of_the_comparison_are_a_method_and_a_seed_each(tmp_path: Path) -> None:
+    assert list(compared_ids(study_of(tmp_path, "kd", "ce", seed=3)).items()) == [
+        ("kd-s3", ("kd", 3)),
+        ("ce-s3", ("ce", 3)),
+        ("kd-s4", ("kd", 4)),
+        ("ce-s4", ("ce", 4)),
+    ]
+
+
+# Optuna on all weights
+
+
+def test_cells_make_the_whole_matrix() -> None:
+    cells = {f"weighting.matrix.{t}.{s}": t + s / 10 for t in range(3) for s in range(2)}
+    assert as_matrix({"kd.weight": 2.0, **cells}) == {
+        "weighting": {"kind": "fixed", "matrix": [[0, 0.1], [1, 1.1], [2, 2.1]]},
+        "kd.weight": 2.0,
+    }
+    assert as_matrix({"kd.weight": 2.0}) == {"kd.weight": 2.0}
+
+
+def test_black_box_control_searches_every_cell(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "tpe_lambda", {"name": "mine", "base": "tpe_lambda"}, search={"space": LR})
+    for name in ("tpe_lambda", "mine"):
+        space = space_of(study, name, SHAPE)
+        cells = [path for path in space if path.startswith("weighting.matrix.")]
+        assert len(cells) == 6 and {"weighting.matrix.0.0", "weighting.matrix.2.1"} < set(cells)
+        assert {space[cell] for cell in cells} == {UniformRange(low=0, high=1)}
+        assert isinstance(space["training.optimizer.lr"], LogUniformRange)
+        settings = {cell: i / 10 for i, cell in enumerate(cells)} | {"training.optimizer.lr": 0.07}
+        config = trial_config(study, spec_of(name, **settings))
+        assert config.weighting == FixedMatrix(matrix=((0, 0.1), (0.2, 0.3), (0.4, 0.5)))
+        assert config.training.optimizer.lr == 0.07
+
+
+@pytest.mark.parametrize(("trials", "tune", "expected"), [(5, 0, 5), (0, 3, 3), (5, 3, 5)])
+def test_black_box_control_has_the_optimiser_steps_of_learned_lambda(
+    tmp_path: Path, trials: int, tune: int, expected: int
+) -> None:
+    search = {"trials": trials, "method": LEARNED, "space": LR}
+    study = study_of(tmp_path, "kd", "tpe_lambda", LEARNED, search=search, compare={"tune": tune})
+    found = searches(study, SHAPE)
+    assert found["tpe_lambda"].trials == found[LEARNED].trials == expected
+    assert len({trial_config(study, spec_of(name)).training for name in ("tpe_lambda", LEARNED)}) == 1
+
+
+def test_black_box_control_without_trials_is_refused(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"name": "box", "base": "tpe_lambda"}, search={"trials": 0})
+    with pytest.raises(ConfigError, match=r"^method 'box' searches lambda, and no trials are given for it; set compare.tune"):
+        searches(study, SHAPE)
+
+
+def test_some_cells_of_a_matrix_that_is_given(tmp_path: Path) -> None:
+    weighting = {"kind": "fixed", "matrix": [[1, 1], [1, 1], [1, 1]]}
+    own = {"name": "tpe", "base": LEARNED, "set": {"weighting": weighting}, "space": {"weighting.matrix.1.0": _uniform(0, 1)}}
+    study = study_of(tmp_path, own, search={"space": LR})
+    assert set(space_of(study, "tpe", SHAPE)) == {"training.optimizer.lr", "weighting.matrix.1.0"}
+    config = trial_config(study, spec_of("tpe", **{"weighting.matrix.1.0": 0.25, "training.optimizer.lr": 0.1}))
+    assert config.weighting == FixedMatrix(matrix=((1, 1), (0.25, 1), (1, 1)))

@@ -1,0 +1,309 @@
+"""The numbers of a comparison against values worked out by hand, from a folder made by hand."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from kd_hpo.config.pairs import NoPairs
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.study.design.trials import searches
+from kd_hpo.study.report.plots import draw_comparison
+from kd_hpo.study.results.comparison import COLUMNS, Comparison, compared, mean_ranks, p_value, paired, spread, with_spread
+from kd_hpo.study.store.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
+from kd_hpo.trial.prepare import Prepared
+from tests.conftest import digits_study, digits_trial
+from tests.study.helpers import LEARNED, record, result_of
+
+NAN = float("nan")
+
+# ---- statistics
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((), (NAN, NAN)), ((0.5,), (0.5, NAN)), ((0.5, 0.75), (0.625, 0.25 / 2**0.5)), ((1, 2, 3, 4), (2.5, (5 / 3) ** 0.5))],
+)
+def test_spread_is_that_of_a_sample(values: tuple[float, ...], expected: tuple[float, float]) -> None:
+    assert spread(values) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("average", "deviation", "digits", "text"),
+    [(0.5, NAN, 4, "0.5000"), (0.625, 0.17678, 4, "0.6250 ±.1768"), (0.625, 0.17678, 3, "0.625 ±.177"), (NAN, NAN, 4, "-")],
+)
+def test_mean_and_deviation_in_words(average: float, deviation: float, digits: int, text: str) -> None:
+    assert with_spread(average, deviation, digits) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(NAN, "-"), (0.0004, "<.001"), (0.0016, "0.002"), (1.0, "1.000")])
+def test_p_values_in_words(value: float, text: str) -> None:
+    assert p_value(value) == text
+
+
+def test_ranks_are_the_mean_over_seeds() -> None:
+    a, b, c = {0: 0.9, 1: 0.5, 2: 0.7}, {0: 0.8, 1: 0.6, 2: 0.7}, {0: 0.7, 1: 0.4, 2: 0.7}
+    # seed 0: 1, 2, 3; seed 1: 2, 1, 3; seed 2: all three share rank 2
+    assert mean_ranks([a, b, c], [0, 1, 2]) == pytest.approx([5 / 3, 5 / 3, 8 / 3])
+
+
+def test_a_failed_trial_is_last_of_its_seed() -> None:
+    a, b, never = {0: 0.9, 1: 0.5}, {0: 0.8}, dict[int, float]()
+    # seed 0: 1, 2, 3; seed 1: 1, and the two that failed share 2.5
+    ranks = mean_ranks([a, b, never], [0, 1])
+    assert ranks[:2] == pytest.approx([1, 2.25]) and math.isnan(ranks[2])
+
+
+def test_paired_difference_and_its_p_value() -> None:
+    """Differences .01, .02, .03: mean .02, deviation .01, t = .02 / (.01 / sqrt 3) = sqrt 12 at two degrees of freedom.
+
+    There the two-sided p-value is 1 - t / sqrt(2 + t^2) = 1 - sqrt(12 / 14).
+    """
+    ours, others = {0: 0.51, 1: 0.62, 2: 0.73, 7: 0.1}, {0: 0.5, 1: 0.6, 2: 0.7, 8: 0.9}
+    difference, p = paired(ours, others)
+    assert difference == pytest.approx(0.02)
+    assert p == pytest.approx(1 - (12 / 14) ** 0.5)
+    assert paired(others, ours) == pytest.approx((-difference, p))
+
+
+def test_two_seeds_have_a_p_value() -> None:
+    """Differences 0 and .2: t = .1 / (.1414 / sqrt 2) = 1 at one degree of freedom, where p = 1 - (2 / pi) atan t = .5."""
+    assert paired({0: 0.5, 1: 0.7}, {0: 0.5, 1: 0.5}) == pytest.approx((0.1, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("ours", "others", "difference"),
+    [
+        ({0: 0.6}, {0: 0.5}, 0.1),
+        ({0: 0.6, 1: 0.4}, {0: 0.5, 2: 0.9}, 0.1),
+        ({0: 0.6, 1: 0.7, 2: 0.8}, {0: 0.5, 1: 0.6, 2: 0.7}, 0.1),  # all the same but for rounding
+        ({0: 0.6, 1: 0.7}, {0: 0.6, 1: 0.7}, 0),
+    ],
+    ids=["one seed", "one seed of both", "no variance", "ties"],
+)
+def test_differences_that_have_no_p_value(ours: Mapping[int, float], others: Mapping[int, float], difference: float) -> None:
+    assert paired(ours, others) == pytest.approx((difference, NAN), nan_ok=True)
+
+
+def test_nothing_in_common_has_no_difference() -> None:
+    assert paired({0: 0.6}, {1: 0.6}) == pytest.approx((NAN, NAN), nan_ok=True)
+
+
+# ---- a comparison
+
+
+def add(
+    study: StudyConfig, method: str, seed: int, accuracies: list[float], *, state: State = "completed", **settings: Any
+) -> None:
+    """The test accuracy is .1 below that on val; a trial takes ten seconds and one more for each seed."""
+    folder = StudyFolder.of(study)
+    spec = TrialSpec(id=f"{method}-s{seed}", kind="compare", method=method, seed=seed, settings=settings)
+    message = "it diverged" if state == "failed" else ""
+    folder.write_status(TrialStatus(spec=spec, state=state, duration_s=10 + seed, message=message))
+    records = [record(epoch, accuracy, ()) for epoch, accuracy in enumerate(accuracies, 1)]
+    folder.write_records(spec.id, records)
+    if state == "completed":
+        result = result_of(records, digits_trial(weighting=NoPairs()))
+        (folder.trial(spec.id) / "result.json").write_text(result.model_dump_json())
+        folder.write_test_scores(spec.id, TestScores(last=accuracies[-1] - 0.1, best=max(accuracies) - 0.1))
+
+
+def comparison_of(study: StudyConfig, prepared: Prepared) -> Comparison:
+    return compared(study, StudyFolder.of(study), prepared, searches(study, prepared.plan.shape))
+
+
+def study_of(tmp_path: Path, *methods: object, seeds: int = 3, **changes: object) -> StudyConfig:
+    search = changes.pop("search", {"trials": 0})
+    return digits_study(tmp_path, compare={"methods": methods, "seeds": seeds}, search=search, **changes)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyConfig:
+    """Test accuracies at seeds 0, 1, 2: ce .4 .5 .6, mine .5 .6 failed, learned .51 .62 .73; sp fails at all."""
+    study = study_of(tmp_path, "ce", {"name": "mine", "base": "kd"}, "sp", LEARNED)
+    for seed in range(3):
+        add(study, "ce", seed, [0.8, 0.5 + seed / 10])
+        add(study, LEARNED, seed, [0.4, 0.61 + 0.11 * seed])
+        add(study, "sp", seed, [], state="failed")
+    add(study, "mine", 0, [0.6])
+    add(study, "mine", 1, [0.7])
+    add(study, "mine", 2, [0.9], state="failed")
+    return study
+
+
+@pytest.fixture
+def comparison(study: StudyConfig, prepared: Prepared) -> Comparison:
+    return comparison_of(study, prepared)
+
+
+def row(frame: pd.DataFrame, method: str) -> dict[str, Any]:
+    (found,) = frame[frame["method"] == method].to_dict("records")
+    return {str(name): value for name, value in found.items()}
+
+
+def test_frame_has_a_row_a_method_in_their_order(comparison: Comparison) -> None:
+    frame = comparison.frame()
+    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame["method"]) == ["ce", "mine", "sp", LEARNED]
+    ce, mine = row(frame, "ce"), row(frame, "mine")
+    assert (ce["title"], ce["seeds"], ce["failed"]) == ("student alone", 3, 0)
+    assert (ce["test"], ce["test_sd"]) == pytest.approx((0.5, 0.1))  # after the last epoch, not the best one
+    assert (ce["test_best"], ce["test_best_sd"]) == pytest.approx((0.7, 0))
+    assert (ce["val"], ce["val_sd"]) == pytest.approx((0.6, 0.1))
+    assert ce["seconds"] == pytest.approx(11)
+    assert ce["steps"] == 4 * (240 // 32)
+    assert (mine["title"], mine["seeds"], mine["failed"]) == ("mine", 2, 1)
+    assert (mine["test"], mine["test_sd"]) == pytest.approx((0.55, 0.1 / 2**0.5))
+
+
+def test_differences_are_to_the_best_control_on_the_same_seeds(comparison: Comparison) -> None:
+    """mine, at .55, is the best control; learned is better, and none. At seeds 0 and 1 they differ by .01 and .02."""
+    assert comparison.control is not None and comparison.control.name == "mine"
+    frame = comparison.frame()
+    learned = row(frame, LEARNED)
+    assert learned["difference"] == pytest.approx(0.015)
+    assert learned["p_value"] == pytest.approx(1 - 2 / math.pi * math.atan(3))  # t = .015 / (.00707 / sqrt 2) = 3
+    assert row(frame, "ce")["difference"] == pytest.approx(-0.1) and math.isnan(row(frame, "ce")["p_value"])
+    assert math.isnan(row(frame, "mine")["difference"])
+    assert "less that of mine, the best control" in frame.attrs["caption"]
+
+
+def test_ranks_of_the_frame(comparison: Comparison) -> None:
+    """Seeds 0 and 1: learned, mine, ce, sp; seed 2: learned, ce, and the two that failed."""
+    ranks = comparison.frame().set_index("method")["rank"]
+    assert [ranks["ce"], ranks["mine"], ranks[LEARNED]] == pytest.approx([8 / 3, (2 + 2 + 3.5) / 3, 1])
+
+
+def test_method_that_failed_is_there_and_says_why(comparison: Comparison) -> None:
+    failed = row(comparison.frame(), "sp")
+    assert (failed["seeds"], failed["failed"]) == (0, 3)
+    assert all(math.isnan(failed[name]) for name in ("test", "test_best", "val", "rank", "seconds", "difference", "p_value"))
+    assert comparison.failures() == [
+        "mine: 1 of 3 trials failed: it diverged",
+        "sp: 3 of 3 trials failed: it diverged",
+    ]
+
+
+def test_caption_says_what_the_numbers_depend_on(comparison: Comparison, prepared: Prepared) -> None:
+    caption = "\n".join(comparison.caption())
+    assert "Seeds 0 to 2." in caption
+    assert "Budget: 28 inner steps a trial (4 epochs)." in caption
+    assert f"train 240 images {prepared.splits.digests['train'][:8]}" in caption
+    assert f"Teacher: val {prepared.teacher.val.accuracy:.4f}, test 0." in caption
+    assert f"Tuning of ce, mine, sp, {LEARNED}: none." in caption
+
+
+def test_what_was_tuned_is_told_for_each_method(tmp_path: Path, prepared: Prepared) -> None:
+    space = {"weighting.step": {"kind": "uniform", "low": 0.01, "high": 0.3}}
+    search = {"trials": 5, "method": LEARNED, "space": space}
+    study = study_of(tmp_path, "kd", "vid", LEARNED, search=search)
+    assert list(comparison_of(study, prepared).frame()["tuning"]) == [
+        f"the settings that 5 trials of {LEARNED} found",
+        f"the settings that 5 trials of {LEARNED} found",
+        "5 trials of its own over 1 setting",
+    ]
+    tuned = study.replace(compare={"methods": ["kd", "vid", LEARNED], "tune": 2})
+    assert list(comparison_of(tuned, prepared).frame()["tuning"]) == [
+        "none, it has nothing to search",
+        "2 trials of its own over 1 setting",  # its strength
+        "5 trials of its own over 1 setting",
+    ]
+
+
+def test_unequal_budgets_are_told(tmp_path: Path, prepared: Prepared) -> None:
+    longer = {"name": "longer", "base": "kd", "set": {"training.epochs": 8}}
+    study = study_of(tmp_path, "kd", longer, seeds=1)
+    comparison = comparison_of(study, prepared)
+    assert list(comparison.frame()["steps"]) == [28, 56]
+    assert "Budget: 28 to 56, not the same for all, inner steps a trial" in "\n".join(comparison.caption())
+
+
+def test_assistant_is_told_beside_the_teacher(tmp_path: Path, prepared: Prepared) -> None:
+    study = study_of(tmp_path, "kd", "takd", "ifm", seeds=1)
+    add(study, "takd", 0, [0.6])  # whose teacher has .9 on val
+    comparison = comparison_of(study, prepared)
+    assert "which then teaches, is trained for takd (val 0.9000), ifm (val -)." in "\n".join(comparison.caption())
+    told = {method["method"]: method.get("assistant_val", "none") for method in comparison.document()["methods"]}
+    assert told == {"kd": "none", "takd": 0.9, "ifm": None}
+
+
+def test_controls_are_neither_searched_nor_learned(tmp_path: Path, prepared: Prepared) -> None:
+    """By what their trials do, whatever they are called and start from."""
+    fixed = {"weighting": {"kind": "fixed", "matrix": [[1, 0], [0, 0], [0, 0]]}}
+    methods = ["ce", "kd", {"name": "best_pair", "base": LEARNED, "set": fixed}, {"name": "other_step", "base": LEARNED}]
+    search = {"trials": 1, "method": "kd", "space": {"kd.weight": {"kind": "uniform", "low": 1, "high": 2}}}
+    study = study_of(tmp_path, *methods, seeds=1, search=search)
+    for i, method in enumerate(("ce", "best_pair", "kd", "other_step")):
+        add(study, method, 0, [0.5 + i / 10], **({"kd.weight": 1.5} if method == "kd" else {}))
+    control = comparison_of(study, prepared).control
+    assert control is not None and control.name == "best_pair"
+    unsearched = comparison_of(study.replace(search={**search, "trials": 0}), prepared).control
+    assert unsearched is not None and unsearched.name == "kd"
+
+
+def test_ties_for_the_best_control_go_to_the_first(tmp_path: Path, prepared: Prepared) -> None:
+    study = study_of(tmp_path, "kd", "ce", LEARNED, seeds=1)
+    for method in ("kd", "ce", LEARNED):
+        add(study, method, 0, [0.5])
+    comparison = comparison_of(study, prepared)
+    assert comparison.control is not None and comparison.control.name == "kd"
+    frame = comparison.frame()
+    assert list(frame["rank"]) == [2, 2, 2]
+    assert row(frame, "ce")["difference"] == 0 and frame["p_value"].isna().all()
+    assert "Seed 0." in "\n".join(comparison.caption())
+
+
+def test_comparison_without_a_control_or_without_methods(tmp_path: Path, prepared: Prepared) -> None:
+    study = study_of(tmp_path, LEARNED, seeds=1)
+    add(study, LEARNED, 0, [0.5])
+    comparison = comparison_of(study, prepared)
+    assert comparison.control is None
+    assert math.isnan(row(comparison.frame(), LEARNED)["difference"])
+    assert "There is no control to compare with." in comparison.caption()
+    empty = comparison_of(study_of(tmp_path), prepared)
+    assert empty.frame().empty and empty.markdown() and empty.document()
+
+
+def test_trials_beyond_the_methods_and_seeds_do_not_count(study: StudyConfig, prepared: Prepared) -> None:
+    fewer = study.replace(compare={"methods": ["ce"], "seeds": 2})
+    frame = comparison_of(fewer, prepared).frame()
+    assert list(frame["method"]) == ["ce"] and list(frame["test"]) == pytest.approx([0.45])
+
+
+# ---- files
+
+
+def test_files_hold_the_same_numbers(study: StudyConfig, comparison: Comparison) -> None:
+    folder = StudyFolder.of(study)
+    comparison.write(folder)
+    read = pd.read_csv(folder.comparison("csv"))
+    pd.testing.assert_frame_equal(read, comparison.frame(), check_exact=False)
+    data = json.loads(folder.comparison("json").read_text(), parse_constant=pytest.fail)
+    assert data["best_control"] == "mine" and data["columns"] == COLUMNS and data["seeds"] == [0, 1, 2]
+    ce, mine, sp, learned = data["methods"]
+    assert sp["test"] is None and sp["failures"] == ["it diverged"] * 3 and sp["by_seed"] == {}
+    assert ce["by_seed"]["2"] == pytest.approx({"test": 0.6, "test_best": 0.7, "val": 0.7, "seconds": 12})
+    assert list(mine["by_seed"]) == ["0", "1"]
+    assert learned["p_value"] == pytest.approx(row(comparison.frame(), LEARNED)["p_value"])
+
+
+def test_markdown_has_the_table_and_its_conditions(comparison: Comparison) -> None:
+    text = comparison.markdown()
+    assert "| student alone | 0.5000 ±.1000 | 0.7000 ±.0000 | 0.6000 ±.1000 | 2.7 | 11 | -0.1000 | - |" in text
+    assert "| mine | 0.5500 ±.0707 | 0.5500 ±.0707 | 0.6500 ±.0707 | 2.5 | 10 | - | - |" in text
+    assert "| - | - | - | - | - | - | - |" in text and "sp: 3 of 3 trials failed: it diverged" in text
+    assert "Seeds 0 to 2." in text
+
+
+def test_picture_is_drawn_whatever_failed(comparison: Comparison, tmp_path: Path, prepared: Prepared) -> None:
+    draw_comparison(comparison, tmp_path / "all.png")
+    few = comparison_of(study_of(tmp_path, LEARNED, seeds=1), prepared)
+    draw_comparison(few, tmp_path / "none.png")
+    for name in ("all.png", "none.png"):
+        picture = imread(tmp_path / name)
+        assert picture.shape[1] == 960 and len({tuple(pixel) for pixel in picture.reshape(-1, picture.shape[2])[::7]}) > 3

@@ -1,0 +1,73 @@
+"""What may be said of a difference, and of a setting, against values worked out by hand."""
+
+import math
+
+import pytest
+
+from kd_hpo.study.results.comparison import Comparison, MethodScores, Scores
+from kd_hpo.study.results.significance import FEWEST_TRIALS, holm, trends, verdicts
+
+NAN = float("nan")
+
+
+def method(name: str, tests: list[float], *, is_control: bool = True) -> MethodScores:
+    by_seed = {seed: Scores(test, test, test, 1.0) for seed, test in enumerate(tests)}
+    return MethodScores(name, name.upper(), by_seed, (), is_control, 10, False, NAN, "none")
+
+
+def comparison(*methods: MethodScores) -> Comparison:
+    return Comparison("study", methods, (0, 1, 2), 4, {"val": 0.9, "test": 0.9}, {})
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
+    """.01 x 3 = .03; .04 x 2 = .08; .03 is second: .03 x 2 = .06, and .04 x 1 = .04 is raised to that."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    corrected = holm([NAN, 0.02])
+    assert math.isnan(corrected[0]) and corrected[1] == 0.02
+    assert holm([]) == []
+
+
+def test_a_tie_is_called_a_tie() -> None:
+    """Against `worse` the differences are .10, .11, .12: t = .11 / (.01 / sqrt 3) = 19, p = .0027. Against `same` they are
+    -.01, 0, .01: t = 0, p = 1. `doubtful` has .01, .02, .03: p = .074 (test_comparison)."""
+    ours = method("ours", [0.5, 0.6, 0.7], is_control=False)
+    worse, same = method("worse", [0.4, 0.49, 0.58]), method("same", [0.51, 0.6, 0.69])
+    doubtful = method("doubtful", [0.49, 0.58, 0.67])
+    found = verdicts(comparison(worse, same, doubtful, ours, method("never", [])), "ours")
+    assert [verdict.control.name for verdict in found] == ["worse", "same", "doubtful"]
+    assert [verdict.words for verdict in found] == ["better", "a tie", "a tie"]
+    assert found[0].p == pytest.approx(0.00274, abs=1e-4) and found[0].corrected == pytest.approx(3 * found[0].p)
+
+
+def test_a_difference_that_correction_takes_away_is_said_to_be_so() -> None:
+    """Differences .02, .03, .04: t = .03 / (.01 / sqrt 3) = 5.2, p = .035; of two tests, .07."""
+    ours = method("ours", [0.5, 0.6, 0.7], is_control=False)
+    found = verdicts(comparison(ours, method("a", [0.48, 0.57, 0.66]), method("b", [0.5, 0.61, 0.69])), "ours")
+    assert found[0].words == "better, but not after correction" and found[0].sign == "better"
+    alone = verdicts(comparison(ours, method("a", [0.52, 0.63, 0.74])), "ours")
+    assert alone[0].words == "worse"
+
+
+def test_one_seed_is_not_tested() -> None:
+    found = verdicts(comparison(method("ours", [0.5], is_control=False), method("a", [0.4])), "ours")
+    assert (found[0].sign, found[0].words) == ("untested", "not tested")
+
+
+def point(number: int, accuracy: float | None, **settings: object) -> dict[str, object]:
+    return {"trial": f"t{number}", "state": "completed", "accuracy": accuracy, **settings}
+
+
+def test_a_setting_that_accuracy_rises_with() -> None:
+    points = [point(i, 0.5 + i / 20, lr=0.1 * 2**i, weight=-i, kind="a", same=1.0, flag=bool(i % 2)) for i in range(6)]
+    points.append(point(6, None, lr=9.0, weight=9))
+    lr, weight = trends(points)
+    assert (lr.setting, lr.trials, lr.correlation, weight.correlation) == ("lr", 6, pytest.approx(1), pytest.approx(-1))
+    assert lr.p < 0.01
+    assert lr.words == "accuracy rises with lr (rank correlation +1.00, 6 trials)"
+    assert weight.words.startswith("accuracy falls with weight")
+
+
+def test_few_trials_show_no_trend() -> None:
+    assert trends([point(i, i / 10, lr=float(i)) for i in range(FEWEST_TRIALS - 1)]) == []
+    assert trends([]) == []

@@ -1,0 +1,165 @@
+"""The driver's own decisions, without Ray: when a study's name is taken, and at which settings methods are compared."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kd_hpo.config.read import replace_path
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.errors import ConfigError, KdHpoError, StudyError
+from kd_hpo.study.design.trials import searches
+from kd_hpo.study.run.checks import check_methods, settle_settings
+from kd_hpo.study.run.driver import best_settings, run_study
+from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
+from tests.conftest import digits_study
+from tests.study.helpers import LEARNED, record
+
+
+def test_a_study_that_has_begun_keeps_its_settings(tmp_path: Path) -> None:
+    study = digits_study(tmp_path)
+    folder = StudyFolder.of(study)
+    settle_settings(study, folder)
+    folder.optuna.touch()
+    settle_settings(study, folder)  # the same again
+    with pytest.raises(StudyError, match=r"in .* already, with another seed\. Give this one another name .* kd-hpo resume small"):
+        settle_settings(study.replace(seed=1), folder)
+    assert folder.read_settings() == study
+
+
+def test_settings_may_be_mended_before_the_first_trial(tmp_path: Path) -> None:
+    study = digits_study(tmp_path)
+    folder = StudyFolder.of(study)
+    settle_settings(study, folder)  # and then its data turned out to be missing
+    settle_settings(study.replace(seed=1), folder)
+    assert folder.read_settings().seed == 1
+
+
+def test_where_a_study_runs_may_change(tmp_path: Path) -> None:
+    study = digits_study(tmp_path)
+    folder = StudyFolder.of(study)
+    settle_settings(study, folder)
+    folder.optuna.touch()
+    settle_settings(study.replace(resources={"max_failures": 3}), folder)
+    assert folder.read_settings().resources.max_failures == 3
+
+
+def test_a_study_that_has_begun_may_compare_more(tmp_path: Path) -> None:
+    own = {"name": "mine", "base": "kd", "set": {"kd.weight": 2.0}}
+    study = digits_study(tmp_path, compare={"methods": ["ce", own], "seeds": 2})
+    folder = StudyFolder.of(study)
+    settle_settings(study, folder)
+    folder.trial("ce-s0").mkdir(parents=True)  # without a search
+    settle_settings(study.replace(compare={"methods": ["kd", own, "ce"], "seeds": 3}), folder)
+    assert folder.read_settings().compare.seeds == 3
+    changed = {"name": "mine", "base": "kd", "set": {"kd.weight": 3.0}}
+    for compare in (
+        {"methods": ["kd", own, "ce"], "seeds": 2},
+        {"methods": ["kd", own], "seeds": 3},
+        {"methods": ["kd", changed, "ce"], "seeds": 3},
+        {"methods": ["kd", own, "ce"], "seeds": 3, "tune": 1},
+    ):
+        with pytest.raises(StudyError, match="already, with another compare"):
+            settle_settings(study.replace(compare=compare), folder)
+
+
+def test_range_that_does_not_fit_its_method_is_told_before_anything_runs(tmp_path: Path) -> None:
+    own = {"name": "mine", "base": "kd", "space": {"weighting.step": {"kind": "uniform", "low": 0.1, "high": 0.2}}}
+    study = digits_study(tmp_path, compare={"methods": [own], "tune": 1})
+    with pytest.raises(ConfigError, match=r"the space of method 'mine' cannot choose 0\.1: .*weighting\.step is not a path"):
+        check_methods(study)
+    check_methods(study.replace(compare={"methods": [own]}))
+
+
+ONE_PAIR = {"kind": "one_pair", "teacher": "fc", "student": "x"}
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"student.layers": ["conv1", "convv2"]}, r"^student: PlainConv has no layer 'convv2'; did you mean 'conv2'"),
+    ({"teacher.layers": ["conv9"]}, r"^teacher: PlainConv has no layer 'conv9'; "),
+    (
+        {"compare.methods": ["kd", {"name": "maps", "base": "uniform", "set": {"pairs.loss": {"kind": "attention"}}}]},
+        r"^method maps: the loss attention cannot compare teacher layer conv1 \(8x4x4\) with student layer fc .*leave_out$",
+    ),
+    (
+        {"compare.methods": ["at"], "teacher.layers": ["conv1", "fc"], "student.layers": ["conv1"]},
+        r"^method at: the weighting has only pairs that the loss cannot compare: fc -> conv1; choose other layers",
+    ),
+    (
+        {"compare.methods": [{"name": "far", "base": "ifm", "set": {"assistants.0.layers": ["conv7"]}}]},
+        r"^method far: assistant 1: student: PlainConv has no layer 'conv7'",
+    ),
+    (
+        {"compare.methods": [{"name": "one", "base": "vid", "set": {"weighting": ONE_PAIR}}]},
+        r"^method one: weighting.student is 'x', which is not among the student layers of the study: conv1, fc",
+    ),
+    ({"training.batch_size": 300}, r"^method ce: the train split has 240 images, less than one batch of 300; "),
+])  # fmt: skip
+def test_what_does_not_go_together_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], words: str
+) -> None:
+    monkeypatch.setattr("kd_hpo.trial.prepare.trained_teacher", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("kd_hpo.study.run.driver.ray_running", lambda *_: pytest.fail("started Ray"))
+    study = digits_study(tmp_path)
+    for path, value in changes.items():
+        study = replace_path(study, path, value)
+    with pytest.raises(KdHpoError, match=words) as told:
+        run_study(study, Console(file=StringIO()))
+    assert "\n" not in str(told.value)
+
+
+# settings of the comparison
+
+
+def searched(study: StudyConfig, method: str, number: int, state: State, accuracy: float, **settings: Any) -> None:
+    folder = StudyFolder.of(study)
+    spec = TrialSpec(id=f"{method}-t{number:03d}", kind="search", method=method, seed=0, settings=settings)
+    folder.write_status(TrialStatus(spec=spec, state=state, message=f"why {spec.id}" if state == "failed" else ""))
+    folder.write_records(spec.id, [record(1, 0.99), record(2, accuracy)])
+
+
+def settings_found(study: StudyConfig, method: str) -> dict[str, Any] | None:
+    return best_settings(study, StudyFolder.of(study), searches(study, (3, 2)), method)
+
+
+def study_with(tmp_path: Path, *, trials: int, tune: int) -> StudyConfig:
+    methods = ["ce", "kd", "uniform", LEARNED]
+    return digits_study(tmp_path, search={"trials": trials}, compare={"methods": methods, "tune": tune})
+
+
+FOUND = {"training.optimizer.lr": 0.1, "kd.weight": 2.0, "pairs.strength": 5.0, "weighting.step": 0.2}
+
+
+def test_without_a_search_the_settings_are_the_files(tmp_path: Path) -> None:
+    assert settings_found(study_with(tmp_path, trials=0, tune=0), "kd") == {}
+
+
+def test_what_the_search_found_goes_to_the_methods_that_it_acts_on(tmp_path: Path) -> None:
+    space = {path: {"kind": "uniform", "low": 0.01, "high": 9} for path in FOUND}
+    study = study_with(tmp_path, trials=2, tune=0).replace(search={"trials": 2, "space": space})
+    searched(study, LEARNED, 0, "completed", 0.6, **FOUND)
+    searched(study, LEARNED, 1, "completed", 0.5, **{**FOUND, "kd.weight": 1.0})
+    searched(study, LEARNED, 2, "stopped", 0.9, **{**FOUND, "kd.weight": 1.5})
+    assert settings_found(study, LEARNED) == FOUND
+    assert settings_found(study, "uniform") == {path: FOUND[path] for path in FOUND if path != "weighting.step"}
+    assert settings_found(study, "kd") == {"training.optimizer.lr": 0.1, "kd.weight": 2.0}
+    assert settings_found(study, "ce") == {"training.optimizer.lr": 0.1}
+
+
+def test_a_method_that_is_tuned_has_its_own_best_settings(tmp_path: Path) -> None:
+    study = study_with(tmp_path, trials=1, tune=2)
+    searched(study, LEARNED, 0, "completed", 0.9, **FOUND)
+    searched(study, "kd", 0, "completed", 0.4, **{"kd.weight": 1.0})
+    searched(study, "kd", 1, "completed", 0.5, **{"kd.weight": 3.0})
+    searched(study, "ce", 0, "failed", 0.5)
+    assert settings_found(study, "kd") == {"kd.weight": 3.0}
+    assert settings_found(study, "ce") is None
+
+
+def test_failed_search_is_told(tmp_path: Path) -> None:
+    study = study_with(tmp_path, trials=1, tune=0)
+    searched(study, LEARNED, 0, "failed", 0.5)
+    with pytest.raises(StudyError, match=rf"no trial of the search was completed.*the first failure: why {LEARNED}-t000"):
+        settings_found(study, "kd")

@@ -1,0 +1,275 @@
+"""What a person sees of a phase, and what the driver writes of trials that cannot write themselves."""
+
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kd_hpo.study.run.progress import ProgressReporter
+from kd_hpo.study.search.searcher import EPOCH
+from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.store.lease import Lease, Superseded
+from kd_hpo.trial.result import METRIC
+from tests.study.helpers import record
+
+
+class RayTrial:
+    """The part of Ray's trial that the board looks at."""
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self.spec = TrialSpec(id=name, kind="search", method="learned", seed=0)
+        self.config = {"spec": self.spec.model_dump(mode="json")}
+        self._error = error
+
+    def get_error(self) -> Exception | None:
+        return self._error
+
+
+class Phase:
+    """A board over a folder; `told` is all that it has printed."""
+
+    def __init__(self, folder: StudyFolder, *, terminal: bool = False, width: int = 200, each_epoch: bool = False) -> None:
+        self.folder, self._file = folder, StringIO()
+        self._console = Console(
+            file=self._file, width=width, height=20, force_terminal=terminal, color_system=None, _environ={"TERM": "xterm"}
+        )
+        layers = ["conv1", "blocks.0[x]\x1b", "fc"], ["conv1", "fc"]
+        self.board = ProgressReporter(self._console, "search", folder, trials=4, epochs=10, layers=layers, each_epoch=each_epoch)
+
+    @property
+    def told(self) -> str:
+        return self._file.getvalue()
+
+    @property
+    def line(self) -> str:
+        return self.board._line().plain
+
+    @property
+    def view(self) -> list[str]:
+        """The lines of the live view."""
+        with self._console.capture() as captured:
+            self._console.print(self.board._view())
+        return [line.rstrip() for line in captured.get().splitlines()]
+
+    def start(self, trial: RayTrial) -> None:
+        self.folder.write_status(TrialStatus(spec=trial.spec, state="running"))
+        self.board.on_trial_start(0, [], trial)
+
+    def report(self, trial: RayTrial, epoch: int, accuracy: float) -> None:
+        self.board.on_trial_result(0, [], trial, {EPOCH: epoch, METRIC: accuracy})
+
+    def complete(self, trial: RayTrial, state: State, message: str = "") -> None:
+        self.folder.write_status(TrialStatus(spec=trial.spec, state=state, message=message))
+        self.board.on_trial_complete(0, [], trial)
+
+
+@pytest.fixture
+def phase(tmp_path: Path) -> Phase:
+    return Phase(StudyFolder(tmp_path))
+
+
+def test_trials_are_counted_by_state_and_the_best_is_kept(phase: Phase) -> None:
+    one, two, three, four = (RayTrial(f"trial-00{i}") for i in range(4))
+    for trial in (one, two, three):
+        phase.start(trial)
+    assert phase.line.startswith("search  0/4 trials: 3 running, 0 completed, 0 stopped, 0 failed  0:00")
+    phase.report(one, 1, 0.5)
+    phase.report(two, 1, 0.75)
+    phase.report(one, 2, 0.6)
+    assert "best 0.7500 (trial-001)" in phase.line
+    assert ", about 0:00 left" in phase.line
+    phase.complete(one, "completed")
+    phase.complete(two, "failed", "it diverged")
+    phase.complete(three, "running")
+    phase.start(four)
+    assert phase.line.startswith("search  3/4 trials: 1 running, 1 completed, 1 stopped, 1 failed  best 0.6000 (trial-000)")
+
+
+def test_best_trial_is_the_one_that_is_highest_after_its_last_epoch(phase: Phase) -> None:
+    one, two = (RayTrial(f"trial-00{i}") for i in range(2))
+    for trial, accuracies in ((one, (0.9, 0.5)), (two, (0.6, 0.7))):
+        phase.start(trial)
+        for epoch, accuracy in enumerate(accuracies, 1):
+            phase.report(trial, epoch, accuracy)
+    assert "best 0.7000 (trial-001)" in phase.line
+
+
+def test_message_of_a_failed_trial_is_told_at_once(phase: Phase) -> None:
+    trial = RayTrial("trial-003")
+    phase.start(trial)
+    phase.complete(trial, "failed", "the loss is not finite [at step 3]")
+    assert phase.told == "trial-003 failed: the loss is not finite [at step 3]\n"
+
+
+def test_trial_that_ray_completes_while_it_runs_is_stopped_by_the_scheduler(phase: Phase) -> None:
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    phase.report(trial, 3, 0.5)
+    phase.complete(trial, "running")
+    status = phase.folder.status("trial-000")
+    assert status is not None and (status.state, status.message) == ("stopped", "after epoch 3, by the scheduler")
+    assert phase.told == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Traceback\n  File x\nOSError: no space left on device\n\n"), "OSError: no space left on device"),
+        (None, "its process ended without a word"),
+    ],
+)
+def test_error_of_a_process_fails_its_trial(phase: Phase, error: Exception | None, words: str) -> None:
+    trial = RayTrial("trial-000", error)
+    phase.start(trial)
+    phase.board.on_trial_error(0, [], trial)
+    assert phase.folder.status("trial-000") == TrialStatus(spec=trial.spec, state="failed", message=words)
+    assert phase.told == f"trial-000 failed: {words}\n"
+    assert "1 failed" in phase.line
+
+
+def test_what_the_trial_wrote_of_its_error_is_told(phase: Phase) -> None:
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    phase.folder.write_status(TrialStatus(spec=trial.spec, state="running", message="ValueError: odd (own.py:3, in f)"))
+    phase.board.on_trial_error(0, [], trial)
+    assert phase.told == "trial-000 failed: ValueError: odd (own.py:3, in f)\n"
+
+
+def test_error_before_the_trial_wrote_anything_fails_it_too(phase: Phase) -> None:
+    trial = RayTrial("trial-000", RuntimeError("no module named x"))
+    phase.board.on_trial_error(0, [], trial)
+    status = phase.folder.status("trial-000")
+    assert status is not None and (status.state, status.message) == ("failed", "no module named x")
+
+
+def test_process_that_ray_has_given_up_cannot_change_the_end(phase: Phase) -> None:
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    lost = Lease.begin(phase.folder.trial("trial-000"))
+    phase.board.on_trial_error(0, [], trial)
+    with pytest.raises(Superseded):
+        replace(phase.folder, write=lost.write).write_status(TrialStatus(spec=trial.spec, state="completed"))
+    status = phase.folder.status("trial-000")
+    assert status is not None and status.state == "failed"
+
+
+def test_what_the_driver_cannot_write_halts_the_phase(phase: Phase) -> None:
+    trial = RayTrial("trial-000")
+    (phase.folder.root / "trials").write_text("no folder")
+    assert not phase.board.halt.stop_all()
+    phase.board.on_trial_error(0, [], trial)
+    assert phase.board.halt.stop_all()
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        phase.board.halt.raise_error()
+
+
+def test_error_after_the_end_does_not_change_the_end(phase: Phase) -> None:
+    trial = RayTrial("trial-000", RuntimeError("killed"))
+    phase.start(trial)
+    phase.folder.write_status(TrialStatus(spec=trial.spec, state="completed"))
+    phase.board.on_trial_error(0, [], trial)
+    status = phase.folder.status("trial-000")
+    assert status is not None and status.state == "completed"
+
+
+def test_log_gets_a_line_at_the_end_and_a_terminal_a_live_one(tmp_path: Path) -> None:
+    plain, live = Phase(StudyFolder(tmp_path / "a")), Phase(StudyFolder(tmp_path / "b"), terminal=True)
+    for phase in (plain, live):
+        with phase.board:
+            phase.start(RayTrial("trial-000"))
+    assert plain.told.count("\n") == 1 and plain.told.startswith("search  0/4 trials: 1 running")
+    assert "\x1b[" in live.told and "search  0/4 trials: 1 running" in live.told
+
+
+def test_board_stands_in_for_rays_own_printer(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ray adds one that prints of trials without results, unless it finds one among the callbacks."""
+    from ray.tune.progress_reporter import TrialProgressCallback
+    from ray.tune.utils.callback import _create_default_callbacks
+
+    callbacks: list[Any] = _create_default_callbacks([phase.board], air_verbosity=None)
+    assert [c for c in callbacks if isinstance(c, TrialProgressCallback)] == [phase.board]
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    phase.complete(trial, "failed", "why")
+    assert capsys.readouterr().out == ""
+
+
+def test_live_view_has_the_running_trials_the_best_one_and_its_pairs(tmp_path: Path) -> None:
+    phase = Phase(StudyFolder(tmp_path), terminal=True, width=80)
+    assert phase.view[-1] == "the processes of the trials are starting"
+    one, two = RayTrial("trial-000"), RayTrial("trial-001")
+    phase.start(one)
+    assert phase.view[-1] == "no trial has come to the end of its first epoch yet"
+    phase.start(two)
+    phase.folder.write_records("trial-001", [record(3, 0.8123, ((0.0, 0.1), (0.7, 0.0), (0.2, 0.0)))])
+    phase.report(one, 1, 0.5)
+    phase.report(two, 3, 0.8123)
+    view = phase.view
+    assert view[0].startswith("search  ━") and "0/4 trials  0:00, about 0:00 left" in view[0]
+    assert view[1] == "2 running, 0 completed, 0 stopped, 0 failed"
+    rows = [line.split() for line in view if line.startswith("trial-")]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("trial-000", "1/10", "0.5000"), ("trial-001", "3/10", "0.8123")]
+    assert view[-4:] == [
+        "best so far 0.8123 by trial-001, whose strongest pairs are",
+        "0.700  blocks.0[x]\\x1b -> conv1",
+        "0.200  fc -> conv1",
+        "0.100  conv1 -> fc",
+    ]
+    phase.complete(two, "completed")
+    assert [line.split()[0] for line in phase.view if line.startswith("trial-")] == ["trial-000"]
+    assert max(map(len, view)) <= 80
+
+
+def test_long_names_of_layers_are_cut_and_leave_the_weights(tmp_path: Path) -> None:
+    phase = Phase(StudyFolder(tmp_path), terminal=True, width=30)
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    phase.folder.write_records("trial-000", [record(1, 0.5, ((0.0, 0.0), (0.7, 0.0), (0.3, 0.0)))])
+    phase.board._layers = ["conv1", "layer3.a.very.long.path.of.a.block", "fc"], ["conv1", "fc"]
+    phase.report(trial, 1, 0.5)
+    assert phase.view[-2:] == ["0.700  la….block -> conv1", "0.300  fc -> conv1"]
+
+
+def test_live_view_of_more_trials_than_there_are_lines(tmp_path: Path) -> None:
+    phase = Phase(StudyFolder(tmp_path), terminal=True)
+    for i in range(30):
+        phase.start(RayTrial(f"trial-{i:03d}"))
+    assert len([line for line in phase.view if line.startswith("trial-")]) == 9
+    assert "and 21 more" in phase.view
+    assert len(phase.view) <= 20
+
+
+def test_best_trial_without_a_matrix_or_with_other_layers_shows_no_pairs(phase: Phase) -> None:
+    one, two = RayTrial("trial-000"), RayTrial("trial-001")
+    phase.folder.write_records("trial-001", [record(1, 0.6, ((0.5, 0.5),))])
+    for trial, accuracy in ((one, 0.5), (two, 0.6)):
+        phase.start(trial)
+        phase.report(trial, 1, accuracy)
+        assert phase.view[-1] == f"best so far {accuracy:.4f} by {trial.spec.id}"
+
+
+def test_verbose_tells_each_epoch_and_has_no_live_view(tmp_path: Path) -> None:
+    phase = Phase(StudyFolder(tmp_path), terminal=True, each_epoch=True)
+    with phase.board:
+        trial = RayTrial("trial-000")
+        phase.start(trial)
+        phase.report(trial, 1, 0.5)
+    assert phase.told.splitlines()[0] == "trial-000: epoch 1 of 10, accuracy on val 0.5000"
+    assert len(phase.told.splitlines()) == 2 and "\x1b[" not in phase.told
+
+
+def test_time_left_is_reckoned_from_the_first_result(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes take 60 s to start; then an epoch takes 2 s: 8 of the first trial's and 3 whole trials are left."""
+    now = [phase.board._started]
+    monkeypatch.setattr("kd_hpo.study.run.progress.time.monotonic", lambda: now[0])
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    now[0] += 60
+    phase.report(trial, 1, 0.5)
+    assert "left" not in phase.line
+    now[0] += 2
+    phase.report(trial, 2, 0.5)
+    assert phase.line.endswith("1:02, about 1:16 left")  # 2 s x (8 + 3 x 10)

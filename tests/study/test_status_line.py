@@ -1,0 +1,32 @@
+"""Words about what is being made: in a log, each thing once, and again when some time has passed."""
+
+import io
+
+from rich.console import Console
+
+from kd_hpo.study.status_line import INTERVAL_S, status_line
+
+
+def test_a_log_has_a_line_for_each_thing_and_one_now_and_then() -> None:
+    written, now = io.StringIO(), [100.0]
+    with status_line(Console(file=written), clock=lambda: now[0]) as tell:
+        for epoch in range(1, 6):
+            tell(f"training: epoch {epoch} of 5")
+            now[0] += 0.4 * INTERVAL_S
+        tell("reading")
+    assert written.getvalue().splitlines() == ["training: epoch 1 of 5", "training: epoch 4 of 5", "reading"]
+
+
+def test_a_terminal_has_one_line_that_changes() -> None:
+    written = io.StringIO()
+    with status_line(Console(file=written, force_terminal=True)) as tell:
+        tell("training: epoch 1 of 5")
+    assert "\n\n" not in written.getvalue()
+
+
+def test_each_time_is_a_line_that_stays_on_a_terminal_too() -> None:
+    written = io.StringIO()
+    with status_line(Console(file=written, force_terminal=True, color_system=None), each_time=True) as tell:
+        for epoch in (1, 2, 3):
+            tell(f"training: epoch {epoch} of 3")
+    assert written.getvalue().splitlines() == [f"training: epoch {epoch} of 3" for epoch in (1, 2, 3)]
