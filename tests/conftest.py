@@ -9,7 +9,8 @@ import torch
 from kd_hpo.config.data import Digits, SplitSizes
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import Network, Student, Teacher, Training, TrialConfig
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

@@ -78,7 +78,7 @@ def measured(config: "TrialConfig", cache: Path, threads: int, file: str, steps:
     from kd_hpo.study.status_line import status_line
     from kd_hpo.trial.prepare import prepare
     from kd_hpo.trial.speed import measure_speed, what_pays
-    from kd_hpo.trial.state import steps_per_epoch
+    from kd_hpo.trial.start import steps_per_epoch
 
     torch.set_num_threads(threads)
     with status_line(output.progress, each_time=output.verbose) as progress:

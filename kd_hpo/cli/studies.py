@@ -100,7 +100,7 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
     from kd_hpo.study.design.study_file import load_study
     from kd_hpo.study.status_line import status_line
     from kd_hpo.study.store.folder import StudyFolder
-    from kd_hpo.trial.prepare import load_data, plan_before_training, prepare_teacher
+    from kd_hpo.trial.parts import load_data, plan_before_training, prepare_teacher
 
     study = load_study(study_file, set_)
     cache = StudyFolder.of(study).cache
@@ -109,7 +109,7 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
         plan_before_training(study.trial(), batches, cache)  # layers that do not exist are told before
         trained = prepare_teacher(study.trial(), batches, splits, cache, progress)
     given = "".join(f" --set {shlex.quote(override)}" for override in set_)
-    network, accuracy, images = study.teacher.network.name, trained.val.accuracy, len(splits.val)
+    network, accuracy, images = study.teacher.network.name, trained.val.value, len(splits.val)
     return Result(
         {"network": network, "val": accuracy, "val_images": images, "weights": trained.weights},
         (

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kd_hpo.config import pairs as settings
+from kd_hpo.config import weightings
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import IntRange, LogUniformRange, Range
@@ -63,12 +64,12 @@ def _plain(value: Any) -> Any:
 
 
 def _cross_entropy(config: TrialConfig) -> TrialConfig:
-    alone = _set(settings.NoPairs())(config)
+    alone = _set(weightings.NoPairs())(config)
     return alone.replace(kd=config.kd.replace(weight=0).model_dump())
 
 
 def _learned(config: TrialConfig) -> TrialConfig:
-    learned = config.weighting if isinstance(config.weighting, settings.LearnedWeights) else settings.LearnedWeights()
+    learned = config.weighting if config.weighting.learning else weightings.LearnedWeights()
     return _set(learned)(config)
 
 
@@ -81,13 +82,13 @@ def _assistant(config: TrialConfig, factor: float, weighting: Settings, pairs: S
 
 def _of_takd(config: TrialConfig) -> tuple[Assistant, ...]:
     """The study's assistants, or one of its own where the study has none."""
-    return config.assistants or _assistant(config, 1.5, settings.NoPairs(), config.pairs)
+    return config.assistants or _assistant(config, 1.5, weightings.NoPairs(), config.pairs)
 
 
 def _of_ifm(config: TrialConfig) -> tuple[Assistant, ...]:
     """Its auxiliary teacher, of the student's family and taught by PKT; the study's assistants may be meant for others."""
     by_pkt = settings.Pairs(loss=settings.Pkt(), strength=30_000, balance=settings.Unbalanced())
-    return _assistant(config, 2, settings.SelectedPair(pair="last"), by_pkt)
+    return _assistant(config, 2, weightings.SelectedPair(pair="last"), by_pkt)
 
 
 def widened(network: Network, factor: float) -> Network:
@@ -119,63 +120,63 @@ def _strength(default: float) -> dict[str, Range]:
 METHODS: dict[str, MethodSpec] = {
     "as_given": MethodSpec("as the study file says", "", lambda config: config),
     "ce": MethodSpec("student alone", "", _cross_entropy),
-    "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(settings.NoPairs()))),
+    "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(weightings.NoPairs()))),
     "fitnets": MethodSpec(
         "FitNets: hint stage, then KD",
         "Romero et al. 2015, eq. 3",
         # The published weight of 100 is that of hint and labels in one stage; in a stage of its own it only scales the step.
-        _published(settings.Hint(), settings.SelectedPair(pair="middle"), 1, stages=settings.PairsFirst()),
+        _published(settings.Hint(), weightings.SelectedPair(pair="middle"), 1, stages=settings.PairsFirst()),
         _strength(1),
     ),
     "at": MethodSpec(
         "KD + attention transfer",
         "Zagoruyko & Komodakis 2017, eq. 2",
-        _published(settings.Attention(), settings.SameDepth(), 3_000, unserved="leave_out"),
+        _published(settings.Attention(), weightings.SameDepth(), 3_000, unserved="leave_out"),
         _strength(3_000),
     ),
     "sp": MethodSpec(
         "KD + similarity-preserving",
         "Tung & Mori 2019, eq. 4",
-        _published(settings.Similarity(), settings.SelectedPair(pair="last_map"), 3_000),
+        _published(settings.Similarity(), weightings.SelectedPair(pair="last_map"), 3_000),
         _strength(3_000),
     ),
     "vid": MethodSpec(
         "KD + VID, same depth",
         "Ahn et al. 2019, eq. 5",
-        _published(settings.Gaussian(), settings.SameDepth(), 4),
+        _published(settings.Gaussian(), weightings.SameDepth(), 4),
         _strength(4),
     ),
     "pkt": MethodSpec(
         "KD + PKT",
         "Passalis & Tefas 2018, eq. 9",
-        _published(settings.Pkt(), settings.SelectedPair(pair="last"), 30_000),
+        _published(settings.Pkt(), weightings.SelectedPair(pair="last"), 30_000),
         _strength(30_000),
     ),
     "ifm": MethodSpec(
         "KD + information flow, auxiliary teacher",
         "Passalis et al. 2020, eq. 8-9",
-        _published(settings.InformationFlowDivergence(), settings.InformationFlow(), 1_000),
+        _published(settings.InformationFlowDivergence(), weightings.InformationFlow(), 1_000),
         _strength(1_000),
         _of_ifm,
     ),
     "takd": MethodSpec(
-        "KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_set(settings.NoPairs())), assistants=_of_takd
+        "KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_set(weightings.NoPairs())), assistants=_of_takd
     ),
     "semckd": MethodSpec(
         "KD + SemCKD's attention",
         "Chen et al. 2021, eq. 4-8",
-        _published(settings.Hint(relu=False), settings.CrossLayerAttention(), 400),
+        _published(settings.Hint(relu=False), weightings.CrossLayerAttention(), 400),
         _strength(400),
     ),
-    "uniform": MethodSpec("KD + uniform lambda", "", _set(settings.Uniform())),
-    "random": MethodSpec("KD + random lambda", "", _set(settings.RandomPoint())),
+    "uniform": MethodSpec("KD + uniform lambda", "", _set(weightings.Uniform())),
+    "random": MethodSpec("KD + random lambda", "", _set(weightings.RandomPoint())),
     "random_search": MethodSpec(
         "KD + lambda by random search",
         "Bergstra & Bengio 2012",
-        _set(settings.RandomPoint(draw=0)),
+        _set(weightings.RandomPoint(draw=0)),
         {"weighting.draw": IntRange(low=1, high=10**6)},
     ),
     # kd_hpo.study.design.trials gives it trials and a space, one number a pair: what is here is where they start.
-    "tpe_lambda": MethodSpec("KD + lambda chosen by Optuna (TPE)", "Bergstra et al. 2011", _set(settings.Uniform())),
+    "tpe_lambda": MethodSpec("KD + lambda chosen by Optuna (TPE)", "Bergstra et al. 2011", _set(weightings.Uniform())),
     "hetero": MethodSpec("KD + learned lambda", "the seed paper", _learned),
 }

@@ -1,22 +1,46 @@
-"""The pairs of a trial: the losses that compare two layers, and how the T x S of them are weighted."""
+"""What is compared in a trial: the logits of both networks, and the T x S pairs of their layers."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Callable
-from kd_hpo.config.directions import Direction, GradientFlowDirection
-from kd_hpo.config.settings import FilePath, Fraction, Key, Plain, Settings
-
-Matrix = tuple[tuple[NonNegativeFloat, ...], ...]
+from kd_hpo.config.settings import Fraction, Key, Plain, Settings
 
 
-class Distillation(Settings):
-    """Hinton's term on the logits, outside the matrix."""
+class _LogitLoss(Settings):
+    """What compares the logits of teacher and student, outside the matrix."""
 
     weight: NonNegativeFloat = 1.0
     """kappa; 0 switches it off."""
     temperature: PositiveFloat = 4.0
+    """Of the logits, also of their pair inside the matrix, where `pairs.logits` says so: that
+    pair is Hinton's whatever this is."""
+
+
+class Distillation(_LogitLoss):
+    """Hinton's distillation (Hinton et al. 2015)."""
+
+    kind: Literal["hinton"] = "hinton"
+
+    def arguments(self) -> dict[str, Any]:
+        """Of kd_hpo.core.logit_losses.LOGIT_LOSSES[kind]."""
+        return {"temperature": self.temperature}
+
+
+class OwnLogitLoss(_LogitLoss):
+    """A loss of your own: a callable that returns a kd_hpo.core.logit_losses.LogitLoss."""
+
+    kind: Literal["callable"] = "callable"
+    callable: Callable
+    options: dict[Key, Plain] = Field(default={})
+    """What it is called with."""
+
+    def arguments(self) -> dict[str, Any]:
+        return {"reference": self.callable, "options": self.options}
+
+
+LogitLoss = Annotated[Distillation | OwnLogitLoss, Field(discriminator="kind")]
 
 
 class LearnedVariance(Settings):
@@ -168,144 +192,3 @@ class Pairs(Settings):
     """inside: the logits are one more layer of both networks, and their own pair uses the categorical loss."""
     targets: Literal["teacher", "shuffled"] = "teacher"
     """shuffled: each example gets the features of another one, a control that carries no teacher signal."""
-
-
-class NoPairs(Settings):
-    kind: Literal["none"] = "none"
-
-
-class Uniform(Settings):
-    kind: Literal["uniform"] = "uniform"
-
-
-class SameDepth(Settings):
-    """One teacher layer for each student layer, at the same relative depth."""
-
-    kind: Literal["same_depth"] = "same_depth"
-
-
-class OnePair(Settings):
-    kind: Literal["one_pair"] = "one_pair"
-    teacher: str
-    student: str
-
-
-class SelectedPair(Settings):
-    """One pair by its place: the middle layers of both networks, their last ones, or the last that are maps."""
-
-    kind: Literal["selected"] = "selected"
-    pair: Literal["middle", "last", "last_map"]
-
-
-class RandomPoint(Settings):
-    """A uniformly random point of the simplex."""
-
-    kind: Literal["random"] = "random"
-    draw: NonNegativeInt | None = None
-    """Which one, whatever the trial's seed; null draws one from that seed."""
-
-
-class FixedMatrix(Settings):
-    kind: Literal["fixed"] = "fixed"
-    matrix: Matrix
-    """T rows of S numbers, not negative; brought to sum 1."""
-
-
-class ExportedMatrix(Settings):
-    """A learned matrix of a file that `kd-hpo export` wrote; reading the study makes it a fixed one."""
-
-    kind: Literal["exported"] = "exported"
-    path: FilePath
-    rank: PositiveInt = 1
-    """Which of the file's matrices, best first; its mean over the epochs in which it was held still."""
-
-
-class ReplayedMatrices(Settings):
-    """A recorded trajectory, one matrix an epoch."""
-
-    kind: Literal["replay"] = "replay"
-    matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)]
-
-
-class InformationFlow(Settings):
-    """Same-depth pairs of which all but the last fade as training goes on: the critical period (Passalis et al. 2020, eq. 9)."""
-
-    kind: Literal["information_flow"] = "information_flow"
-    start: PositiveFloat = 100.0
-    """Weight of each earlier pair in the first epoch; the last pair's is 1 throughout."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Factor of the earlier pairs' weight, per epoch."""
-
-
-class CrossLayerAttention(Settings):
-    """SemCKD's attention, learned from the training loss for each example."""
-
-    kind: Literal["attention"] = "attention"
-    lr: PositiveFloat = 1e-3
-    factor: PositiveInt = 4
-
-
-class LearnedWeights(Settings):
-    """lambda learned inside the trial by hypergradient on the outer split."""
-
-    kind: Literal["learned"] = "learned"
-    direction: Direction = GradientFlowDirection()
-    outer_objective: Literal["task", "task_and_teacher", "task_and_pairs"] = "task"
-    """L_out on the outer split: cross-entropy; with it, agreement with the teacher's logits at kd.temperature; or the weighted
-    pair losses."""
-    outer_batch: PositiveInt = 256
-    """Images of the outer split that an update of lambda looks at, in parts of a training batch."""
-    every: PositiveInt = 10
-    """Inner steps between two updates of lambda."""
-    warmup: Fraction = 0.04
-    """Share of the trial's steps with uniform weights, while the regressors become valid."""
-    hold: Fraction = 0.5
-    """Share of the trial's steps, at its end, in which lambda is held still."""
-    update: Literal["mirror_descent", "softmax_logits", "projection"] = "mirror_descent"
-    step: PositiveFloat = 0.03
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    mix: Fraction = 0.01
-    """Share of the uniform point mixed in at each update."""
-    forget: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the log weights forgotten at each update: above 0, weights settle between uniform and a corner, a pair whose
-    evidence stands one RMS out at exp(step / forget) times its share."""
-    pairing: Literal["all", "one_to_one"] = "all"
-    """one_to_one: a teacher layer teaches at most one student layer, which has at most one teacher layer. Pairs that share a
-    layer compete: two that are good alone may be bad together."""
-
-    keep: PositiveInt | None = None
-    """How many pairs have weight, the strongest (of the assignment, where pairing is one_to_one); null keeps all."""
-    start: Matrix | None = None
-    """T rows of S numbers to start from, and to forget towards, instead of uniform ones; a study with search.carry_lambda gives
-    each trial those of its best one so far."""
-    opening: Fraction = 0.1
-    """With a start: the share of the trial's steps, before lambda moves, from which on the pairs that the start leaves out are
-    computed too, so that their regressors are valid by then. Until then they cost nothing."""
-    idle_every: PositiveInt = 1
-    """Pairs without weight are computed, and their regressors trained, at every so many-th step, and where lambda moves."""
-
-    strength_within: Annotated[float, Field(ge=1)] = 1.0
-    """Above 1, the total strength is learned beside lambda, from pairs.strength up to so many times as much or as little."""
-
-    @model_validator(mode="after")
-    def _some_steps_left(self) -> "LearnedWeights":
-        if self.warmup + self.hold >= 1:
-            raise ValueError(f"warmup {self.warmup} and hold {self.hold} leave no step to learn in; their sum must be below 1")
-        return self
-
-
-Weighting = Annotated[
-    NoPairs
-    | Uniform
-    | SameDepth
-    | OnePair
-    | SelectedPair
-    | RandomPoint
-    | FixedMatrix
-    | ExportedMatrix
-    | ReplayedMatrices
-    | InformationFlow
-    | CrossLayerAttention
-    | LearnedWeights,
-    Field(discriminator="kind"),
-]

@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
-from kd_hpo.config.pairs import Distillation, LearnedWeights, NoPairs, Pairs, Weighting
+from kd_hpo.config.pairs import Distillation, LogitLoss, Pairs
 from kd_hpo.config.settings import Fraction, Key, Location, Plain, Seed, Settings
+from kd_hpo.config.task import Classification, Task
+from kd_hpo.config.weightings import LearnedWeights, NoPairs, Weighting
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -94,7 +96,7 @@ class Assistant(Settings):
     layers: Layers = "auto"
     """What it forms pairs with: with its own teacher's layers, where its weighting has pairs, and with its student's."""
     training: Training
-    kd: Distillation = Distillation()
+    kd: LogitLoss = Distillation()
     pairs: Pairs = Pairs()
     weighting: Weighting = NoPairs()
 
@@ -106,6 +108,8 @@ class TrialConfig(Settings):
     """
 
     data: Data
+    task: Task = Classification()
+    """What the networks are for."""
     splits: SplitSizes
     teacher: Teacher
     assistants: tuple[Assistant, ...] = ()
@@ -114,7 +118,7 @@ class TrialConfig(Settings):
     training: Training
     augment: tuple[Augmentation, ...] = ()
     """Random views of the training images; the teacher sees the same ones."""
-    kd: Distillation = Distillation()
+    kd: LogitLoss = Distillation()
     pairs: Pairs = Pairs()
     weighting: Weighting = LearnedWeights()
     seed: Seed = 0

@@ -1,10 +1,13 @@
 """SemCKD's weighting: attention over teacher layers, for each example, learned from the training loss."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kd_hpo.core.weightings import Compared, Constant
 
 
 class CrossLayerAttention(nn.Module):
@@ -33,6 +36,47 @@ class CrossLayerAttention(nn.Module):
         columns = self.served.any(0)  # a student layer without any pair has no weights to share out
         attended = torch.softmax(scores.masked_fill(~columns, 0.0), dim=1)
         return attended * columns / columns.sum()
+
+
+class Attention(Constant):
+    """Weights of each example by CrossLayerAttention, trained by the training loss (Chen et al. 2021).
+
+    served      (T, S), not 0 for the pairs that have a weight
+    batch_size  B', the examples of a batch that are compared
+    lr          learning rate of the attention's own parameters
+    """
+
+    reads_features = True
+
+    def __init__(
+        self, served: Tensor, batch_size: int, *, lr: float, factor: int, generator: torch.Generator, device: torch.device
+    ) -> None:
+        super().__init__(served)
+        self.attention = CrossLayerAttention(served, batch_size, factor=factor, generator=generator).to(device)
+        self._lr, self._sum = lr, torch.zeros(served.shape)
+
+    def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
+        """(B', T, S) of these features; without any, all pairs alike, (T, S)."""
+        if features is None:
+            return super().weights(epoch)
+        weights: Tensor = self.attention(features.student, features.teacher)
+        self._sum += weights.detach().mean(0).cpu()
+        return weights
+
+    def of_epoch(self, epoch: int) -> Tensor:
+        """(T, S), the mean over the examples since the last call; zeros where no step had pairs."""
+        mean = self._sum / self._sum.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        self._sum = torch.zeros_like(mean)
+        return mean
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.attention.parameters()), "lr": self._lr}]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.attention.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.attention.load_state_dict(state)
 
 
 class _Embedding(nn.Module):

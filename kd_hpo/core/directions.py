@@ -9,16 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from kd_hpo.callables import import_callable
 from kd_hpo.core.hypergradient import Losses
 from kd_hpo.core.implicit import HessianProduct, conjugate_gradient, neumann
 from kd_hpo.core.params import Params, added, between, scaled
 from kd_hpo.core.updates import Cotangents, Update, pull_back
-from kd_hpo.errors import Diverged
+from kd_hpo.errors import ConfigError, Diverged
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ Share = tuple[InnerStep, Params]
 """A step k and its q_k; a hypergradient is the sum over them."""
 
 
+@runtime_checkable
 class Direction(Protocol):
     """Makes the q_k from the outer loss's gradient, and from the inner steps that it has seen."""
 
@@ -296,3 +298,20 @@ DIRECTIONS: dict[str, Callable[..., Direction]] = {
     "drmad": DrMad,
     "hyperdistill": HyperDistill,
 }
+
+
+def direction(kind: str, **settings: Any) -> Direction:
+    """A direction of DIRECTIONS, or, of the kind `callable`, what the callable at `reference` makes of its `options`.
+
+    Raises ConfigError where that is no Direction.
+    """
+    if kind != "callable":
+        return DIRECTIONS[kind](**settings)
+    made = import_callable(settings["reference"])(**settings["options"])
+    if not isinstance(made, Direction):
+        raise ConfigError(
+            f"{settings['reference']} returned a {type(made).__name__}; a direction has after_step, residual, sees, see, "
+            "forget_steps, state_dict and load_state_dict, and is called with the outer gradient and the last step: return an "
+            "object like those in kd_hpo.core.directions"
+        )
+    return made

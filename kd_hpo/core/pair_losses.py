@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_hpo.callables import import_callable
@@ -83,17 +82,6 @@ def pair_loss(kind: str, **settings: Any) -> PairLoss:
             "return a kd_hpo.core.comparisons.Comparison, or a class like those in kd_hpo.core.regressions"
         )
     return loss
-
-
-def categorical_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Distillation of the logits (Hinton et al. 2015), a variational bound with a categorical q.
-
-    student, teacher  (B, K) logits; the teacher's are a constant
-    returns           (B,)   temperature^2 * KL(p_t || p_s), p = softmax(z / temperature), summed over K
-    """
-    log_s = F.log_softmax(student / temperature, dim=1)
-    log_t = F.log_softmax(teacher.detach() / temperature, dim=1)
-    return temperature**2 * F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)
 
 
 def entropy(weights: Tensor) -> Tensor:

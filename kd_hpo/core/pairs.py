@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kd_hpo.core.gradient_scaling import scaled_identity
+from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.core.maps import gradient_in_own_layout
-from kd_hpo.core.pair_losses import BatchMeans, PairLoss, categorical_kl
+from kd_hpo.core.pair_losses import BatchMeans, PairLoss
 from kd_hpo.core.plan import PairPlan, Size
 
 

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,11 +12,44 @@ from kd_hpo.core.plan import LayerShape, PairPlan
 from kd_hpo.core.simplex import SimplexUpdate, drawn_to, mix_with_uniform, normalised_direction, one_to_one, strongest, uniform
 
 
-class Weighting(Protocol):
-    """Gives the pair weights of each epoch; `state_dict` is what a checkpoint keeps."""
+@dataclass(frozen=True)
+class Compared:
+    """The features of one batch, as far as pairs are compared on it.
 
-    def weights(self, epoch: int) -> Tensor:
-        """(T, S), not negative, sum 1."""
+    student  S tensors (B', ...), of its first B' examples
+    teacher  T tensors (B', h * w, C), each at the finest resolution that any pair reads it at
+    """
+
+    student: Sequence[Tensor]
+    teacher: Sequence[Tensor]
+
+
+@runtime_checkable
+class Weighting(Protocol):
+    """Gives the pair weights, and says itself whether and how they learn; `state_dict` is what a checkpoint keeps.
+
+    A weighting of one's own is a line in a study file and a pass of the contract test in kd_hpo.testing.
+    """
+
+    @property
+    def learns(self) -> bool:
+        """Whether it moves along hypergradients: `learn` is then called at each update."""
+        ...
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether its weights are those of a batch: it is then given the features that are compared, else None."""
+        ...
+
+    def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
+        """(T, S), not negative, sum 1; or (B', T, S), those of each example.
+
+        Where they carry a gradient, that of the training loss trains what `parameter_groups` has.
+        """
+        ...
+
+    def of_epoch(self, epoch: int) -> Tensor:
+        """(T, S), what is recorded of an epoch that has just been trained; asked once, at its end."""
         ...
 
     def total(self, epoch: int) -> float:
@@ -26,6 +60,14 @@ class Weighting(Protocol):
         """(T, S), True for the pairs that may have a weight in some epoch: the others need not be compared."""
         ...
 
+    def learn(self, hypergradient: Tensor) -> None:
+        """Moves the weights against d L_out / d lambda (T, S)."""
+        ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters that the training loss trains, in groups of torch.optim.Adam with a learning rate each."""
+        ...
+
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
@@ -34,17 +76,28 @@ class Weighting(Protocol):
 class Constant:
     """One point of the simplex for the whole trial."""
 
+    learns = reads_features = False
+
     def __init__(self, weights: Tensor) -> None:
         self._weights = weights / weights.sum()
 
-    def weights(self, epoch: int) -> Tensor:
+    def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
         return self._weights
+
+    def of_epoch(self, epoch: int) -> Tensor:
+        return self.weights(epoch)
 
     def total(self, epoch: int) -> float:
         return 1.0
 
     def support(self) -> Tensor:
         return self._weights > 0
+
+    def learn(self, hypergradient: Tensor) -> None:
+        raise TypeError(f"{type(self).__name__} does not learn")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return []
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
@@ -58,7 +111,7 @@ class Replay(Constant):
     def __init__(self, trajectory: Sequence[Tensor]) -> None:
         self._trajectory = [weights / weights.sum() for weights in trajectory]
 
-    def weights(self, epoch: int) -> Tensor:
+    def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
         return self._trajectory[min(epoch, len(self._trajectory) - 1)]
 
     def support(self) -> Tensor:
@@ -74,7 +127,7 @@ class InformationFlow(Constant):
     def __init__(self, pairs: Tensor, *, start: float, decay: float) -> None:
         self._pairs, self._start, self._decay = (pairs > 0).to(pairs), start, decay
 
-    def weights(self, epoch: int) -> Tensor:
+    def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
         return self._unnormalised(epoch) / self.total(epoch)
 
     def total(self, epoch: int) -> float:
@@ -93,7 +146,7 @@ OPEN = 0.1
 """Share of the uniform point in weights that start from an earlier trial's: a pair that it had not may still come in."""
 
 
-class Learned:
+class Learned(Constant):
     """Weights that move on the simplex along a running average of their hypergradient.
 
     served   (T, S), not 0 for the pairs that have a weight; they alone are the simplex
@@ -111,6 +164,8 @@ class Learned:
 
     What is learned are the weights of all pairs, so that one without weight can come in.
     """
+
+    learns = True
 
     def __init__(
         self,
@@ -136,7 +191,7 @@ class Learned:
         self._total_slope, self._total_square = torch.zeros(()), torch.zeros(())
         self._shown = self._visible()
 
-    def weights(self, epoch: int) -> Tensor:
+    def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
         return self._shown
 
     def _visible(self) -> Tensor:

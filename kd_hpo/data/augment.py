@@ -22,12 +22,12 @@ class View:
     share: float
     """Of the image itself, in [0, 1]: 1 where nothing is mixed in."""
 
-    def cross_entropy(self, logits: Tensor) -> Tensor:
-        """Of (B, K): the mean over the batch, each label with its share."""
-        own = F.cross_entropy(logits, self.labels)
+    def over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """A loss of labels (B,): where images are mixed, that of both images' labels, with their shares."""
+        own = loss(self.labels)
         if self.share == 1:
             return own
-        return self.share * own + (1 - self.share) * F.cross_entropy(logits, self.partners)
+        return self.share * own + (1 - self.share) * loss(self.partners)
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,19 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.trial import Assistant, Student, Teacher, TrialConfig
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.files import only_one_process
 from kd_hpo.nets.weights import network_digest
 from kd_hpo.trial.effect import effect
-from kd_hpo.trial.prepare import build_student, prepare_teacher
-from kd_hpo.trial.run import LAST_WEIGHTS, run_trial
+from kd_hpo.trial.loop import LAST_WEIGHTS, train_prepared
+from kd_hpo.trial.parts import Progress, build_student, prepare_teacher, prepared_parts
 from kd_hpo.trial.teacher import HOW_FEATURES_ARE_READ
-
-Progress = Callable[[str], None]
 
 
 def taught_by_assistants(
@@ -32,7 +28,9 @@ def taught_by_assistants(
         weights = cache / f"assistant-{assistant_digest(trial, batches, splits, *networks)}.safetensors"
         with only_one_process(weights.with_suffix(".lock")):
             if not weights.is_file():
-                train_assistant(trial, weights, cache, f"training assistant {number} of {len(config.assistants)}", progress)
+                train_assistant(
+                    trial, batches, splits, weights, cache, f"training assistant {number} of {len(config.assistants)}", progress
+                )
         teacher = Teacher(
             network=assistant.network,
             layers=assistant.layers,
@@ -59,7 +57,7 @@ def assistant_digest(trial: TrialConfig, batches: ImageBatches, splits: Splits, 
         images.append(batches.views.identity)
     if trial.teacher.cache_precision != "float32":
         images.append(trial.teacher.cache_precision)
-    if isinstance(trial.weighting, LearnedWeights):
+    if trial.weighting.learning:
         images.append(splits.digests["outer"])
     identity = json.dumps([acting, images, network_digest(teacher), network_digest(student)], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
@@ -78,12 +76,14 @@ def assistant_trial(config: TrialConfig, assistant: Assistant) -> TrialConfig:
     )
 
 
-def train_assistant(trial: TrialConfig, weights: Path, cache: Path, words: str, progress: Progress) -> None:
+def train_assistant(
+    trial: TrialConfig, batches: ImageBatches, splits: Splits, weights: Path, cache: Path, words: str, progress: Progress
+) -> None:
     folder = weights.with_suffix("")  # its checkpoint, should the training be interrupted
-    run_trial(
+    train_prepared(
         trial,
+        prepared_parts(trial, batches, splits, cache, lambda _: None),
         lambda record: progress(f"{words}: epoch {record.epoch} of {trial.training.epochs}"),
-        cache=cache,
         folder=folder,
     )
     (folder / LAST_WEIGHTS).replace(weights)

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import about
 from kd_hpo.trial.assistants import assistant_trial
-from kd_hpo.trial.prepare import plan_before_training
-from kd_hpo.trial.state import steps_per_epoch
+from kd_hpo.trial.parts import plan_before_training
+from kd_hpo.trial.start import steps_per_epoch
 from kd_hpo.trial.weighting import build_weighting, served_pairs
 
 
@@ -29,6 +28,6 @@ def check_trial(config: TrialConfig, batches: ImageBatches, splits: Splits, cach
 def check_alone(config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path) -> None:
     steps_per_epoch(config, splits)
     plan = plan_before_training(config, batches, cache)
-    if not isinstance(config.weighting, NoPairs):
+    if config.weighting.paired:
         loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
         build_weighting(config, plan, served_pairs(loss, plan, config.pairs))

@@ -2,10 +2,13 @@
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import cut, one_line
@@ -50,3 +53,18 @@ def load_checkpoint(path: Path, config: TrialConfig) -> dict[str, Any] | None:
             f"{path} was written by another configuration or version of kd_hpo. {remedy}, or write to another folder (--output)"
         )
     return state
+
+
+def require_alike(state: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the tensors of a fresh part are there, as large and of the same type."""
+    for name, tensor in fresh.items():
+        if isinstance(tensor, Tensor) and (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(f"{name} is {tuple(state[name].shape)} of {state[name].dtype}, not {tuple(tensor.shape)}")
+
+
+def require_fitting(optimizer: Optimizer) -> None:
+    """Raises ValueError where what an optimiser keeps of a parameter is not as large as that, which it does not see itself."""
+    for parameter, kept in optimizer.state.items():
+        wrong = [name for name, value in kept.items() if isinstance(value, Tensor) and value.shape not in ((), parameter.shape)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} of the optimiser is {tuple(kept[wrong[0]].shape)}, not {tuple(parameter.shape)}")

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.trial import Assistant, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import LayerShape, pair_plan
@@ -13,7 +12,7 @@ from kd_hpo.core.plan import LayerShape, pair_plan
 def effect(trial: TrialConfig | Assistant) -> dict[str, Any]:
     """The settings that its outcome depends on: without those of losses that are off or have nothing to train."""
     settings = trial.model_dump(mode="json")
-    paired = not isinstance(trial.weighting, NoPairs)
+    paired = trial.weighting.paired
     if not paired:
         del settings["pairs"]
     elif not has_regressors(trial):

@@ -1,11 +1,12 @@
-"""Loss and accuracy of a network on a split."""
+"""How good a network is on a split: the task's loss and metrics."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_hpo.core.tasks import Task
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
 from kd_hpo.nets.features import evaluating
 
@@ -14,20 +15,26 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Score:
+    """Of a network on some images."""
+
     loss: float
-    """Cross-entropy in nats."""
-    accuracy: float
+    """The mean over the images; of classification in nats."""
+    metrics: Mapping[str, float]
+    """The task's, by name."""
+    value: float
+    """The metric that studies go by."""
 
 
-def score(network: nn.Module, batches: ImageBatches, indices: Indices) -> Score:
-    """In eval mode, over all the images, as they are; network(x) gives logits, or logits and features."""
-    loss, correct = torch.zeros((), device=batches.device), torch.zeros((), device=batches.device)
+def score(network: nn.Module, task: Task, batches: ImageBatches, indices: Indices) -> Score:
+    """In eval mode, over all the images, as they are; network(x) gives its output, or that and features."""
+    loss, statistics = torch.zeros((), device=batches.device), list[Tensor]()
     with evaluating(network), torch.no_grad():
         for chunk in batches.ahead(chunks(indices, _CHUNK)):
             with batches.autocast():
-                output = network(batches.inputs(chunk))
-            logits: Tensor = output[0] if isinstance(output, tuple) else output
+                given = network(batches.inputs(chunk))
+            output: Tensor = (given[0] if isinstance(given, tuple) else given).to(batches.dtype)
             labels = batches.labels(chunk)
-            loss += F.cross_entropy(logits.to(batches.dtype), labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
-    return Score(float(loss) / len(indices), float(correct) / len(indices))
+            loss += task.loss(output, labels, "sum")
+            statistics.append(task.statistics(output, labels))
+    metrics = {name: float(value) for name, value in task.metrics(torch.stack(statistics).sum(0)).items()}
+    return Score(float(loss) / len(indices), metrics, metrics[task.metric])

@@ -1,49 +1,14 @@
-"""What every trial of a study shares, made once and kept in the cache: images, splits, the trained teacher, its features."""
+"""What every trial of a study shares, its assistants' training among it: made once and kept in the cache."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
-from kd_hpo.config.data import CallableData, Data, Digits, ImageFolder, SplitSizes, TorchvisionData
-from kd_hpo.config.pairs import NoPairs, OwnLoss, Pairs, Uniform
-from kd_hpo.config.trial import Network, Teacher, Training, TrialConfig
+from kd_hpo.config.pairs import Distillation, Pairs
+from kd_hpo.config.trial import Training, TrialConfig
+from kd_hpo.config.weightings import NoPairs, Uniform
 from kd_hpo.core.pair_losses import pair_loss
-from kd_hpo.core.plan import PairPlan, pair_plan
-from kd_hpo.data.augment import KeptViews
-from kd_hpo.data.batches import ImageBatches
-from kd_hpo.data.datasets import DATASETS, ImageSet
-from kd_hpo.data.image_folder import SUFFIXES
-from kd_hpo.data.remote import on_disk
-from kd_hpo.data.splits import Splits, make_splits
-from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
-from kd_hpo.errors import ConfigError, about
-from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
-from kd_hpo.nets.layer_names import resolve_layers
-from kd_hpo.nets.weights import load_weights, weights_digest
-from kd_hpo.nets.zoo import build_network
-from kd_hpo.trial.teacher import TrainedTeacher, trained_teacher
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    batches: ImageBatches
-    splits: Splits
-    teacher: TrainedTeacher
-    teacher_digest: str
-    targets: TeacherTargets
-    cache: Path
-    """Where all that is kept, and what the trial's own files are fetched to."""
-
-    @property
-    def plan(self) -> PairPlan:
-        return self.targets.plan
+from kd_hpo.trial.assistants import taught_by_assistants
+from kd_hpo.trial.parts import Prepared, Progress, load_data, plan_before_training, prepared_parts, reads_online
 
 
 def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None) -> Prepared:
@@ -52,200 +17,43 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
     Raises DataError, ConfigError or FeatureMismatch with what to change.
     """
     config = shared_settings(config)
-    online = reads_online(config)
+    reads_online(config)
     batches, splits = load_data(config, cache, progress)
-    plan = plan_before_training(config, batches, cache)  # layers that do not exist are told before anything is trained
     if config.assistants:
-        from kd_hpo.trial.assistants import taught_by_assistants  # it runs trials, which prepare what they read
-
+        plan_before_training(config, batches, cache)  # layers that do not exist are told before anything is trained
         config = taught_by_assistants(config, batches, splits, cache, progress)
-    teacher = prepare_teacher(config, batches, splits, cache, progress)
-    progress("reading the teacher's features")
-    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
-    reader = teacher_reader(
-        teacher.network,
-        [layer.name for layer in plan.teacher],
-        batches,
-        splits.train,
-        plan.student,
-        logits_pair=config.pairs.logits == "inside",
-        meet=loss.meet,
-        standardised=loss.standardised,
-        cache=cache,
-    )
-    targets = reader if online else targets_in_bounds(config.teacher, reader, splits, cache, progress)
-    return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets, cache)
-
-
-def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, cache: Path, progress: Progress) -> TeacherTargets:
-    """Cached where that takes no more than `teacher.cache_gb`, else on line. Raises ConfigError where it has to be cached."""
-    batches = reader.batches
-    views = range(batches.views.count if batches.views else 1)
-    images = np.concatenate([*(batches.viewed(splits.train, number) for number in views), splits.outer])
-    size = cached_bytes(reader, images, teacher.cache_precision) / 1e9
-    what = f"the teacher's features of {len(splits.train)} training images"
-    what += f" in {len(views)} views each" if batches.views else ""
-    if size > teacher.cache_gb:
-        take = f"{what} take {size:.1f} GB, more than teacher.cache_gb: {teacher.cache_gb:g}"
-        if teacher.features == "cached":
-            raise ConfigError(f"{take}; raise it, set teacher.cache_precision: bfloat16, or teacher.features: online")
-        progress(f"{take}, and are read on line")
-        return reader
-    if size:
-        progress(f"{what} take {f'{size:.1f} GB' if size >= 1 else f'{1000 * size:.2g} MB'} in the cache")
-    return cached_targets(reader, images, cache, teacher.cache_precision)
-
-
-def plan_before_training(config: TrialConfig, batches: ImageBatches, cache: Path) -> PairPlan:
-    """The plan of the trial's pairs as far as untrained networks tell it: with the teacher's channels that never vary.
-
-    Raises ConfigError or FeatureMismatch for networks and layers that do not exist.
-    """
-    whose, teacher = ("assistant", config.assistants[-1]) if config.assistants else ("teacher", config.teacher)
-    network = build(teacher.network, batches, seed=config.teacher.seed)
-    with about(whose), FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
-        shapes = layer_shapes(tap, batches.input_shape)
-    student = build_student(config, batches, cache)
-    with about("student"), FeatureTap(student, layers_of(config, config.student.layers, student, batches)) as tap:
-        student_shapes = layer_shapes(tap, batches.input_shape)
-    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
-    return pair_plan(shapes, student_shapes, logits_pair=config.pairs.logits == "inside", meet=loss.meet)
-
-
-def reads_online(config: TrialConfig) -> bool:
-    """Whether the teacher reads each batch as the student sees it. Raises ConfigError for cached features of random views."""
-    teacher, names = config.teacher, ", ".join(config.augment)
-    if config.augment and teacher.features == "cached" and not teacher.cached_views:
-        raise ConfigError(
-            f"teacher.features is cached, which are those of the plain images, and the student sees random views "
-            f"({names}); set teacher.features: online, or augment: [], or keep some views (teacher.cached_views: 4)"
-        )
-    return teacher.features == "online" or (bool(config.augment) and not teacher.cached_views)
-
-
-def kept_views(config: TrialConfig, images: ImageSet) -> KeptViews | None:
-    """Raises ConfigError for views that cannot be kept."""
-    teacher, wrong = config.teacher, ""
-    if not teacher.cached_views:
-        return None
-    if not config.augment:
-        wrong = "augment is empty, so that an image has one view only"
-    elif "mixup" in config.augment:
-        wrong = "augment has mixup, which mixes the images of a batch"
-    elif teacher.features == "online":
-        wrong = "teacher.features is online"
-    if wrong:
-        raise ConfigError(f"teacher.cached_views is {teacher.cached_views}, and {wrong}; set it to 0, or change that")
-    count, (_, _, height, width) = len(images.labels), images.images.shape
-    return KeptViews(config.augment, teacher.cached_views, count, height, width, teacher.seed)
+    return prepared_parts(config, batches, splits, cache, progress)
 
 
 def shared_settings(config: TrialConfig) -> TrialConfig:
-    """What `prepare` depends on: trials that agree in it may share what it makes."""
-    loss, paired = config.pairs.loss, not isinstance(config.weighting, NoPairs)
-    pairs = Pairs(logits=config.pairs.logits, loss=loss if isinstance(loss, OwnLoss) else type(loss)())
-    return TrialConfig(
-        data=config.data,
-        splits=config.splits,
-        teacher=config.teacher,
-        assistants=config.assistants,
-        student=config.student,
-        training=Training(epochs=1),
-        augment=config.augment,
-        pairs=pairs if paired else Pairs(),
-        weighting=Uniform() if paired else NoPairs(),
-        device=config.device,
-        precision=config.precision,
-        channels_last=config.channels_last,
-        workers=config.workers,
+    """The trial with all that `prepare` does not depend on as it is by default: trials that agree in the rest may share it.
+
+    What is not named here is kept, so that a setting which is forgotten costs a preparation, and shares nothing wrongly.
+    """
+    if not config.weighting.paired:
+        pairs, weighting = Pairs().model_dump(), NoPairs().model_dump()
+    else:
+        pairs, weighting = config.pairs.replace(**_of_pairs_alone(config.pairs)).model_dump(), Uniform().model_dump()
+    return config.replace(
+        training=Training(epochs=1).model_dump(),
+        kd=Distillation().model_dump(),
+        pairs=pairs,
+        weighting=weighting,
+        seed=0,
+        compile=False,
     )
 
 
-def choose_device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here; use device: cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def _of_pairs_alone(pairs: Pairs) -> dict[str, Any]:
+    """Of the pairs, what acts on their training alone; of a loss, its settings where its targets are those of the default."""
+    default = Pairs()
+    alone = {name: getattr(default, name) for name in _TRAINING_OF_PAIRS}
+    if pairs.loss.kind != "callable":
+        plain = type(pairs.loss)()
+        given, usual = (pair_loss(loss.kind, **loss.arguments()) for loss in (pairs.loss, plain))
+        if (given.meet, given.standardised) == (usual.meet, usual.standardised):
+            alone["loss"] = plain
+    return {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in alone.items()}
 
 
-def load_images(data: Data, cache: Path, progress: Progress) -> ImageSet:
-    def counted(done: int, total: int) -> None:
-        progress(f"decoding images: {done} of {total}")
-
-    match data:
-        case Digits():
-            return DATASETS["digits"](cache)
-        case ImageFolder(path=path, size=size):
-            path = on_disk(path, cache, folder=True, only=SUFFIXES, progress=progress)
-            return DATASETS["image_folder"](cache, path, size=size, progress=counted)
-        case TorchvisionData(name=name, root=root, download=download, size=size):
-            return DATASETS["torchvision"](cache, name, root, download=download, size=size, progress=counted)
-        case CallableData(callable=reference, arguments=arguments, size=size):
-            return DATASETS["callable"](cache, reference, arguments, size=size, progress=counted)
-
-
-def split(images: ImageSet, sizes: SplitSizes) -> Splits:
-    return make_splits(
-        images.labels,
-        images.test_start,
-        train=sizes.train,
-        outer=sizes.outer,
-        val=sizes.val,
-        test=sizes.test,
-        seed=sizes.seed,
-    )
-
-
-def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[ImageBatches, Splits]:
-    images = load_images(config.data, cache, progress)
-    splits = split(images, config.splits)
-    batches = ImageBatches(
-        images,
-        splits.train,
-        choose_device(config.device),
-        precision=config.precision,
-        channels_last=config.channels_last,
-        views=kept_views(config, images),
-        workers=config.workers,
-    )
-    return batches, splits
-
-
-def build(network: Network, batches: ImageBatches, *, seed: int) -> nn.Module:
-    classes = len(batches.images.classes)
-    built = build_network(network.name, network.arguments, batches.input_shape, classes, seed=seed, pretrained=network.pretrained)
-    return built.to(batches.device, memory_format=batches.memory_format)  # type: ignore[call-overload, no-any-return]
-
-
-def layers_of(config: TrialConfig, layers: tuple[str, ...] | str, network: nn.Module, batches: ImageBatches) -> tuple[str, ...]:
-    """The layers that names, globs or `auto` stand for, then the logits where they are inside the matrix; none without pairs."""
-    if isinstance(config.weighting, NoPairs):
-        return ()
-    inside = (LOGITS,) if config.pairs.logits == "inside" else ()
-    return (*(name for name in resolve_layers(network, layers, batches.input_shape) if name not in inside), *inside)
-
-
-def build_student(config: TrialConfig, batches: ImageBatches, cache: Path) -> nn.Module:
-    """A student at its start: fresh, pretrained or from a file."""
-    network = build(config.student.network, batches, seed=config.seed)
-    if config.student.weights is not None:
-        load_weights_of(network, config.student.weights, cache)
-    return network
-
-
-def load_weights_of(network: nn.Module, place: Path | str, cache: Path, progress: Progress = lambda _: None) -> Path:
-    """From a file on disk or in storage; gives the path that they were read from."""
-    path = on_disk(place, cache, folder=False, progress=progress)
-    with nullcontext() if path == place else about(str(place)):
-        load_weights(network, path)
-    return path
-
-
-def prepare_teacher(
-    config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
-) -> TrainedTeacher:
-    """The teacher with its weights: from its file, from the cache, or trained now and kept there."""
-    network = build(config.teacher.network, batches, seed=config.teacher.seed)
-    if config.teacher.weights is not None:
-        weights = load_weights_of(network, config.teacher.weights, cache, progress)
-        return TrainedTeacher.measured(network, batches, splits.val, weights)
-    return trained_teacher(network, config.teacher, batches, splits, cache, progress)
+_TRAINING_OF_PAIRS = ("strength", "batch_share", "regressor_lr", "balance", "stages", "unserved", "targets")

@@ -78,5 +78,5 @@ class TrialResult(Settings):
 
     @property
     def best(self) -> EpochRecord:
-        """The epoch of the highest accuracy on `val`; the earliest where several tie."""
-        return max(self.records, key=lambda record: record.metrics[METRIC])
+        """The epoch that is best on `val` by the task's goal; the earliest where several tie."""
+        return max(self.records, key=lambda record: self.config.task.goal.merit(record.metrics))

@@ -1,36 +1,13 @@
 """One trial: student and pair weights learned together. It knows nothing of Ray or MLflow."""
 
-import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from math import isfinite
 from pathlib import Path
-from platform import python_version
-
-import torch
-from torch import Tensor
 
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.config.wording import cut, one_line
-from kd_hpo.core.pair_losses import entropy
-from kd_hpo.core.plan import LayerShape
-from kd_hpo.data.batches import shuffled_batches
-from kd_hpo.errors import CheckpointMismatch, Diverged
 from kd_hpo.files import Write, write_atomically
-from kd_hpo.nets.weights import save_weights
-from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
-from kd_hpo.trial.evaluate import score
-from kd_hpo.trial.learning import held_from_now
-from kd_hpo.trial.prepare import Prepared, prepare
-from kd_hpo.trial.randomness import ORDER, random_state_kept
-from kd_hpo.trial.result import TOTAL, EpochRecord, LayerRecord, Rows, TrialResult
-from kd_hpo.trial.state import Trial, require_end_of_epoch, start_trial
-from kd_hpo.trial.steps import train_step
-from kd_hpo.trial.stopwatch import EpochTime
-
-Report = Callable[[EpochRecord], None]
-
-CHECKPOINT, LAST_WEIGHTS, BEST_WEIGHTS = "checkpoint.pt", "last.safetensors", "best.safetensors"
+from kd_hpo.trial.loop import Report, Timed, train_prepared
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
+from kd_hpo.trial.result import TrialResult
 
 
 def run_trial(
@@ -40,7 +17,7 @@ def run_trial(
     cache: Path,
     folder: Path | None = None,
     prepared: Prepared | None = None,
-    timed: Callable[[EpochTime], None] = lambda _: None,
+    timed: Timed = lambda _: None,
     write: Write = write_atomically,
 ) -> TrialResult:
     """Learns student and pair weights together, epoch by epoch; continues where a checkpoint in `folder` stands.
@@ -55,139 +32,4 @@ def run_trial(
     write     puts files in their place in `folder`
     Raises Diverged with the step and the outer settings when a loss is not finite.
     """
-    with random_state_kept():
-        trial = start_trial(config, prepared or prepare(config, cache))
-        with trial.student:
-            resume(trial, folder)
-            for record in trial.records:
-                report(record)
-            while trial.epoch < config.training.epochs:
-                report(run_epoch(trial, folder, timed, write))
-            return trial_result(trial)
-
-
-def resume(trial: Trial, folder: Path | None) -> None:
-    """Raises CheckpointMismatch for a checkpoint that is broken, of another trial, or that the trial does not fit."""
-    state = load_checkpoint(folder / CHECKPOINT, trial.config) if folder else None
-    if state is None:
-        return
-    try:
-        trial.load_state_dict(state)
-        require_end_of_epoch(trial)
-    except Exception as error:  # what it holds may be anything
-        said = cut(one_line(f"{type(error).__name__}: {error}"))
-        raise CheckpointMismatch(
-            f"the checkpoint in {folder} does not fit the trial ({said}). Remove the file to start the trial again"
-        ) from error
-
-
-def run_epoch(
-    trial: Trial, folder: Path | None, timed: Callable[[EpochTime], None], write: Write = write_atomically
-) -> EpochRecord:
-    started = time.perf_counter()
-    batches = shuffled_batches(
-        trial.prepared.splits.train, trial.config.training.batch_size, trial.config.seed, ORDER, trial.epoch
-    )
-    held = held_from_now(trial)
-    if trial.pairs is not None and trial.pairs.direction is not None:
-        trial.pairs.direction.forget_steps()
-    seen = trial.prepared.batches.ahead(trial.viewed(batch) for batch in batches)
-    table = torch.stack([train_step(trial, batch).stacked() for batch in seen]).cpu()
-    timed(EpochTime(len(table), time.perf_counter() - started, trial.hypergradient_time.take_seconds()))
-    require_finite(trial, table)
-    trial.epoch += 1
-    record = epoch_record(trial, table.mean(0), held)
-    trial.records.append(record)
-    if folder is not None:
-        write_weights(trial, folder, write)
-        save_checkpoint(folder / CHECKPOINT, trial.config, trial.state_dict(), write)
-    return record
-
-
-def require_finite(trial: Trial, losses: Tensor) -> None:
-    """losses (steps, 4) of an epoch. Raises Diverged at the first step that is not finite."""
-    wrong = (~losses.isfinite()).any(1).nonzero()
-    if len(wrong):
-        at = int(wrong[0])
-        task, kd, pairs, _ = losses[at].tolist()
-        raise diverged(trial, trial.step - len(losses) + at, f"task {task:g}, kd {kd:g}, pairs {pairs:g}")
-
-
-def diverged(trial: Trial, step: int, losses: str) -> Diverged:
-    """Names the settings that a loss grows with."""
-    config = trial.config
-    grows = {"training.optimizer.lr": config.training.optimizer.lr, "kd.weight": config.kd.weight}
-    if trial.pairs is not None:
-        grows |= {"pairs.strength": config.pairs.strength, "pairs.regressor_lr": config.pairs.regressor_lr}
-    told = ", ".join(f"{path} {value:g}" for path, value in grows.items() if value)
-    return Diverged(f"the loss is not finite at step {step} of {trial.total_steps}: {losses}; lower what is large of {told}")
-
-
-def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
-    """Scores the student on `val`, which no gradient has seen, and on `outer`; keeps the pair weights of the epoch."""
-    prepared = trial.prepared
-    task, kd, pairs, accuracy = means.tolist()
-    metrics = {"train/accuracy": accuracy, "train/loss": task, "train/kd": kd, "train/pairs": pairs}
-    for name, indices in (("val", prepared.splits.val), ("outer", prepared.splits.outer)):
-        if len(indices):  # `apply` trains on the outer split, and leaves none
-            of_split = score(trial.student, prepared.batches, indices)
-            if not isfinite(of_split.loss):  # the last step of the epoch did it: no training loss has seen it
-                raise diverged(trial, trial.step, f"{name} {of_split.loss:g}")
-            metrics |= {f"{name}/accuracy": of_split.accuracy, f"{name}/loss": of_split.loss}
-    weights = scales = torch.zeros(0, 0)
-    if trial.pairs is not None:
-        weights, scales = epoch_weights(trial), trial.pairs.balance.scales()
-        metrics["weights/entropy"] = float(entropy(weights))
-        metrics["weights/largest"] = float(weights.max())
-        metrics[TOTAL] = trial.pairs.weighting.total(trial.epoch - 1)
-        if trial.pairs.direction is not None and trial.pairs.direction.residual:
-            metrics["weights/residual"] = trial.pairs.direction.residual
-        if held:
-            trial.pairs.held_sum += weights
-            trial.pairs.held_epochs += 1
-    return EpochRecord(epoch=trial.epoch, metrics=metrics, weights=rows(weights), scales=rows(scales), held=held)
-
-
-def epoch_weights(trial: Trial) -> Tensor:
-    """(T, S): the weights at the end of the epoch just trained; of attention, their mean over the epoch's examples."""
-    assert trial.pairs is not None
-    if trial.pairs.attention is not None:
-        return trial.pairs.take_attention_mean()
-    return trial.pairs.weighting.weights(trial.epoch - 1)
-
-
-def write_weights(trial: Trial, folder: Path, write: Write) -> None:
-    state = trial.student.network.state_dict()
-    save_weights(state, folder / LAST_WEIGHTS, write)
-    best = max(record.metrics["val/accuracy"] for record in trial.records[:-1]) if trial.records[:-1] else -1.0
-    if trial.records[-1].metrics["val/accuracy"] > best:
-        save_weights(state, folder / BEST_WEIGHTS, write)
-
-
-def trial_result(trial: Trial) -> TrialResult:
-    plan, prepared = trial.prepared.plan, trial.prepared
-    held = trial.pairs.held_sum / max(trial.pairs.held_epochs, 1) if trial.pairs else torch.zeros(0, 0)
-    return TrialResult(
-        config=trial.config,
-        teacher_layers=layer_records(plan.teacher),
-        student_layers=layer_records(plan.student),
-        teacher_digest=prepared.teacher_digest,
-        teacher_val_accuracy=prepared.teacher.val.accuracy,
-        split_digests=dict(prepared.splits.digests),
-        data_digest=prepared.batches.images.digest,
-        records=tuple(trial.records),
-        held_mean=rows(held) if trial.pairs and trial.pairs.held_epochs else trial.records[-1].weights,
-        versions=versions(),
-    )
-
-
-def layer_records(layers: Sequence[LayerShape]) -> tuple[LayerRecord, ...]:
-    return tuple(LayerRecord(name=x.name, shape=(x.channels, x.height, x.width)) for x in layers)
-
-
-def versions() -> dict[str, str]:
-    return {"python": python_version()} | {name: version(name) for name in ("kd_hpo", "torch")}
-
-
-def rows(matrix: Tensor) -> Rows:
-    return tuple(tuple(row) for row in matrix.tolist())
+    return train_prepared(config, prepared or prepare(config, cache), report, folder=folder, timed=timed, write=write)

@@ -13,9 +13,11 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.data.batches import ImageBatches, shuffled_batches
 from kd_hpo.data.teacher_targets import TeacherReader
 from kd_hpo.errors import ConfigError
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.inputs import viewed
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.randomness import ORDER, random_state_kept
-from kd_hpo.trial.state import Trial, start_trial, steps_per_epoch
+from kd_hpo.trial.start import start_trial, steps_per_epoch
+from kd_hpo.trial.state import Trial
 from kd_hpo.trial.steps import train_step
 
 SETTINGS: dict[str, dict[str, object]] = {
@@ -136,7 +138,7 @@ def _run(trial: Trial, steps: int) -> float:
         trial.epoch = trial.step // trial.steps_per_epoch
         batches = list(shuffled_batches(train, trial.config.training.batch_size, trial.config.seed, ORDER, trial.epoch))
         for batch in batches[trial.step % trial.steps_per_epoch :][: steps - done]:
-            train_step(trial, trial.viewed(batch))
+            train_step(trial, viewed(trial, batch))
             done += 1
     if trial.device.type == "cuda":
         torch.cuda.synchronize(trial.device)

@@ -1,124 +1,85 @@
 """One step of the bilevel problem: the inner update of the student, the hypergradient, the update of the pair weights."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from kd_hpo.core.pair_losses import categorical_kl
+from kd_hpo.core.objective import PairTerm
 from kd_hpo.core.pairs import Targets
-from kd_hpo.data.augment import View
+from kd_hpo.core.weightings import Compared
 from kd_hpo.data.batches import Indices
-from kd_hpo.trial.learning import (
-    direction_sees,
-    inner_step,
-    learn_weights,
-    learns_now,
-    measure_balance,
-    measures_balance_now,
-    needed_pairs,
-    what_teacher_says,
-)
+from kd_hpo.trial.inputs import Seen, needed_pairs, see
+from kd_hpo.trial.learning import after_step, before_step
+from kd_hpo.trial.schedule import StepPlan
 from kd_hpo.trial.state import PairState, Trial
-from kd_hpo.trial.student import as_targets, remember, run_student
+from kd_hpo.trial.student import as_targets, run_student
 
 
 @dataclass(frozen=True)
-class InnerLosses:
-    """Of one batch, each a number on the device: cross-entropy, KD, beta times the weighted sum of pair losses, accuracy."""
+class StepLosses:
+    """Of one batch, each a number on the device: the terms of the inner loss, and the metric of the task's goal."""
 
     task: Tensor
     kd: Tensor
     pairs: Tensor
-    accuracy: Tensor
+    reached: Tensor
 
     def stacked(self) -> Tensor:
-        return torch.stack([self.task, self.kd.to(self.task), self.pairs.to(self.task), self.accuracy])
+        """(4,)"""
+        return torch.stack([each.to(self.task) for each in (self.task, self.kd, self.pairs, self.reached)])
 
 
-def train_step(trial: Trial, batch: Indices) -> InnerLosses:
-    """w <- w - lr * dL_in/dw on the batch; on an update step, lambda along its hypergradient too."""
-    if trial.step and trial.step == trial.steps_of_pairs:
+def train_step(trial: Trial, batch: Indices) -> StepLosses:
+    """w <- w - lr * dL_in/dw on the batch; where it is due, lambda moves along its hypergradient too."""
+    due = trial.schedule.at(trial.step)
+    if due.starts_stage:
         trial.start_stage()
-    seen = trial.view(batch)
-    targets = what_teacher_says(trial, batch, seen.x)
-    if trial.pairs is None or targets is None or trial.stage == "task":
-        losses = inner_gradients(trial, seen, targets)
-        trial.optimizer.step()
-    else:
-        losses = train_step_with_pairs(trial, trial.pairs, seen, targets)
-    trial.schedule.step()
+    seen = see(trial, batch, due)
+    step = before_step(trial, seen, due)  # the balance is measured; lambda moves, if its direction looks from before the step
+    losses = inner_gradients(trial, seen, due)
+    trial.optimizer.step()
+    after_step(trial, step, due)  # lambda moves, if its direction looks from after the step
+    if trial.pairs and seen.targets:
+        trial.pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
+    trial.lr_schedule.step()
     trial.step += 1
     return losses
 
 
-def train_step_with_pairs(trial: Trial, pairs: PairState, seen: View, targets: Targets) -> InnerLosses:
-    """The steps of the student and of the regressors; before or after the student's, as the direction asks, that of lambda."""
-    compared, direction = trial.pair_targets(targets), pairs.direction
-    learns, sees, measures = learns_now(trial), direction_sees(trial, pairs), measures_balance_now(trial, pairs)
-    before = remember(trial) if learns or sees or measures else None
-    if before is not None and measures:
-        measure_balance(trial, pairs, seen, compared, before)
-    step = inner_step(trial, pairs, seen, compared, before) if before is not None and (learns or sees) else None
-    if direction is not None and step is not None and learns and not direction.after_step:
-        with trial.hypergradient_time:
-            learn_weights(trial, pairs, step, trial.parameters)
-    losses = inner_gradients(trial, seen, targets)
-    trial.optimizer.step()
-    if direction is not None and step is not None:
-        step = replace(step, gradient={name: p.grad.clone() for name, p in trial.parameters.items() if p.grad is not None})
-        with trial.hypergradient_time:
-            if sees:
-                direction.see(step)
-            if learns and direction.after_step:
-                learn_weights(trial, pairs, step, {name: trial.parameters[name] for name in step.gradient})
-    pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
-    return losses
+def inner_gradients(trial: Trial, seen: Seen, due: StepPlan) -> StepLosses:
+    """Leaves the gradient of the inner loss in the student, and that of the unweighted sum of pair losses in the regressors."""
+    pairs, targets = trial.pairs, seen.targets
+    output, features = run_student(trial, seen.view.x, {})
 
-
-def inner_gradients(trial: Trial, seen: View, targets: Targets | None) -> InnerLosses:
-    """Leaves the gradient of L_task + kappa KD + beta sum lambda scale D in the student, that of sum D in the regressors."""
-    kd, stage = trial.config.kd, trial.stage
-    logits, features = run_student(trial, seen.x, {})
-    task, kd_loss, pair_loss = seen.cross_entropy(logits), torch.zeros(()), torch.zeros(())
-    total = task if stage != "pairs" else torch.zeros((), device=task.device)
-    if targets and kd.weight and stage != "pairs":
-        kd_loss = categorical_kl(logits, targets.logits.to(logits), kd.temperature).mean()
-        total = total + kd.weight * kd_loss
-    if trial.pairs and targets and stage != "task":
-        compared = trial.pair_targets(targets)
-        weights = pair_weights(trial, trial.pairs, features, compared)
-        scales = trial.config.pairs.strength * trial.pairs.weighting.total(trial.epoch) * trial.pairs.balance.scales().to(task)
-        if trial.pairs.attention is None:
-            matrix = trial.pairs.losses(as_targets(features), compared, weights * scales, needed_pairs(trial, trial.pairs))
-            pair_loss = (weights * scales * matrix.detach()).sum()
-            total = total + matrix.sum()
-        else:  # weights of each example, learned from the training loss, as their paper does
-            sample_losses = trial.pairs.losses.sample_losses(as_targets(features), compared, (weights * scales).detach())
-            pair_loss = (weights * scales * sample_losses.detach()).sum((1, 2)).mean()
-            total = total + sample_losses.mean(0).sum() + pair_loss
-            trial.pairs.attention_sum += weights.detach().mean(0).cpu()
-        trial.pairs.optimizer.zero_grad()
+    term = partial(pair_term, trial, pairs, as_targets(features), targets, due) if pairs and targets else None
+    loss = trial.objective.inner(output, seen.view, seen.teacher, term, labels=due.stage != "pairs")
     trial.optimizer.zero_grad()
-    total.backward()
-    accuracy = (logits.detach().argmax(1) == seen.labels).float().mean()
-    return InnerLosses(task.detach(), kd_loss.detach(), pair_loss.detach(), accuracy)
+    if pairs:
+        pairs.optimizer.zero_grad()
+    loss.total.backward()
+    task = trial.objective.task
+    reached = task.metrics(task.statistics(output, seen.view.labels))[task.metric]
+    return StepLosses(loss.task, loss.logits, loss.pairs, reached)
 
 
-def pair_weights(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets) -> Tensor:
-    """(T, S), or (B', T, S) from attention for the examples that are compared; sum 1 over the pairs."""
-    if pairs.attention is None:
-        return pairs.weighting.weights(trial.epoch).to(targets.logits)
-    compared = [feature[: targets.compared] for feature in as_targets(features)]
-    return pairs.attention(compared, teacher_features(pairs, targets))  # type: ignore[no-any-return]
+def pair_term(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets, due: StepPlan) -> PairTerm:
+    """With the weights beta * lambda * scale of this step."""
+    weighting, epoch = pairs.weighting, trial.epoch
+    compared = compared_features(pairs, features, targets) if weighting.reads_features else None
+    weights = weighting.weights(epoch, compared).to(targets.logits)
+    scales = trial.config.pairs.strength * weighting.total(epoch) * pairs.balance.scales().to(targets.logits)
+    return PairTerm.of_step(pairs.losses, features, targets, weights * scales, needed_pairs(trial, pairs, due.weighted_only))
 
 
-def teacher_features(pairs: PairState, targets: Targets) -> list[Tensor]:
-    """Each teacher layer at the finest resolution that any pair reads it at: T tensors (B', hw, C)."""
+def compared_features(pairs: PairState, features: list[Tensor], targets: Targets) -> Compared:
+    """Those of the student, and of the teacher at the finest resolution that any pair reads it at."""
     plan, found = pairs.losses.plan, dict[int, Tensor]()
     for size in sorted(plan.sizes, reverse=True):
         layers = plan.blocks[size]
         widths = [plan.teacher[t].channels for t in layers]
         for t, part in zip(layers, targets.blocks[size].split(widths, dim=2), strict=True):
             found.setdefault(t, part)
-    return [found.get(t, targets.logits[: targets.compared]) for t in range(plan.shape[0])]
+    teacher = [found.get(t, targets.logits[: targets.compared]) for t in range(plan.shape[0])]
+    return Compared([feature[: targets.compared] for feature in features], teacher)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.params import Params
 from kd_hpo.errors import ConfigError
@@ -31,7 +30,7 @@ def remember(trial: Trial) -> Moment:
 
 def run_student(trial: Trial, x: Tensor, state: Params) -> tuple[Tensor, list[Tensor]]:
     """The student's logits, in the precision of losses, and its features as they are; `state` stands in for its tensors."""
-    learning = isinstance(trial.config.weighting, LearnedWeights)  # its step and the Jacobian of the step run alike
+    learning = trial.schedule.learning is not None  # its step and the Jacobian of the step run alike
     with trial.prepared.batches.autocast(), plain_attention() if learning else nullcontext():
         logits, features = functional_call(trial.student, state, (x,)) if state else plain_pass(trial, x)
     return logits.to(trial.prepared.batches.dtype), features

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from kd_hpo.config.trial import Teacher, Training
+from kd_hpo.core.tasks import Task
 from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.splits import Splits
@@ -37,18 +39,20 @@ class TrainedTeacher:
     """Where they come from; None for a network that is taken as it is built."""
 
     @classmethod
-    def measured(cls, network: nn.Module, batches: ImageBatches, val: Indices, weights: Path | None) -> "TrainedTeacher":
+    def measured(
+        cls, network: nn.Module, task: Task, batches: ImageBatches, val: Indices, weights: Path | None
+    ) -> "TrainedTeacher":
         network.requires_grad_(False)
         network.eval()
-        return cls(network, score(network, batches, val), weights)
+        return cls(network, score(network, task, batches, val), weights)
 
 
 def trained_teacher(
-    network: nn.Module, config: Teacher, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
+    network: nn.Module, config: Teacher, task: Task, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
 ) -> TrainedTeacher:
     """The network with the weights that its training gives: from the cache, or trained now; as it is, without training."""
     if config.training is None:
-        return TrainedTeacher.measured(network, batches, splits.val, None)
+        return TrainedTeacher.measured(network, task, batches, splits.val, None)
     told = config.model_dump(mode="json", exclude={"layers", "weights", *HOW_FEATURES_ARE_READ})
     about = [told, network_digest(network), batches.images.digest, batches.precision]
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
@@ -60,10 +64,10 @@ def trained_teacher(
                 images = np.concatenate([splits.train, splits.extra])
             with random_state_kept():
                 torch.manual_seed(config.seed)  # for its dropout
-                train_teacher(network, config, config.training, batches, images, progress)
+                train_teacher(network, config, config.training, task, batches, images, progress)
             save_weights(network.state_dict(), path)
             load_weights(network, path)
-    return TrainedTeacher.measured(network, batches, splits.val, path)
+    return TrainedTeacher.measured(network, task, batches, splits.val, path)
 
 
 def loads(network: nn.Module, path: Path) -> bool:
@@ -76,9 +80,15 @@ def loads(network: nn.Module, path: Path) -> bool:
 
 
 def train_teacher(
-    network: nn.Module, config: Teacher, training: Training, batches: ImageBatches, images: Indices, progress: Progress
+    network: nn.Module,
+    config: Teacher,
+    training: Training,
+    task: Task,
+    batches: ImageBatches,
+    images: Indices,
+    progress: Progress,
 ) -> None:
-    """Plain cross-entropy on the images. Raises Diverged with what to lower."""
+    """By the task's loss alone, on the images. Raises Diverged with what to lower."""
     steps = training.epochs * (len(images) // training.batch_size)
     if not steps:
         raise DataError(
@@ -93,8 +103,8 @@ def train_teacher(
         for batch in batches.ahead(shuffled_batches(images, training.batch_size, config.seed, epoch)):
             seen = view(batches.inputs(batch), batches.labels(batch), config.augment, views)
             with batches.autocast():
-                logits = network(seen.x)
-            loss = seen.cross_entropy(logits.to(batches.dtype))
+                output = network(seen.x).to(batches.dtype)
+            loss = seen.over_labels(partial(task.loss, output))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,10 +1,15 @@
 """Which pairs of a trial are weighted, and how, from its settings."""
 
+from math import ceil
+
 import torch
 from torch import Tensor
 
-from kd_hpo.config import pairs as settings
+from kd_hpo.callables import import_callable
+from kd_hpo.config import weightings as settings
+from kd_hpo.config.pairs import Pairs
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.core.attention import Attention
 from kd_hpo.core.pair_losses import PairLoss
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.core.simplex import SIMPLEX_UPDATES
@@ -23,8 +28,10 @@ from kd_hpo.core.weightings import (
 from kd_hpo.errors import ConfigError, FeatureMismatch
 from kd_hpo.trial.randomness import WEIGHTING, generator
 
+_CPU = torch.device("cpu")
 
-def served_pairs(loss: PairLoss, plan: PairPlan, pairs: settings.Pairs) -> Tensor:
+
+def served_pairs(loss: PairLoss, plan: PairPlan, pairs: Pairs) -> Tensor:
     """(T, S), 1 where the loss serves the pair. Raises FeatureMismatch where it does not and none may be left out."""
     T, S = plan.shape
     found = {(t, s): loss.serves(plan.teacher[t], plan.student[s], plan.target_size(t, s)) for t in range(T) for s in range(S)}
@@ -44,8 +51,8 @@ def served_pairs(loss: PairLoss, plan: PairPlan, pairs: settings.Pairs) -> Tenso
     return served
 
 
-def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weighting:
-    """Weights over the served pairs (T, S).
+def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device: torch.device = _CPU) -> Weighting:
+    """Weights over the served pairs (T, S); what the training loss trains of them is on the device.
 
     Raises ConfigError or FeatureMismatch where the settings do not fit the plan's T x S layers, or weigh no served pair.
     """
@@ -67,10 +74,10 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weig
                 matched=weighting.pairing == "one_to_one",
                 keep=weighting.keep,
                 within=weighting.strength_within,
-                start=None
-                if weighting.start is None
-                else _of_served(_matrix(weighting.start, shape, "weighting.start"), served, plan),
+                start=_start(weighting, served, plan),
             )
+        case settings.OwnWeighting():
+            return own_weighting(weighting, served, plan)
         case settings.OnePair(teacher=teacher, student=student):
             t = _position(teacher, [layer.name for layer in plan.teacher], "teacher")
             return constant(one_pair(shape, t, _position(student, [layer.name for layer in plan.student], "student")))
@@ -88,10 +95,41 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor) -> Weig
             return Replay([_of_served(_matrix(matrix, shape), served, plan) for matrix in matrices])
         case settings.InformationFlow(start=start, decay=decay):
             return InformationFlow(_of_served(same_depth(shape), served, plan), start=start, decay=decay)
-        case settings.CrossLayerAttention():  # its own weights stand in for these, batch by batch
-            return constant(CONSTANT_WEIGHTINGS["uniform"](shape))
+        case settings.CrossLayerAttention(lr=lr, factor=factor):
+            compared, chance = compared_examples(config, config.training.batch_size), generator(config.seed, WEIGHTING)
+            return Attention(served, compared, lr=lr, factor=factor, generator=chance, device=device)
         case _:
             return constant(CONSTANT_WEIGHTINGS[weighting.kind](shape))
+
+
+def own_weighting(weighting: settings.OwnWeighting, served: Tensor, plan: PairPlan) -> Weighting:
+    """What the user's callable makes. Raises ConfigError where that is no Weighting, or learns and should not."""
+    start = _start(weighting, served, plan)
+    options = weighting.options if start is None else {**weighting.options, "start": start}
+    made = import_callable(weighting.callable)(served, **options)
+    if not isinstance(made, Weighting):
+        raise ConfigError(
+            f"{weighting.callable} returned a {type(made).__name__}; a weighting has learns, reads_features, weights, of_epoch, "
+            "total, support, learn, parameter_groups, state_dict and load_state_dict: return an object like those in "
+            "kd_hpo.core.weightings"
+        )
+    if made.learns != weighting.moves:
+        raise ConfigError(
+            f"weighting.moves is {str(weighting.moves).lower()}, and what {weighting.callable} returned says learns = "
+            f"{made.learns}; make the two agree"
+        )
+    return made
+
+
+def compared_examples(config: TrialConfig, batch: int) -> int:
+    """How many examples of a batch, its first ones, the pairs are compared on."""
+    return ceil(config.pairs.batch_share * batch)
+
+
+def _start(weighting: settings.Learning, served: Tensor, plan: PairPlan) -> Tensor | None:
+    if weighting.start is None:
+        return None
+    return _of_served(_matrix(weighting.start, plan.shape, "weighting.start"), served, plan)
 
 
 def _of_served(weights: Tensor, served: Tensor, plan: PairPlan) -> Tensor:

@@ -19,9 +19,10 @@ from kd_hpo import load_study, run_trial
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.nets.weights import load_weights
 from kd_hpo.trial.evaluate import score
-from kd_hpo.trial.prepare import build, prepare
+from kd_hpo.trial.loop import LAST_WEIGHTS
+from kd_hpo.trial.parts import build
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.result import TrialResult
-from kd_hpo.trial.run import LAST_WEIGHTS
 
 STRONGEST = 4
 

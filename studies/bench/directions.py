@@ -28,9 +28,10 @@ from kd_hpo.config.load import with_settings
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.directions import DIRECTIONS
 from kd_hpo.errors import Diverged
-from kd_hpo.trial.prepare import Prepared, prepare
-from kd_hpo.trial.run import run_epoch
-from kd_hpo.trial.state import start_trial
+from kd_hpo.trial.loop import run_epoch
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
+from kd_hpo.trial.start import start_trial
 
 OBJECTIVES = ("task", "task_and_teacher")
 

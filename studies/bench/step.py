@@ -30,7 +30,8 @@ from figures import in_blocks, machine
 
 from kd_hpo import load_study
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 
 CLASSES = 10

@@ -8,9 +8,9 @@ import pytest
 from kd_hpo.config.data import ImageFolder, TorchvisionData
 from kd_hpo.config.load import read_study, with_settings
 from kd_hpo.config.methods import METHODS
-from kd_hpo.config.pairs import OnePair
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.weightings import OnePair
 from kd_hpo.errors import ConfigError
 
 STUDIES = Path(__file__).parents[2] / "studies"

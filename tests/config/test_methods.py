@@ -6,16 +6,17 @@ from typing import get_args
 import pytest
 import torch
 
-from kd_hpo.config import pairs as settings
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.methods import METHODS, widened
-from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.trial import Network
+from kd_hpo.config.weightings import NoPairs
 from kd_hpo.core.pair_losses import PAIR_LOSSES
 from kd_hpo.errors import ConfigError, FeatureMismatch
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.inputs import pair_targets
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
-from kd_hpo.trial.state import start_trial
+from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
@@ -80,7 +81,7 @@ def test_fitnets_trains_its_hint_first_and_then_labels_alone(cache: Path) -> Non
     assert losses.pairs > 0
     assert losses.kd == 0
     assert head.grad is None  # the hint ends before it
-    trial.step = trial.total_steps // 2
+    trial.step = trial.schedule.steps // 2
     regressors = [p.detach().clone() for p in trial.pairs.losses.parameters()]
     losses = train_step(trial, batch)
     assert losses.pairs == 0
@@ -98,7 +99,7 @@ def test_each_of_fitnets_stages_has_the_whole_schedule_and_an_optimiser_of_its_o
         optimizer = trial.optimizer
         train_step(trial, batch)
         fresh += [step] if trial.optimizer is not optimizer else []
-        rates += [trial.schedule._last_lr[0]]  # that of the step after
+        rates += [trial.lr_schedule._last_lr[0]]  # that of the step after
     lr = config.training.optimizer.lr
     for steps, found in ((first, rates[:first]), (total - first, rates[first:])):
         weights = torch.nn.Linear(1, 1).parameters()
@@ -202,9 +203,9 @@ WEIGHTINGS: dict[str, dict[str, object]] = {
 
 
 def test_every_weighting_is_here() -> None:
-    members = get_args(get_args(settings.Weighting)[0])
+    members = get_args(get_args(weightings.Weighting)[0])
     # an exported matrix becomes a fixed one when its study is read
-    assert {member.model_fields["kind"].default for member in members} == {*WEIGHTINGS, "none", "exported"}
+    assert {member.model_fields["kind"].default for member in members} == {*WEIGHTINGS, "none", "exported", "callable"}
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
@@ -220,7 +221,7 @@ def test_any_loss_goes_with_any_weighting(cache: Path, kind: str, loss: str, sha
         assert losses.stacked().isfinite().all()
         assert losses.pairs != 0
     served = trial.pairs.weighting.support()
-    weights = trial.pairs.take_attention_mean() if kind == "attention" else trial.pairs.weighting.weights(0)
+    weights = trial.pairs.weighting.of_epoch(0)
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
     assert (weights[~served] == 0).all()
 
@@ -237,6 +238,6 @@ def test_replay_without_a_teachers_signal(cache: Path) -> None:
     trial = start_trial(config, prepare(config, cache))
     batch = trial.prepared.splits.train[:32]
     given = trial.prepared.targets.batch(batch, trial.prepared.batches.inputs(batch), trial.prepared.plan.sizes)
-    compared = trial.pair_targets(given)
+    compared = pair_targets(trial, given)
     for size, block in given.blocks.items():
         assert (compared.blocks[size] == block).flatten(1).all(1).sum() <= 4  # by chance an example keeps its own

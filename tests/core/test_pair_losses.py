@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from kd_hpo.config import pairs as settings
-from kd_hpo.core.pair_losses import PAIR_LOSSES, categorical_kl, entropy
+from kd_hpo.core.logit_losses import categorical_kl
+from kd_hpo.core.pair_losses import PAIR_LOSSES, entropy
 from kd_hpo.core.plan import LayerShape
 
 B, C = 3, 5

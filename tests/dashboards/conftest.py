@@ -18,7 +18,7 @@ from kd_hpo.study.environment import prepare_environment
 
 prepare_environment()
 
-from kd_hpo.trial.prepare import Prepared  # noqa: E402
+from kd_hpo.trial.parts import Prepared  # noqa: E402
 from tests.dashboards.made_up import MadeUp, ended_study, running_study  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

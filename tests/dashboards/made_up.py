@@ -16,7 +16,7 @@ from kd_hpo.study.store.folder import State, StudyFolder, TestScores, TrialSpec,
 from kd_hpo.study.tracking.overview import views_of
 from kd_hpo.study.tracking.runs import open_experiment, write_summary
 from kd_hpo.study.tracking.sync import TrackerSync
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import RESULT
 from tests.conftest import digits_study
 from tests.study.helpers import record, result_of

@@ -1,5 +1,7 @@
 """Random views: each image is a moved, mirrored, punched or mixed copy of itself, as its generator says."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -118,26 +120,28 @@ class TestMixup:
         assert abs(shares.mean() - 0.5) < 5 * (variance / 2000) ** 0.5
         assert shares.var().item() == pytest.approx(variance, rel=0.15)
 
-    def test_cross_entropy_is_that_of_mixed_labels(self) -> None:
+    def test_loss_of_labels_is_that_of_mixed_labels(self) -> None:
         """CE is linear in a soft label, so that it may be taken of share * onehot + (1 - share) * onehot'."""
         logits = torch.randn(5, 4, dtype=torch.float64, generator=generator())
         labels, partners, share = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([3, 1, 0, 0, 2]), 0.3
         onehot = torch.eye(4, dtype=torch.float64)
         soft = share * onehot[labels] + (1 - share) * onehot[partners]
         expected = -(soft * logits.log_softmax(1)).sum(1).mean()
-        actual = View(torch.zeros(5), labels, partners, share).cross_entropy(logits)
+        actual = View(torch.zeros(5), labels, partners, share).over_labels(partial(F.cross_entropy, logits))
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
 
     def test_cross_entropy_by_hand(self) -> None:
         logits = torch.tensor([[0.0, 3.0]], dtype=torch.float64).log1p()  # probabilities 1/5 and 4/5
         mixed = View(torch.zeros(1), torch.tensor([0]), torch.tensor([1]), 0.25)
         expected = 0.25 * torch.tensor(5.0, dtype=torch.float64).log() + 0.75 * torch.tensor(1.25, dtype=torch.float64).log()
-        torch.testing.assert_close(mixed.cross_entropy(logits), expected)
+        torch.testing.assert_close(mixed.over_labels(partial(F.cross_entropy, logits)), expected)
 
     def test_plain_cross_entropy_reads_no_partner(self) -> None:
         logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
         none = torch.full((5,), 99)  # out of range, if it were read
-        assert torch.equal(View(torch.zeros(5), labels, none, 1.0).cross_entropy(logits), F.cross_entropy(logits, labels))
+        assert torch.equal(
+            View(torch.zeros(5), labels, none, 1.0).over_labels(partial(F.cross_entropy, logits)), F.cross_entropy(logits, labels)
+        )
 
 
 class TestView:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kd_hpo.data.batches import Indices
 from kd_hpo.data.teacher_targets import TeacherReader, cached_targets, teacher_reader
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 
 
 def copied_targets(cache: Path, there: Path, prepared: Prepared) -> tuple[Indices, TeacherReader, Path]:

@@ -32,9 +32,10 @@ from kd_hpo.study.matrices.export import load_export
 from kd_hpo.study.search.searcher import known_trials
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.checkpoint import load_checkpoint
-from kd_hpo.trial.prepare import Prepared
-from kd_hpo.trial.run import CHECKPOINT, resume, run_epoch
-from kd_hpo.trial.state import Trial, start_trial
+from kd_hpo.trial.loop import CHECKPOINT, resume, run_epoch
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.start import start_trial
+from kd_hpo.trial.state import Trial
 from tests.conftest import digits_trial
 
 LONG = int(os.environ.get("FUZZ", "0"))

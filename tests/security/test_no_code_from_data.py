@@ -25,7 +25,7 @@ from kd_hpo.study.matrices.export import load_export
 from kd_hpo.study.search.searcher import known_trials
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.checkpoint import load_checkpoint
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from tests.conftest import digits_trial
 from tests.security.pickles import WRITERS, Evil
 from tests.security.targets import copied_targets

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kd_hpo.trial.run import CHECKPOINT
+from kd_hpo.trial.loop import CHECKPOINT
 from tests.service.faults import GONE_ON, HOLD, IN_EPOCH_2, FaultyStudy, faulty_study
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.store.folder import TrialSpec
 from kd_hpo.study.tracking.runs import MATRIX_SECTION, experiment_link
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from tests.study.shown import add_comparison, add_search, add_trial, finish, show, shown_study
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)

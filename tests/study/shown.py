@@ -17,9 +17,9 @@ from kd_hpo.study.tracking.best_student import export_best_student
 from kd_hpo.study.tracking.overview import Ending, views_of
 from kd_hpo.study.tracking.saved_views import SavedView
 from kd_hpo.study.tracking.sync import TrackerSync, mirrored
-from kd_hpo.trial.prepare import Prepared, build
+from kd_hpo.trial.loop import LAST_WEIGHTS
+from kd_hpo.trial.parts import Prepared, build
 from kd_hpo.trial.result import RESULT
-from kd_hpo.trial.run import LAST_WEIGHTS
 from tests.conftest import digits_study
 from tests.study.helpers import S, T, record, result_of
 

@@ -11,7 +11,8 @@ from kd_hpo.config.trial import Assistant, Network, Training, TrialConfig
 from kd_hpo.nets.weights import load_weights
 from kd_hpo.trial import assistants as module
 from kd_hpo.trial.assistants import assistant_trial, taught_by_assistants
-from kd_hpo.trial.prepare import load_data, prepare
+from kd_hpo.trial.parts import load_data
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_trial
 
@@ -49,7 +50,7 @@ def test_each_is_taught_by_the_one_before_and_kept(tmp_path: Path, monkeypatch: 
     load_weights(theirs, tmp_path / "by-hand" / "last.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
 
-    monkeypatch.setattr(module, "run_trial", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(module, "train_prepared", lambda *_, **__: pytest.fail("trained again"))
     assert taught(chain(), tmp_path, told.append) == last
     assert taught(chain().replace(seed=7), tmp_path).teacher == last.teacher
 

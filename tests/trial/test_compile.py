@@ -12,7 +12,7 @@ from kd_hpo.cli.bench import measured
 from kd_hpo.cli.console import Output
 from kd_hpo.errors import ConfigError
 from kd_hpo.trial import state
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.speed import Speed, what_pays
 from tests.conftest import digits_trial

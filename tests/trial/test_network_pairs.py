@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from kd_hpo.config.load import with_settings
-from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.trial import Network, TrialConfig
+from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.trial.prepare import prepare
-from kd_hpo.trial.state import start_trial
+from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 

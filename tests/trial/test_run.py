@@ -14,12 +14,13 @@ from kd_hpo.config.load import with_settings
 from kd_hpo.config.methods import METHODS
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
-from kd_hpo.trial import learning, steps
+from kd_hpo.trial import inputs, learning, steps
 from kd_hpo.trial.evaluate import Score
-from kd_hpo.trial.learning import needed_pairs
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.inputs import needed_pairs
+from kd_hpo.trial.loop import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import EpochRecord
-from kd_hpo.trial.run import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS, run_trial
+from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.state import PairState, Trial
 from tests.conftest import digits_trial
 
@@ -113,17 +114,16 @@ def test_pairs_without_weight_are_left_out_while_none_of_them_can_get_any(
     config = digits_trial(weighting={"kind": "learned", "every": 1, **settings})
     computed: list[int] = []
 
-    def counted(trial: Trial, pairs: PairState) -> Tensor | None:
-        needed = needed_pairs(trial, pairs)
+    def counted(trial: Trial, pairs: PairState, weighted_only: bool) -> Tensor | None:
+        needed = needed_pairs(trial, pairs, weighted_only)
         computed.append(pairs.losses.plan.shape[0] * pairs.losses.plan.shape[1] if needed is None else int(needed.sum()))
         return needed
 
     monkeypatch.setattr(steps, "needed_pairs", counted)
     quick = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
     assert computed == [int(count) for count in expected for _ in range(len(computed) // 4)]
-    monkeypatch.setattr(steps, "needed_pairs", lambda trial, pairs: None)
-    monkeypatch.setattr(learning, "needed_pairs", lambda trial, pairs: None)
-    monkeypatch.setattr(learning, "balanced_pairs", lambda trial, pairs: None)
+    for module in (inputs, steps, learning):
+        monkeypatch.setattr(module, "needed_pairs", lambda trial, pairs, weighted_only: None)
     slow = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
     for one, other in zip(quick.records[:alike], slow.records[:alike], strict=True):
         assert one.weights == other.weights
@@ -137,8 +137,8 @@ def test_pairs_without_weight_rest_between_where_the_trial_says_so(
     settings = {"every": 4, "warmup": 0.0, "hold": 0.0, "keep": 1, "start": START, "opening": 0.0, "idle_every": 3}
     computed: list[int] = []
 
-    def counted(trial: Trial, pairs: PairState) -> Tensor | None:
-        needed = needed_pairs(trial, pairs)
+    def counted(trial: Trial, pairs: PairState, weighted_only: bool) -> Tensor | None:
+        needed = needed_pairs(trial, pairs, weighted_only)
         computed.append(6 if needed is None else int(needed.sum()))
         return needed
 
@@ -202,7 +202,7 @@ def test_divergence_names_step_and_settings(cache: Path, prepared: Prepared) -> 
 def test_divergence_in_the_last_step_of_an_epoch_is_seen_on_val(
     cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kd_hpo.trial.run.score", lambda *_: Score(loss=float("nan"), accuracy=0.1))
+    monkeypatch.setattr("kd_hpo.trial.loop.score", lambda *_: Score(float("nan"), {"accuracy": 0.1}, 0.1))
     with pytest.raises(Diverged, match="not finite at step 7 of 28: val nan; lower what is large of"):
         run_trial(digits_trial(), lambda _: None, cache=cache, prepared=prepared)
 

@@ -12,20 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.trial import Network, Student, TrialConfig
+from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.core.directions import DIRECTIONS, InnerStep
-from kd_hpo.core.pair_losses import categorical_kl
+from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.core.params import Params
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.weightings import Learned
 from kd_hpo.data.batches import ImageBatches, Indices, drawn_batch, shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets
-from kd_hpo.trial.learning import inner_step, what_teacher_says
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.inputs import see
+from kd_hpo.trial.learning import inner_step
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.randomness import HESSIAN, OUTER
 from kd_hpo.trial.run import run_trial
-from kd_hpo.trial.state import Trial, start_trial
+from kd_hpo.trial.start import start_trial
+from kd_hpo.trial.state import Trial
 from kd_hpo.trial.steps import inner_gradients, train_step
 from kd_hpo.trial.student import remember
 from tests.conftest import digits_trial
@@ -72,7 +75,7 @@ def hypergradients(
         trial = again()
         assert trial.pairs is not None
         monkeypatch.setattr(Learned, "learn", lambda self, h: None)
-        monkeypatch.setattr(Learned, "weights", lambda self, epoch: weights)
+        monkeypatch.setattr(Learned, "weights", lambda self, epoch, features=None: weights)
         phi = {name: p.detach().clone() for name, p in trial.pairs.losses.named_parameters()}
         for batch in last:
             train_step(trial, batch)
@@ -201,18 +204,17 @@ def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache:
     generator = torch.Generator().manual_seed(0)
     v = {name: torch.randn(p.shape, generator=generator) for name, p in trial.parameters.items()}
     batch = drawn_batch(trial.prepared.splits.train, 32, config.seed, HESSIAN, trial.step, number) if number else batches[6]
-    own = trial.view(batches[6])
-    targets = what_teacher_says(trial, batches[6], own.x)
-    assert targets is not None
-    step = inner_step(trial, trial.pairs, own, targets, remember(trial))
+    due = trial.schedule.at(trial.step)
+    own = see(trial, batches[6], due)
+    assert own.targets is not None
+    step = inner_step(trial, trial.pairs, own, own.targets, remember(trial), due)
     product = step.hessian(step.w, v, number)
 
     def gradient(moved: float) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             for name, p in trial.parameters.items():
                 p += moved * v[name]
-        seen = trial.view(batch)
-        inner_gradients(trial, seen, what_teacher_says(trial, batch, seen.x))
+        inner_gradients(trial, see(trial, batch, due), due)
         with torch.no_grad():
             for name, p in trial.parameters.items():
                 p -= moved * v[name]

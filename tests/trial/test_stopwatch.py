@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.stopwatch import EpochTime, Stopwatch
 from tests.conftest import digits_trial

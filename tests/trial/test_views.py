@@ -1,19 +1,23 @@
 """Random views of the training images: the teacher sees the student's, nothing else does, and a resumed trial sees them again."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.func import functional_call
 
 from kd_hpo.config.load import with_settings
-from kd_hpo.core.pair_losses import categorical_kl
+from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets, TeacherReader
 from kd_hpo.errors import ConfigError
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.inputs import view_of, viewed
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
-from kd_hpo.trial.state import start_trial
+from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
@@ -49,12 +53,12 @@ def test_teacher_and_student_see_one_view_and_mixed_labels_are_learned(cache: Pa
     prepared = prepare(config, cache)
     trial = start_trial(config, prepared)
     batch = next(iter(shuffled_batches(prepared.splits.train, 32, 0)))
-    seen = trial.view(batch)
+    seen = view_of(trial, batch)
     assert not torch.equal(seen.x, prepared.batches.inputs(batch))
     logits, _ = functional_call(trial.student, trial.buffers(), (seen.x,))
     with torch.no_grad():
         teacher = prepared.teacher.network(seen.x)
-    loss = seen.cross_entropy(logits) + 2.0 * categorical_kl(logits, teacher, 3.0).mean()
+    loss = seen.over_labels(partial(F.cross_entropy, logits)) + 2.0 * categorical_kl(logits, teacher, 3.0).mean()
     expected = torch.autograd.grad(loss, list(trial.parameters.values()))
     train_step(trial, batch)
     for parameter, gradient in zip(trial.parameters.values(), expected, strict=True):
@@ -65,12 +69,12 @@ def test_views_differ_from_step_to_step_and_come_again_after_a_resume(cache: Pat
     config = digits_trial(augment=ALL)
     trial = start_trial(config, prepare(config, cache))
     batch = trial.prepared.splits.train[:8]
-    first, again = trial.view(batch).x, trial.view(batch).x
+    first, again = view_of(trial, batch).x, view_of(trial, batch).x
     assert torch.equal(first, again)
     trial.step += 1
-    assert not torch.equal(trial.view(batch).x, first)
+    assert not torch.equal(view_of(trial, batch).x, first)
     other = start_trial(config.replace(seed=1), trial.prepared)
-    assert not torch.equal(other.view(batch).x, first)
+    assert not torch.equal(view_of(other, batch).x, first)
 
 
 def test_learned_weights_with_views(cache: Path) -> None:
@@ -106,16 +110,16 @@ def test_kept_views_are_those_that_the_teacher_read_and_come_in_turn(cache: Path
     trial, other = start_trial(config, prepared), start_trial(config.replace(seed=1), prepared)
     batch, seen = trial.prepared.splits.train[:16], []
     for _ in range(3):
-        viewed = trial.viewed(batch)
-        x = trial.view(viewed).x
-        assert torch.equal(x, other.view(other.viewed(batch)).x)
-        assert torch.equal(trial.view(viewed).labels, prepared.batches.labels(batch))
+        numbers = viewed(trial, batch)
+        x = view_of(trial, numbers).x
+        assert torch.equal(x, view_of(other, viewed(other, batch)).x)
+        assert torch.equal(view_of(trial, numbers).labels, prepared.batches.labels(batch))
         with torch.no_grad():
-            torch.testing.assert_close(prepared.targets.logits(viewed, x), prepared.teacher.network(x))
+            torch.testing.assert_close(prepared.targets.logits(numbers, x), prepared.teacher.network(x))
         online = prepare(with_settings(digits_trial(), {"teacher.features": "online"}), cache).targets
         assert isinstance(online, TeacherReader)
         sizes = prepared.plan.sizes
-        for size, block in prepared.targets.batch(viewed, x, sizes).blocks.items():
+        for size, block in prepared.targets.batch(numbers, x, sizes).blocks.items():
             torch.testing.assert_close(block, online.batch(batch, x, sizes).blocks[size], rtol=1e-4, atol=1e-4)
         seen.append(x)
         for one in (trial, other):

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from kd_hpo.config.load import read_study
 from kd_hpo.config.methods import METHODS
-from kd_hpo.config.pairs import ExportedMatrix, FixedMatrix
 from kd_hpo.config.read import replace_path
 from kd_hpo.config.study import Method, StudyConfig
+from kd_hpo.config.weightings import ExportedMatrix, FixedMatrix
 from kd_hpo.config.wording import config_error
 
 

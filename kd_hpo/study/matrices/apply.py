@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from kd_hpo.config.pairs import FixedMatrix
 from kd_hpo.config.read import validated
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.weightings import FixedMatrix
 from kd_hpo.errors import ExportError
 from kd_hpo.files import write_atomically
 from kd_hpo.nets.features import LOGITS
 from kd_hpo.study.matrices.export import Export, ExportedMatrix
 from kd_hpo.study.results.final_scores import accuracy_on_test
 from kd_hpo.study.store.folder import TestScores
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.result import RESULT, TOTAL, EpochRecord, TrialResult
-from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS, run_trial
+from kd_hpo.trial.run import run_trial
 
 
 @dataclass(frozen=True)

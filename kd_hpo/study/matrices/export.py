@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
 
-from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import Name, StudyConfig
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.files import write_atomically

@@ -17,9 +17,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import Asha
 from kd_hpo.config.trial import Network
+from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import ConfigError
 from kd_hpo.files import write_atomically

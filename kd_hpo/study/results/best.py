@@ -1,7 +1,7 @@
 """The best trial of a search, and what it hands on."""
 
-from kd_hpo.config.pairs import LearnedWeights, Matrix
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.weightings import LearnedWeights, Matrix
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.trial.result import GOALS
 

@@ -11,8 +11,8 @@ from scipy.stats import rankdata, ttest_rel
 
 from kd_hpo.config.load import method_names
 from kd_hpo.config.methods import METHODS
-from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import Method, StudyConfig
+from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import Searched, compared_ids, trial_config
@@ -21,7 +21,7 @@ from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.trial.result import METRIC
 
 if TYPE_CHECKING:
-    from kd_hpo.trial.prepare import Prepared
+    from kd_hpo.trial.parts import Prepared
 
 COLUMNS = {
     "method": "its name in the study",
@@ -198,8 +198,8 @@ def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", sear
         seeds=tuple(range(study.seed, study.seed + study.compare.seeds)),
         epochs=study.training.epochs,
         teacher={
-            "val": prepared.teacher.val.accuracy,
-            "test": score(prepared.teacher.network, prepared.batches, splits.test).accuracy,
+            "val": prepared.teacher.val.value,
+            "test": score(prepared.teacher.network, prepared.task, prepared.batches, splits.test).value,
         },
         splits={name: (len(getattr(splits, name)), splits.digests[name]) for name in ("train", "outer", "val", "test")},
     )

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from kd_hpo.config.load import method_names
-from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.study.design.trials import compared_ids, searches
 from kd_hpo.study.matrices.export import learned_trials
 from kd_hpo.study.results.comparison import read_comparison

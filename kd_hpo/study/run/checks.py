@@ -1,8 +1,8 @@
 """What is refused before a study begins: a name that is taken, methods and pairs that do not fit."""
 
 from kd_hpo.config.load import probes, with_settings
-from kd_hpo.config.pairs import Uniform
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.weightings import Uniform
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
@@ -10,7 +10,7 @@ from kd_hpo.errors import ConfigError, StudyError, about
 from kd_hpo.study.design.trials import method_trials, own_space
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.check import check_trial
-from kd_hpo.trial.prepare import plan_before_training
+from kd_hpo.trial.parts import plan_before_training
 
 
 def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:

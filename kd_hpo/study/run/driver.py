@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from kd_hpo.config.load import method_names
-from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.study import Asha, StudyConfig
+from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import StudyError
 from kd_hpo.study.cluster.connection import check_cluster, ray_running, resources_of_trial, slots
 from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
@@ -39,9 +39,10 @@ from kd_hpo.study.tracking.best_student import export_best_student
 from kd_hpo.study.tracking.overview import Ending, views_of
 from kd_hpo.study.tracking.runs import experiment_link
 from kd_hpo.study.tracking.sync import mirrored
-from kd_hpo.trial.prepare import Prepared, load_data, prepare, shared_settings
+from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
+from kd_hpo.trial.parts import Prepared, load_data
+from kd_hpo.trial.prepare import prepare, shared_settings
 from kd_hpo.trial.result import GOALS
-from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
 
 ProgressReporters = Callable[[str, int], ProgressReporter]
 """Gives the board of a phase: its title, and how many trials it has."""

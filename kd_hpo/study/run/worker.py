@@ -17,9 +17,11 @@ from kd_hpo.study.design.trials import is_judged, trial_config
 from kd_hpo.study.run.failure import kept_failure
 from kd_hpo.study.store.folder import State, StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.study.store.lease import Lease, Superseded, worker_name
-from kd_hpo.trial.prepare import Prepared, prepare, shared_settings
+from kd_hpo.trial.loop import layer_records
+from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare, shared_settings
 from kd_hpo.trial.result import RESULT, EpochRecord
-from kd_hpo.trial.run import layer_records, run_trial
+from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.stopwatch import EpochTime
 
 Report = Callable[[dict[str, float]], None]

@@ -21,8 +21,8 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from kd_hpo.config.pairs import Matrix
 from kd_hpo.config.study import Asha
+from kd_hpo.config.weightings import Matrix
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
 from kd_hpo.study.cluster.stopper import StudyStopper

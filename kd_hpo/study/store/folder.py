@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, RootModel, ValidationError
 
-from kd_hpo.config.pairs import Matrix
 from kd_hpo.config.read import read_settings
 from kd_hpo.config.settings import Settings, WrittenAs
 from kd_hpo.config.study import Name, StudyConfig
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.weightings import Matrix
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
 from kd_hpo.files import Write, write_atomically

@@ -28,9 +28,9 @@ from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.study.tracking.descriptions import code, ranking_of
 from kd_hpo.study.tracking.saved_views import TEST_METRIC, run_link
-from kd_hpo.trial.prepare import Prepared, build
+from kd_hpo.trial.loop import LAST_WEIGHTS
+from kd_hpo.trial.parts import Prepared, build
 from kd_hpo.trial.result import METRIC
-from kd_hpo.trial.run import LAST_WEIGHTS
 
 ALIAS = "best"
 _TRIAL, _WEIGHTS, _IDENTITY = "kd.trial", "kd.weights", "kd.identity"
@@ -154,7 +154,7 @@ def registered_weights(client: MlflowClient, study: StudyConfig, identity: str) 
 
 def trial_student(study: StudyConfig, spec: TrialSpec, weights: Path, prepared: Prepared) -> Classifier:
     config, batches = trial_config(study, spec), prepared.batches
-    network = build(config.student.network, batches, seed=config.seed)
+    network = build(config.student.network, batches, prepared.task, seed=config.seed)
     load_weights(network, weights)
     return Classifier(network.cpu(), batches.mean.cpu(), batches.std.cpu()).eval()
 

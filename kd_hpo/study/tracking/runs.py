@@ -18,8 +18,8 @@ from PIL import Image
 from requests import RequestException
 from sqlalchemy.exc import OperationalError
 
-from kd_hpo.config.pairs import LearnedWeights, Weighting
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.weightings import LearnedWeights, Weighting
 from kd_hpo.errors import StudyError
 from kd_hpo.files import only_one_process
 from kd_hpo.study.report.pages import MatrixHistory, matrix_image, matrix_page, scatter_page

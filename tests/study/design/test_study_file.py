@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kd_hpo.config.pairs import FixedMatrix
 from kd_hpo.config.study import Method
+from kd_hpo.config.weightings import FixedMatrix
 from kd_hpo.errors import ConfigError, ExportError
 from kd_hpo.study.design.study_file import load_study
 from kd_hpo.study.matrices.export import export_study

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from kd_hpo.config.methods import METHODS
-from kd_hpo.config.pairs import CrossLayerAttention, FixedMatrix, LearnedWeights, NoPairs, Uniform
 from kd_hpo.config.study import DEFAULT_SPACE, LogUniformRange, StudyConfig, UniformRange
+from kd_hpo.config.weightings import CrossLayerAttention, FixedMatrix, LearnedWeights, NoPairs, Uniform
 from kd_hpo.errors import ConfigError
 from kd_hpo.study.design.trials import acting_paths, as_matrix, compared_ids, method_of, searches, space_of, trial_config
 from kd_hpo.study.store.folder import TrialSpec

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kd_hpo.config.pairs import NoPairs
+from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.study.matrices.apply import applied_config, matrix_of_rank
 from kd_hpo.study.matrices.export import SCHEMA, Export, export_study, load_export

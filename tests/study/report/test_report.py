@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from kd_hpo.config.pairs import NoPairs
+from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import ConfigError
 from kd_hpo.study.report.report import as_code, in_markdown, lasting, write_report
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.store.folder import StudyFolder
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import LayerRecord
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import LEARNED, add_compared, add_search, record, result_of

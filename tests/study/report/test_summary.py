@@ -12,7 +12,7 @@ from kd_hpo.study.report.summary import Summary, render, render_learned
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.results.standing import Learned, learned_weights
 from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import LayerRecord
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import LEARNED, record, result_of

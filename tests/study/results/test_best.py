@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from kd_hpo.config.pairs import LearnedWeights, Uniform
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.weightings import LearnedWeights, Uniform
 from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.results.best import start_of_lambda, start_of_seeds
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import LOSS, METRIC, RESULT, EpochRecord
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study

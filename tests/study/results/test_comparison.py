@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.weightings import NoPairs
 from kd_hpo.study.design.trials import searches
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.results.comparison import COLUMNS, Comparison, compared, mean_ranks, p_value, paired, spread, with_spread
 from kd_hpo.study.store.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import LEARNED, record, result_of
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import StudyError
 from kd_hpo.study.report.list_studies import list_studies, studies_table
 from kd_hpo.study.results.comparison import compared, read_comparison
 from kd_hpo.study.results.findings import headline, missing, next_commands, read_findings
 from kd_hpo.study.results.standing import learned_weights, searched_points, standing
 from kd_hpo.study.store.folder import StudyFolder
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import LEARNED, add_compared, add_search, record, result_of
 

@@ -25,7 +25,7 @@ from kd_hpo.study.tracking.overview import Ending, describe_experiment, write_ov
 from kd_hpo.study.tracking.runs import all_runs, open_experiment
 from kd_hpo.study.tracking.sync import TrackerSync
 from kd_hpo.study.tracking.uri import tracking_uri
-from kd_hpo.trial.prepare import Prepared, build
+from kd_hpo.trial.parts import Prepared, build
 from tests.study.helpers import S, T
 from tests.study.shown import add_comparison, add_search, finish, show, shown_study, views
 

@@ -13,9 +13,9 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from kd_hpo.config.pairs import LearnedWeights, Uniform
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.weightings import LearnedWeights, Uniform
 from kd_hpo.errors import StudyError
 from kd_hpo.study.run.worker import about_trial
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
@@ -34,7 +34,7 @@ from kd_hpo.study.tracking.runs import (
     write_summary,
 )
 from kd_hpo.study.tracking.sync import TrackerSync
-from kd_hpo.trial.prepare import Prepared
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import EpochRecord
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import UNIFORM, S, T, record

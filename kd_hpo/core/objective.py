@@ -1,0 +1,124 @@
+"""What a trial minimises: the one inner loss, and the outer one that lambda is learned on.
+
+    L_in = L_task + kappa L_logits + beta sum_ts lambda_ts scale_ts D_ts
+
+It is made once, from a task, a logit loss and the pairs, and is called by the step, by the Hessian products of the directions
+and by the outer loss: what is added to one of them is in all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kd_hpo.core.logit_losses import LogitLoss
+from kd_hpo.core.pairs import PairMatrix, Targets
+from kd_hpo.core.tasks import Task
+
+MatrixOf = Callable[[list[Tensor], Targets], Tensor]
+"""(features, targets) -> D (T, S)"""
+
+
+class Labelled(Protocol):
+    """A batch as training sees it."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """The loss of the labels (B,); where images are mixed, of both images' labels, with their shares."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairTerm:
+    """beta sum_ts lambda_ts scale_ts D_ts on one batch, from its weights beta lambda scale.
+
+    differentiated  (), whose gradient in the student is that of the term
+    value           (), the term itself
+    """
+
+    differentiated: Tensor
+    value: Tensor
+
+    @classmethod
+    def as_written(cls, losses: MatrixOf, features: list[Tensor], targets: Targets, weights: Tensor) -> "PairTerm":
+        """The weighted sum, as it stands: for derivatives of its gradient. weights (T, S)."""
+        term = (weights * losses(features, targets)).sum()
+        return cls(term, term.detach())
+
+    @classmethod
+    def of_step(
+        cls, losses: PairMatrix, features: Sequence[Tensor], targets: Targets, weights: Tensor, needed: Tensor | None
+    ) -> "PairTerm":
+        """For a step, which trains the regressors at unit weight, so that none starves.
+
+        weights  (T, S), or (B', T, S) for each example; the term trains weights that carry a gradient too
+        needed   (T, S), as in PairMatrix
+        """
+        if weights.dim() == 2:
+            matrix = losses(features, targets, weights.detach(), needed)
+            unit, value = matrix.sum(), (weights * matrix.detach()).sum()
+        else:
+            matrix = losses.sample_losses(features, targets, weights.detach())
+            unit, value = matrix.mean(0).sum(), (weights * matrix.detach()).sum((1, 2)).mean()
+        return cls(unit + value if weights.requires_grad else unit, value.detach())
+
+
+@dataclass(frozen=True)
+class InnerLoss:
+    """The inner loss on one batch, and its terms before their weights, each ()."""
+
+    task: Tensor
+    logits: Tensor
+    pairs: Tensor
+    total: Tensor
+    """What is differentiated."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The losses of a trial's networks.
+
+    logit_weight  kappa; at 0 the logits are not compared
+    """
+
+    task: Task
+    logit_loss: LogitLoss
+    logit_weight: float
+
+    def inner(
+        self, output: Tensor, seen: Labelled, teacher: Tensor | None, pairs: Callable[[], PairTerm] | None, *, labels: bool = True
+    ) -> InnerLoss:
+        """The inner loss of the student's output (B, K) on a batch.
+
+        teacher  (B, K), the teacher's output; None where its output is not compared
+        pairs    gives the term of the pairs, asked after the others; None where there are none
+        labels   False leaves the task and the logits out of the total: the pairs alone
+        """
+        task, nothing = seen.over_labels(partial(self.task.loss, output)), torch.zeros((), device=output.device)
+        terms, logits = [task] if labels else [], nothing
+        if labels and self.logit_weight and teacher is not None:
+            logits = self.agreement(output, seen, teacher)
+            terms.append(self.logit_weight * logits)
+        term = pairs() if pairs else None
+        if term is not None:
+            terms.append(term.differentiated)
+        value = nothing if term is None else term.value
+        return InnerLoss(task.detach(), logits.detach(), value, sum(terms[1:], terms[0]))
+
+    def outer(self, output: Tensor, seen: Labelled, teacher: Tensor | None) -> Tensor:
+        """The outer loss at fixed pairs, (): that of the labels and, where the teacher is given, agreement with its output."""
+        task = seen.over_labels(partial(self.task.loss, output))
+        return task if teacher is None else task + self.agreement(output, seen, teacher)
+
+    def agreement(self, output: Tensor, seen: Labelled, teacher: Tensor) -> Tensor:
+        """The mean of the logit loss over the batch, ()."""
+
+        def loss(labels: Tensor) -> Tensor:
+            return self.logit_loss(output, teacher.to(output), labels).mean()
+
+        return seen.over_labels(loss) if self.logit_loss.reads_labels else loss(seen.labels)

@@ -1,0 +1,228 @@
+"""The parts that a trial reads: images, splits, networks, the teacher's features; made once, kept in the cache, and shared."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from kd_hpo.config.data import CallableData, Data, Digits, ImageFolder, SplitSizes, TorchvisionData
+from kd_hpo.config.trial import Network, Teacher, TrialConfig
+from kd_hpo.core.pair_losses import pair_loss
+from kd_hpo.core.plan import PairPlan, pair_plan
+from kd_hpo.core.tasks import Task, task
+from kd_hpo.data.augment import KeptViews
+from kd_hpo.data.batches import ImageBatches
+from kd_hpo.data.datasets import DATASETS, ImageSet
+from kd_hpo.data.image_folder import SUFFIXES
+from kd_hpo.data.remote import on_disk
+from kd_hpo.data.splits import Splits, make_splits
+from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
+from kd_hpo.errors import ConfigError, about
+from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
+from kd_hpo.nets.layer_names import resolve_layers
+from kd_hpo.nets.weights import load_weights, weights_digest
+from kd_hpo.nets.zoo import build_network
+from kd_hpo.trial.teacher import TrainedTeacher, trained_teacher
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What trials of the same data, teacher and layers may share."""
+
+    task: Task
+    batches: ImageBatches
+    splits: Splits
+    teacher: TrainedTeacher
+    teacher_digest: str
+    targets: TeacherTargets
+    cache: Path
+    """Where all that is kept, and what the trial's own files are fetched to."""
+
+    @property
+    def plan(self) -> PairPlan:
+        return self.targets.plan
+
+
+def prepared_parts(config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress) -> Prepared:
+    """Of a trial without assistants: its teacher is trained, or found, and its features are read."""
+    online = reads_online(config)
+    plan = plan_before_training(config, batches, cache)  # layers that do not exist are told before anything is trained
+    teacher = prepare_teacher(config, batches, splits, cache, progress)
+    progress("reading the teacher's features")
+    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
+    reader = teacher_reader(
+        teacher.network,
+        [layer.name for layer in plan.teacher],
+        batches,
+        splits.train,
+        plan.student,
+        logits_pair=config.pairs.logits == "inside",
+        meet=loss.meet,
+        standardised=loss.standardised,
+        cache=cache,
+    )
+    targets = reader if online else targets_in_bounds(config.teacher, reader, splits, cache, progress)
+    return Prepared(task_of(config, batches), batches, splits, teacher, weights_digest(teacher.network), targets, cache)
+
+
+def task_of(config: TrialConfig, batches: ImageBatches) -> Task:
+    return task(config.task.kind, classes=len(batches.images.classes), **config.task.model_dump(exclude={"kind"}))
+
+
+def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, cache: Path, progress: Progress) -> TeacherTargets:
+    """Cached where that takes no more than `teacher.cache_gb`, else on line. Raises ConfigError where it has to be cached."""
+    batches = reader.batches
+    views = range(batches.views.count if batches.views else 1)
+    images = np.concatenate([*(batches.viewed(splits.train, number) for number in views), splits.outer])
+    size = cached_bytes(reader, images, teacher.cache_precision) / 1e9
+    what = f"the teacher's features of {len(splits.train)} training images"
+    what += f" in {len(views)} views each" if batches.views else ""
+    if size > teacher.cache_gb:
+        take = f"{what} take {size:.1f} GB, more than teacher.cache_gb: {teacher.cache_gb:g}"
+        if teacher.features == "cached":
+            raise ConfigError(f"{take}; raise it, set teacher.cache_precision: bfloat16, or teacher.features: online")
+        progress(f"{take}, and are read on line")
+        return reader
+    if size:
+        progress(f"{what} take {f'{size:.1f} GB' if size >= 1 else f'{1000 * size:.2g} MB'} in the cache")
+    return cached_targets(reader, images, cache, teacher.cache_precision)
+
+
+def plan_before_training(config: TrialConfig, batches: ImageBatches, cache: Path) -> PairPlan:
+    """The plan of the trial's pairs as far as untrained networks tell it: with the teacher's channels that never vary.
+
+    Raises ConfigError or FeatureMismatch for networks and layers that do not exist.
+    """
+    whose, teacher = ("assistant", config.assistants[-1]) if config.assistants else ("teacher", config.teacher)
+    network = build(teacher.network, batches, task_of(config, batches), seed=config.teacher.seed)
+    with about(whose), FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
+        shapes = layer_shapes(tap, batches.input_shape)
+    student = build_student(config, batches, cache)
+    with about("student"), FeatureTap(student, layers_of(config, config.student.layers, student, batches)) as tap:
+        student_shapes = layer_shapes(tap, batches.input_shape)
+    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
+    return pair_plan(shapes, student_shapes, logits_pair=config.pairs.logits == "inside", meet=loss.meet)
+
+
+def reads_online(config: TrialConfig) -> bool:
+    """Whether the teacher reads each batch as the student sees it. Raises ConfigError for cached features of random views."""
+    teacher, names = config.teacher, ", ".join(config.augment)
+    if config.augment and teacher.features == "cached" and not teacher.cached_views:
+        raise ConfigError(
+            f"teacher.features is cached, which are those of the plain images, and the student sees random views "
+            f"({names}); set teacher.features: online, or augment: [], or keep some views (teacher.cached_views: 4)"
+        )
+    return teacher.features == "online" or (bool(config.augment) and not teacher.cached_views)
+
+
+def kept_views(config: TrialConfig, images: ImageSet) -> KeptViews | None:
+    """Raises ConfigError for views that cannot be kept."""
+    teacher, wrong = config.teacher, ""
+    if not teacher.cached_views:
+        return None
+    if not config.augment:
+        wrong = "augment is empty, so that an image has one view only"
+    elif "mixup" in config.augment:
+        wrong = "augment has mixup, which mixes the images of a batch"
+    elif teacher.features == "online":
+        wrong = "teacher.features is online"
+    if wrong:
+        raise ConfigError(f"teacher.cached_views is {teacher.cached_views}, and {wrong}; set it to 0, or change that")
+    count, (_, _, height, width) = len(images.labels), images.images.shape
+    return KeptViews(config.augment, teacher.cached_views, count, height, width, teacher.seed)
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here; use device: cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load_images(data: Data, cache: Path, progress: Progress) -> ImageSet:
+    def counted(done: int, total: int) -> None:
+        progress(f"decoding images: {done} of {total}")
+
+    match data:
+        case Digits():
+            return DATASETS["digits"](cache)
+        case ImageFolder(path=path, size=size):
+            path = on_disk(path, cache, folder=True, only=SUFFIXES, progress=progress)
+            return DATASETS["image_folder"](cache, path, size=size, progress=counted)
+        case TorchvisionData(name=name, root=root, download=download, size=size):
+            return DATASETS["torchvision"](cache, name, root, download=download, size=size, progress=counted)
+        case CallableData(callable=reference, arguments=arguments, size=size):
+            return DATASETS["callable"](cache, reference, arguments, size=size, progress=counted)
+
+
+def split(images: ImageSet, sizes: SplitSizes) -> Splits:
+    return make_splits(
+        images.labels,
+        images.test_start,
+        train=sizes.train,
+        outer=sizes.outer,
+        val=sizes.val,
+        test=sizes.test,
+        seed=sizes.seed,
+    )
+
+
+def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[ImageBatches, Splits]:
+    images = load_images(config.data, cache, progress)
+    splits = split(images, config.splits)
+    batches = ImageBatches(
+        images,
+        splits.train,
+        choose_device(config.device),
+        precision=config.precision,
+        channels_last=config.channels_last,
+        views=kept_views(config, images),
+        workers=config.workers,
+    )
+    return batches, splits
+
+
+def build(network: Network, batches: ImageBatches, task: Task, *, seed: int) -> nn.Module:
+    shape, outputs = batches.input_shape, task.outputs
+    built = build_network(network.name, network.arguments, shape, outputs, seed=seed, pretrained=network.pretrained)
+    return built.to(batches.device, memory_format=batches.memory_format)  # type: ignore[call-overload, no-any-return]
+
+
+def layers_of(config: TrialConfig, layers: tuple[str, ...] | str, network: nn.Module, batches: ImageBatches) -> tuple[str, ...]:
+    """The layers that names, globs or `auto` stand for, then the logits where they are inside the matrix; none without pairs."""
+    if not config.weighting.paired:
+        return ()
+    inside = (LOGITS,) if config.pairs.logits == "inside" else ()
+    return (*(name for name in resolve_layers(network, layers, batches.input_shape) if name not in inside), *inside)
+
+
+def build_student(config: TrialConfig, batches: ImageBatches, cache: Path) -> nn.Module:
+    """A student at its start: fresh, pretrained or from a file."""
+    network = build(config.student.network, batches, task_of(config, batches), seed=config.seed)
+    if config.student.weights is not None:
+        load_weights_of(network, config.student.weights, cache)
+    return network
+
+
+def load_weights_of(network: nn.Module, place: Path | str, cache: Path, progress: Progress = lambda _: None) -> Path:
+    """From a file on disk or in storage; gives the path that they were read from."""
+    path = on_disk(place, cache, folder=False, progress=progress)
+    with nullcontext() if path == place else about(str(place)):
+        load_weights(network, path)
+    return path
+
+
+def prepare_teacher(
+    config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
+) -> TrainedTeacher:
+    """The teacher with its weights: from its file, from the cache, or trained now and kept there."""
+    network = build(config.teacher.network, batches, task_of(config, batches), seed=config.teacher.seed)
+    if config.teacher.weights is not None:
+        weights = load_weights_of(network, config.teacher.weights, cache, progress)
+        return TrainedTeacher.measured(network, task_of(config, batches), batches, splits.val, weights)
+    return trained_teacher(network, config.teacher, task_of(config, batches), batches, splits, cache, progress)

@@ -1,0 +1,73 @@
+"""A trial at its start, from its settings and from what trials share."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.optim import Adam
+
+from kd_hpo.config.pairs import GradientBalanced
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.core.balance import GradientBalance, NoBalance
+from kd_hpo.core.directions import direction
+from kd_hpo.core.logit_losses import logit_loss
+from kd_hpo.core.objective import Objective
+from kd_hpo.core.pair_losses import pair_loss
+from kd_hpo.core.pairs import PairMatrix
+from kd_hpo.data.splits import Splits
+from kd_hpo.errors import DataError
+from kd_hpo.nets.features import FeatureTap
+from kd_hpo.trial.parts import Prepared, build_student, layers_of
+from kd_hpo.trial.randomness import REGRESSORS, generator
+from kd_hpo.trial.schedule import Schedule
+from kd_hpo.trial.state import PairState, Trial
+from kd_hpo.trial.weighting import build_weighting, served_pairs
+
+
+def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
+    """A trial at step 0. Seeds torch's global generator, which a network's dropout reads."""
+    steps = steps_per_epoch(config, prepared.splits)
+    torch.manual_seed(config.seed)
+    if config.compile:
+        torch.compiler.reset()  # of the trials before this one in the process; there is a limit to what is kept
+    network = build_student(config, prepared.batches, prepared.cache)
+    student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
+    student.train()
+    pairs = start_pairs(config, prepared) if config.weighting.paired else None
+    objective = Objective(prepared.task, logit_loss(config.kd.kind, **config.kd.arguments()), config.kd.weight)
+    return Trial(config, prepared, objective, schedule_of(config, steps, pairs), student, pairs, steps)
+
+
+def steps_per_epoch(config: TrialConfig, splits: Splits) -> int:
+    """Raises DataError where the train split is less than one batch."""
+    steps = len(splits.train) // config.training.batch_size
+    if not steps:
+        raise DataError(
+            f"the train split has {len(splits.train)} images, less than one batch of {config.training.batch_size}; "
+            "make training.batch_size smaller or splits.train larger"
+        )
+    return steps
+
+
+def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
+    plan, device, settings = prepared.plan, prepared.batches.device, config.pairs
+    loss = pair_loss(settings.loss.kind, **settings.loss.arguments())
+    weighting = build_weighting(config, plan, served_pairs(loss, plan, settings), device)
+    plan = replace(plan, compared=frozenset((int(t), int(s)) for t, s in weighting.support().nonzero()))
+    losses = PairMatrix(plan, loss, temperature=config.kd.temperature, generator=generator(config.seed, REGRESSORS)).to(device)
+    groups: list[dict[str, Any]] = [{"params": list(losses.parameters()), "lr": settings.regressor_lr}]
+    balance: GradientBalance | NoBalance = NoBalance(plan.shape)
+    if isinstance(settings.balance, GradientBalanced):
+        balance = GradientBalance(plan.shape, decay=settings.balance.decay, measures=settings.balance.measures)
+    learning = config.weighting.learning
+    looks = direction(learning.direction.kind, **learning.direction.arguments()) if learning else None
+    return PairState(losses, weighting, balance, Adam([*groups, *weighting.parameter_groups()], fused=True), looks)
+
+
+def schedule_of(config: TrialConfig, steps_per_epoch: int, pairs: PairState | None) -> Schedule:
+    steps = steps_per_epoch * config.training.epochs
+    if pairs is None:
+        return Schedule(steps)
+    if pairs.direction is None:
+        return Schedule(steps, config.pairs)
+    return Schedule(steps, config.pairs, config.weighting.learning, pairs.direction.sees)
