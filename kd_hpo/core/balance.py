@@ -3,20 +3,6 @@
 import torch
 from torch import Tensor
 
-from kd_hpo.core.hypergradient import Losses, slope
-from kd_hpo.core.params import Params
-
-
-def squared_slopes(losses: Losses, w: Params, generator: torch.Generator) -> Tensor:
-    """Unbiased estimates of |dL/dw|^2 for every loss, by one forward-mode pass (Hutchinson 1989).
-
-    The slope along a random direction z of independent normal numbers has the mean square |dL/dw|^2, and a relative
-    standard deviation of the square of root 2: average some.
-    losses  w -> (N,), for instance the task's loss and those of all pairs; returns (N,)
-    """
-    z = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device) for name, value in w.items()}
-    return slope(losses, w, z).square()
-
 
 class GradientBalance:
     """scale_ts = |dL_task / dw| / |dD_ts / dw|, from running averages of both squared norms.

@@ -99,7 +99,7 @@ class Objective:
         pairs    gives the term of the pairs, asked after the others; None where there are none
         labels   False leaves the task and the logits out of the total: the pairs alone
         """
-        task, nothing = seen.over_labels(partial(self.task.loss, output)), torch.zeros((), device=output.device)
+        task, nothing = self.task_loss(output, seen), torch.zeros((), device=output.device)
         terms, logits = [task] if labels else [], nothing
         if labels and self.logit_weight and teacher is not None:
             logits = self.agreement(output, seen, teacher)
@@ -112,8 +112,12 @@ class Objective:
 
     def outer(self, output: Tensor, seen: Labelled, teacher: Tensor | None) -> Tensor:
         """The outer loss at fixed pairs, (): that of the labels and, where the teacher is given, agreement with its output."""
-        task = seen.over_labels(partial(self.task.loss, output))
+        task = self.task_loss(output, seen)
         return task if teacher is None else task + self.agreement(output, seen, teacher)
+
+    def task_loss(self, output: Tensor, seen: Labelled) -> Tensor:
+        """The mean over the batch, ()."""
+        return seen.over_labels(partial(self.task.loss, output))
 
     def agreement(self, output: Tensor, seen: Labelled, teacher: Tensor) -> Tensor:
         """The mean of the logit loss over the batch, ()."""

@@ -20,8 +20,8 @@ from kd_hpo.files import Write, write_atomically
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
 from kd_hpo.trial.evaluate import score
-from kd_hpo.trial.inputs import viewed
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.passes import viewed
 from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.result import TOTAL, EpochRecord, LayerRecord, Rows, TrialResult
 from kd_hpo.trial.start import start_trial

@@ -1,15 +1,22 @@
 """What is due at a step of a trial: a pure function of its settings and the step's number."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
+from typing import Literal, Protocol
 
 from kd_hpo.config.pairs import GradientBalanced, Pairs, PairsFirst
 from kd_hpo.config.weightings import Learning
 
 Stage = Literal["all", "pairs", "task"]
 """Which losses a step has: all, the pairs alone, or labels and logits without pairs."""
+
+
+class Look(Protocol):
+    """The part of a direction of the hypergradient that says what it has to see (`kd_hpo.core.directions.Direction`)."""
+
+    after_step: bool
+
+    def sees(self, ahead: int) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,8 @@ class StepPlan:
     stage: Stage
     starts_stage: bool
     """Whether the student's optimiser and learning rate start anew before it."""
-    learns: bool
-    """Whether lambda is updated."""
+    learns: Literal["", "before", "after"]
+    """Whether lambda is updated, and which student the hypergradient looks from: the one before the step, or after it."""
     records: bool
     """Whether the direction of the hypergradient has to see the step."""
     measures: bool
@@ -33,9 +40,14 @@ class StepPlan:
     """Whether pairs without weight are left out of the measure."""
 
     @property
+    def looks(self) -> bool:
+        """Whether a direction looks at the step."""
+        return bool(self.learns) or self.records
+
+    @property
     def remembers(self) -> bool:
         """Whether the student just before the step is needed after it."""
-        return self.learns or self.records or self.measures
+        return self.looks or self.measures
 
 
 @dataclass(frozen=True)
@@ -44,14 +56,14 @@ class Schedule:
 
     pairs     settings of the pairs; None for a trial without any
     learning  how lambda moves; None where it is not learned
-    records   whether the direction has to see a step that so many others follow before the next update of lambda
+    look      the direction of its hypergradient, which says what it has to see; None with `learning`
     """
 
     steps: int
     """Of the whole trial."""
     pairs: Pairs | None = None
     learning: Learning | None = None
-    records: Callable[[int], bool] = lambda ahead: False
+    look: Look | None = None
 
     @property
     def steps_of_pairs(self) -> int:
@@ -66,18 +78,19 @@ class Schedule:
 
     def at(self, step: int) -> StepPlan:
         stage, held = self.stage(step), self.held(step)
-        learns = stage != "task" and self._learns(step)
-        records = self.learning is not None and not held and stage != "task" and self.records(-step % self.learning.every)
-        rests = self.learning is not None and bool(step % self.learning.idle_every) and not (learns or records)
+        with_pairs, learning, look = stage != "task", self.learning, self.look
+        learns = with_pairs and self._learns(step)
+        records = with_pairs and not held and learning is not None and look is not None and look.sees(-step % learning.every)
+        rests = learning is not None and bool(step % learning.idle_every) and not (learns or records)
         return StepPlan(
             stage=stage,
             starts_stage=bool(step) and step == self.steps_of_pairs,
-            learns=learns,
+            learns="" if not learns or look is None else "after" if look.after_step else "before",
             records=records,
-            measures=stage != "task" and self._measures(step),
+            measures=with_pairs and self._measures(step),
             held=held,
-            weighted_only=self.learning is not None and (held or rests or self._closed(step)),
-            measures_weighted_only=self.learning is not None and held,
+            weighted_only=learning is not None and (held or rests or self._closed(step)),
+            measures_weighted_only=learning is not None and held,
         )
 
     def stage(self, step: int) -> Stage:
@@ -91,7 +104,7 @@ class Schedule:
     @property
     def updates(self) -> int:
         """How often lambda moves in the whole trial."""
-        return sum(self.at(step).learns for step in range(self.steps)) if self.learning else 0
+        return sum(bool(self.at(step).learns) for step in range(self.steps)) if self.learning else 0
 
     def _learns(self, step: int) -> bool:
         if self.learning is None or step % self.learning.every or self.held(step):

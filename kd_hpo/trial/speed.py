@@ -13,8 +13,8 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.data.batches import ImageBatches, shuffled_batches
 from kd_hpo.data.teacher_targets import TeacherReader
 from kd_hpo.errors import ConfigError
-from kd_hpo.trial.inputs import viewed
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.passes import viewed
 from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.start import start_trial, steps_per_epoch
 from kd_hpo.trial.state import Trial

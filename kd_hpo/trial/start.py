@@ -70,4 +70,4 @@ def schedule_of(config: TrialConfig, steps_per_epoch: int, pairs: PairState | No
         return Schedule(steps)
     if pairs.direction is None:
         return Schedule(steps, config.pairs)
-    return Schedule(steps, config.pairs, config.weighting.learning, pairs.direction.sees)
+    return Schedule(steps, config.pairs, config.weighting.learning, pairs.direction)

@@ -14,7 +14,6 @@ from kd_hpo.core.balance import GradientBalance, NoBalance
 from kd_hpo.core.directions import Direction
 from kd_hpo.core.objective import Objective
 from kd_hpo.core.pairs import PairMatrix
-from kd_hpo.core.params import Params
 from kd_hpo.core.weightings import Weighting
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.checkpoint import require_alike, require_fitting
@@ -77,8 +76,8 @@ class Trial:
 
     def start_stage(self) -> None:
         """The student's optimiser without any state, and the whole learning-rate schedule over the steps of the stage."""
-        self.optimizer = build_optimizer(self.config.training.optimizer, self.student.parameters())
         steps = self.schedule.steps_of_stage(self.step)
+        self.optimizer = build_optimizer(self.config.training.optimizer, self.student.parameters())
         self.lr_schedule = build_schedule(self.config.training.lr_schedule, self.optimizer, steps)
 
     @property
@@ -89,10 +88,6 @@ class Trial:
     def parameters(self) -> dict[str, nn.Parameter]:
         """Those of the student that are trained: a network of one's own may have frozen others."""
         return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
-
-    def buffers(self) -> Params:
-        """Copies of the student's buffers, for evaluations that must not move them."""
-        return {name: buffer.clone() for name, buffer in self.student.named_buffers()}
 
     def state_dict(self) -> dict[str, Any]:
         pairs = self.pairs

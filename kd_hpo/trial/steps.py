@@ -1,6 +1,6 @@
 """One step of the bilevel problem: the inner update of the student, the hypergradient, the update of the pair weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -10,11 +10,12 @@ from kd_hpo.core.objective import PairTerm
 from kd_hpo.core.pairs import Targets
 from kd_hpo.core.weightings import Compared
 from kd_hpo.data.batches import Indices
-from kd_hpo.trial.inputs import Seen, needed_pairs, see
-from kd_hpo.trial.learning import after_step, before_step
+from kd_hpo.trial.balancing import measure_balance
+from kd_hpo.trial.inner import inner_step
+from kd_hpo.trial.learning import learn_weights
+from kd_hpo.trial.passes import Seen, as_targets, needed_pairs, run_student, see
 from kd_hpo.trial.schedule import StepPlan
 from kd_hpo.trial.state import PairState, Trial
-from kd_hpo.trial.student import as_targets, run_student
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,25 @@ class StepLosses:
 
 def train_step(trial: Trial, batch: Indices) -> StepLosses:
     """w <- w - lr * dL_in/dw on the batch; where it is due, lambda moves along its hypergradient too."""
-    due = trial.schedule.at(trial.step)
+    due, pairs = trial.schedule.at(trial.step), trial.pairs
     if due.starts_stage:
         trial.start_stage()
-    seen = see(trial, batch, due)
-    step = before_step(trial, seen, due)  # the balance is measured; lambda moves, if its direction looks from before the step
+    seen = see(trial, batch, due, remembers=due.remembers)
+    if due.measures:
+        measure_balance(trial, seen, due)
+    step = inner_step(trial, seen, due) if due.looks else None
+    if pairs and step and due.learns == "before":
+        learn_weights(trial, pairs, step)
     losses = inner_gradients(trial, seen, due)
     trial.optimizer.step()
-    after_step(trial, step, due)  # lambda moves, if its direction looks from after the step
-    if trial.pairs and seen.targets:
-        trial.pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
+    if pairs and pairs.direction and step:
+        step = replace(step, gradient={name: p.grad.clone() for name, p in trial.parameters.items() if p.grad is not None})
+        if due.records:
+            pairs.direction.see(step)
+        if due.learns == "after":
+            learn_weights(trial, pairs, step)
+    if pairs and seen.targets:
+        pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
     trial.lr_schedule.step()
     trial.step += 1
     return losses

@@ -6,14 +6,15 @@ from typing import get_args
 import pytest
 import torch
 
+from kd_hpo.config import weightings
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.methods import METHODS, widened
 from kd_hpo.config.trial import Network
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.core.pair_losses import PAIR_LOSSES
 from kd_hpo.errors import ConfigError, FeatureMismatch
-from kd_hpo.trial.inputs import pair_targets
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.passes import pair_targets
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.start import start_trial

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.balance import squared_slopes
+from kd_hpo.core.hypergradient import squared_slopes
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.pair_losses import PAIR_LOSSES, PairLoss
 from kd_hpo.core.pairs import PairMatrix, Targets

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.balance import GradientBalance, NoBalance, squared_slopes
+from kd_hpo.core.balance import GradientBalance, NoBalance
+from kd_hpo.core.hypergradient import squared_slopes
 
 T, S = 3, 2
 

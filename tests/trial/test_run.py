@@ -14,11 +14,11 @@ from kd_hpo.config.load import with_settings
 from kd_hpo.config.methods import METHODS
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
-from kd_hpo.trial import inputs, learning, steps
+from kd_hpo.trial import balancing, passes, steps
 from kd_hpo.trial.evaluate import Score
-from kd_hpo.trial.inputs import needed_pairs
 from kd_hpo.trial.loop import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.passes import needed_pairs
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.state import PairState, Trial
@@ -122,7 +122,7 @@ def test_pairs_without_weight_are_left_out_while_none_of_them_can_get_any(
     monkeypatch.setattr(steps, "needed_pairs", counted)
     quick = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
     assert computed == [int(count) for count in expected for _ in range(len(computed) // 4)]
-    for module in (inputs, steps, learning):
+    for module in (passes, steps, balancing):
         monkeypatch.setattr(module, "needed_pairs", lambda trial, pairs, weighted_only: None)
     slow = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
     for one, other in zip(quick.records[:alike], slow.records[:alike], strict=True):

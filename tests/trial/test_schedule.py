@@ -1,5 +1,6 @@
 """What is due at a step: known from settings and the step's number alone."""
 
+from dataclasses import dataclass
 from math import ceil
 
 import pytest
@@ -12,9 +13,19 @@ STEPS = 100
 EACH_WAY = ((0.5, 0.5), (0.5, 0.5))
 
 
-def plans(pairs: Pairs | None = None, learning: Learning | None = None, records: int = 0) -> list[StepPlan]:
-    """Of all steps, with a direction that sees the last `records` steps before an update."""
-    schedule = Schedule(STEPS, pairs, learning, lambda ahead: ahead < records)
+@dataclass
+class Look:
+    """A direction that sees the last `records` steps before an update."""
+
+    records: int = 0
+    after_step: bool = False
+
+    def sees(self, ahead: int) -> bool:
+        return ahead < self.records
+
+
+def plans(pairs: Pairs | None = None, learning: Learning | None = None, look: Look = Look()) -> list[StepPlan]:  # noqa: B008
+    schedule = Schedule(STEPS, pairs, learning, look if learning else None)
     return [schedule.at(step) for step in range(STEPS)]
 
 
@@ -24,7 +35,7 @@ def due(found: list[StepPlan], name: str) -> list[int]:
 
 def test_trial_without_pairs_has_the_task_alone_at_every_step() -> None:
     (plan,) = set(plans())
-    assert plan == StepPlan("task", False, False, False, False, True, False, False)
+    assert plan == StepPlan("task", False, "", False, False, True, False, False)
     assert not plan.remembers
 
 
@@ -39,7 +50,13 @@ def test_lambda_moves_at_every_so_many_step_between_warmup_and_hold() -> None:
     found = plans(Pairs(), LearnedWeights(every=10, warmup=0.15, hold=0.4))
     assert due(found, "learns") == [20, 30, 40, 50]
     assert due(found, "held") == list(range(60, 100))
-    assert Schedule(STEPS, Pairs(), LearnedWeights(every=10, warmup=0.15, hold=0.4)).updates == 4
+    assert Schedule(STEPS, Pairs(), LearnedWeights(every=10, warmup=0.15, hold=0.4), Look()).updates == 4
+
+
+@pytest.mark.parametrize(("after_step", "expected"), [(False, "before"), (True, "after")])
+def test_direction_says_which_student_the_hypergradient_looks_from(after_step: bool, expected: str) -> None:
+    found = plans(Pairs(), LearnedWeights(every=50, warmup=0.0, hold=0.1), Look(after_step=after_step))
+    assert [(step, plan.learns) for step, plan in enumerate(found) if plan.learns] == [(0, expected), (50, expected)]
 
 
 def test_held_pairs_without_weight_are_left_out_and_not_measured() -> None:
@@ -48,7 +65,7 @@ def test_held_pairs_without_weight_are_left_out_and_not_measured() -> None:
 
 
 def test_direction_sees_the_steps_before_an_update_and_none_once_lambda_is_held() -> None:
-    found = plans(Pairs(), LearnedWeights(every=10, warmup=0.0, hold=0.75), records=3)
+    found = plans(Pairs(), LearnedWeights(every=10, warmup=0.0, hold=0.75), Look(3))
     assert due(found, "records") == [0, 8, 9, 10, 18, 19, 20]
 
 
@@ -65,7 +82,7 @@ def test_start_keeps_left_out_pairs_closed_until_shortly_before_lambda_moves() -
 
 def test_idle_pairs_rest_between_but_never_where_lambda_moves_or_the_direction_looks() -> None:
     learning = LearnedWeights(every=4, warmup=0.0, hold=0.0, idle_every=3)
-    resting = due(plans(Pairs(), learning, records=2), "weighted_only")
+    resting = due(plans(Pairs(), learning, Look(2)), "weighted_only")
     assert resting == [step for step in range(STEPS) if step % 3 and step % 4 and (step + 1) % 4]
 
 

@@ -21,16 +21,15 @@ from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.weightings import Learned
 from kd_hpo.data.batches import ImageBatches, Indices, drawn_batch, shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets
-from kd_hpo.trial.inputs import see
-from kd_hpo.trial.learning import inner_step
+from kd_hpo.trial.inner import inner_step
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.passes import buffers_of, see
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.randomness import HESSIAN, OUTER
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.state import Trial
 from kd_hpo.trial.steps import inner_gradients, train_step
-from kd_hpo.trial.student import remember
 from tests.conftest import digits_trial
 
 
@@ -98,7 +97,7 @@ def hypergradients(
         return loss.item()
 
     trial = again()
-    before_buffers = trial.buffers()
+    before_buffers = buffers_of(trial)
     exact = captured_hypergradient(trial, last, monkeypatch)
     monkeypatch.undo()
     uniform = torch.full(prepared.plan.shape, 1 / np.prod(prepared.plan.shape))
@@ -205,16 +204,15 @@ def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache:
     v = {name: torch.randn(p.shape, generator=generator) for name, p in trial.parameters.items()}
     batch = drawn_batch(trial.prepared.splits.train, 32, config.seed, HESSIAN, trial.step, number) if number else batches[6]
     due = trial.schedule.at(trial.step)
-    own = see(trial, batches[6], due)
-    assert own.targets is not None
-    step = inner_step(trial, trial.pairs, own, own.targets, remember(trial), due)
+    own = see(trial, batches[6], due, remembers=True)
+    step = inner_step(trial, own, due)
     product = step.hessian(step.w, v, number)
 
     def gradient(moved: float) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             for name, p in trial.parameters.items():
                 p += moved * v[name]
-        inner_gradients(trial, see(trial, batch, due), due)
+        inner_gradients(trial, see(trial, batch, due, remembers=False), due)
         with torch.no_grad():
             for name, p in trial.parameters.items():
                 p -= moved * v[name]
@@ -294,7 +292,7 @@ def test_kd_gradient_is_weighted_by_kappa(cache: Path, prepared: Prepared) -> No
     trial = start_trial(config, prepared)
     batch = next(iter(shuffled_batches(prepared.splits.train, 32, 0)))
     x, y = prepared.batches.inputs(batch), prepared.batches.labels(batch)
-    logits, _ = functional_call(trial.student, trial.buffers(), (x,))
+    logits, _ = functional_call(trial.student, buffers_of(trial), (x,))
     loss = F.cross_entropy(logits, y) + 2.5 * categorical_kl(logits, prepared.targets.logits(batch, x), 3.0).mean()
     expected = torch.autograd.grad(loss, list(trial.parameters.values()))
     train_step(trial, batch)

@@ -13,8 +13,8 @@ from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets, TeacherReader
 from kd_hpo.errors import ConfigError
-from kd_hpo.trial.inputs import view_of, viewed
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.passes import buffers_of, view_of, viewed
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.start import start_trial
@@ -55,7 +55,7 @@ def test_teacher_and_student_see_one_view_and_mixed_labels_are_learned(cache: Pa
     batch = next(iter(shuffled_batches(prepared.splits.train, 32, 0)))
     seen = view_of(trial, batch)
     assert not torch.equal(seen.x, prepared.batches.inputs(batch))
-    logits, _ = functional_call(trial.student, trial.buffers(), (seen.x,))
+    logits, _ = functional_call(trial.student, buffers_of(trial), (seen.x,))
     with torch.no_grad():
         teacher = prepared.teacher.network(seen.x)
     loss = seen.over_labels(partial(F.cross_entropy, logits)) + 2.0 * categorical_kl(logits, teacher, 3.0).mean()

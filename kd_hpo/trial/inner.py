@@ -1,0 +1,67 @@
+"""The inner step as a direction of the hypergradient sees it."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from kd_hpo.core.directions import InnerStep
+from kd_hpo.core.objective import PairTerm
+from kd_hpo.core.pairs import Targets
+from kd_hpo.core.params import Params
+from kd_hpo.core.updates import next_update
+from kd_hpo.data.batches import drawn_batch
+from kd_hpo.trial.passes import Seen, as_targets, forward_mode_student, run_student, see, viewed
+from kd_hpo.trial.randomness import HESSIAN, random_state_kept, set_random_state
+from kd_hpo.trial.schedule import StepPlan
+from kd_hpo.trial.state import Trial
+
+
+def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
+    """The step that is about to be taken on the batch, by copies of all that later steps change."""
+    pairs, targets, before = trial.pairs, seen.targets, seen.before
+    assert pairs is not None and targets is not None and before is not None
+    phi = {name: p.detach().clone() for name, p in pairs.losses.named_parameters()}
+    strength = trial.config.pairs.strength * pairs.weighting.total(trial.epoch)
+    scale = strength * pairs.balance.scales().to(targets.logits)
+    weights = pairs.weighting.weights(trial.epoch).to(scale) * scale
+    number = trial.step
+    around = replace(before, parameters={})  # a direction that lets go of the step's w holds no other copy of it
+
+    def fresh(batch: int) -> Seen:
+        """The batch of the train split that the step and the number name, as training sees it."""
+        drawn = drawn_batch(
+            trial.prepared.splits.train, trial.config.training.batch_size, trial.config.seed, HESSIAN, number, batch
+        )
+        return see(trial, viewed(trial, drawn), due, remembers=False)
+
+    def matrix(features: list[Tensor], of: Targets) -> Tensor:
+        return functional_call(pairs.losses, phi, (as_targets(features), of))  # type: ignore[no-any-return]
+
+    def pair_losses(w: Params) -> Tensor:
+        with random_state_kept():
+            _, features = forward_mode_student(trial, seen.view.x, w, around)
+            return matrix(features, targets)
+
+    def inner_loss(w: Params, on: Seen) -> Tensor:
+        output, features = run_student(trial, on.view.x, {**w, **{n: buffer.clone() for n, buffer in around.buffers.items()}})
+        assert on.targets is not None
+        term = partial(PairTerm.as_written, matrix, features, on.targets, weights)
+        return trial.objective.inner(output, on.view, on.teacher, term, labels=due.stage != "pairs").total
+
+    def hessian(w: Params, v: Params, batch: int) -> Params:
+        on = seen if batch == 0 else fresh(batch)
+        w = {name: value.detach().requires_grad_() for name, value in w.items()}
+        along = {name: w[name] for name in v}
+        with torch.enable_grad(), random_state_kept():
+            set_random_state(around.random)
+            gradients = torch.autograd.grad(
+                inner_loss(w, on), list(along.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            slope = torch.stack([(g * v[name]).sum() for name, g in zip(along, gradients, strict=True)]).sum()
+            products = torch.autograd.grad(slope, list(along.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(along, products, strict=True))
+
+    return InnerStep(number, before.parameters, scale, pair_losses, hessian, next_update(trial.optimizer, trial.parameters))
