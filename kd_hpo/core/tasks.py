@@ -30,7 +30,7 @@ class Task(Protocol):
         ...
 
     def refuses(self, output: object) -> str | None:
-        """None, or what a network has to return instead of this."""
+        """None, or what a network has to return instead: asked of its output for a few images, before anything is trained."""
         ...
 
     def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -55,9 +55,9 @@ class Classification:
         self.outputs = classes
 
     def refuses(self, output: object) -> str | None:
-        if isinstance(output, Tensor) and output.dim() == 2:
-            return None
-        return "its logits alone, one tensor (B, K)"
+        if not isinstance(output, Tensor) or output.dim() != 2:
+            return "its logits alone, one tensor (B, K)"
+        return None if output.shape[1] == self.outputs else f"logits (B, {self.outputs}), one a class of the data"
 
     def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
         return F.cross_entropy(output, labels, reduction=reduction)

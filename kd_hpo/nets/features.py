@@ -1,7 +1,7 @@
 """Reads the features of named layers of any module by forward hooks that are always removed."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -47,7 +47,7 @@ class FeatureTap(nn.Module):
         for reader in self._readers.values():
             reader.start(self.network.training)
         try:
-            logits = require_logits(self.network, self.network(x))
+            logits = require_output(self.network, self.network(x), one_tensor)
             features = {name: reader.feature() for name, reader in self._readers.items()} | {LOGITS: logits}
         finally:
             for reader in self._readers.values():
@@ -158,14 +158,21 @@ def _a(value: object) -> str:
     return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
-def require_logits(network: nn.Module, output: object) -> Tensor:
-    if isinstance(output, Tensor) and output.dim() == 2:
+def require_output(network: nn.Module, output: object, refuses: Callable[[object], str | None]) -> Tensor:
+    """The network's output; raises FeatureMismatch where it is refused, with what it has to be (`kd_hpo.core.tasks.Task`)."""
+    wanted = refuses(output) or one_tensor(output)
+    if wanted is None and isinstance(output, Tensor):
         return output
     tensors = ", ".join(f"{key} {tuple(t.shape)}".strip() for key, t in tensors_in(output).items())
     raise FeatureMismatch(
-        f"{type(network).__name__} returns {_a(output)}{f' with {tensors}' if tensors else ''}, but a network here returns its "
-        "logits alone, one tensor (B, K); name a `package.module:callable` of yours that wraps it so"
+        f"{type(network).__name__} returns {_a(output)}{f' with {tensors}' if tensors else ''}, but a network here returns "
+        f"{wanted}; name a `package.module:callable` of yours that wraps it so"
     )
+
+
+def one_tensor(output: object) -> str | None:
+    """None, or what a network of any task returns."""
+    return None if isinstance(output, Tensor) else "its output alone, one tensor"
 
 
 def require_layer(network: nn.Module, path: str, modules: Mapping[str, nn.Module]) -> nn.Module:

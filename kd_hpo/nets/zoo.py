@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from kd_hpo.callables import import_callable
+from kd_hpo.core.tasks import Classification
 from kd_hpo.errors import ConfigError, FeatureMismatch, KdHpoError
 from kd_hpo.nets.cifar import cifar_resnet, cifar_vgg, wide_resnet
-from kd_hpo.nets.features import DRY_BATCH, dry_run, require_logits
+from kd_hpo.nets.features import dry_run, require_output
 from kd_hpo.nets.libraries import (
     build_timm,
     build_torchvision,
@@ -52,13 +53,15 @@ def build_network(
     *,
     seed: int,
     pretrained: bool | str = False,
+    refuses: Callable[[object], str | None] | None = None,
 ) -> nn.Module:
-    """A network that reads (B, C, H, W) and returns logits (B, K); its fresh weights depend on the seed alone.
+    """A network that reads (B, C, H, W) and returns what its task wants; its fresh weights depend on the seed alone.
 
     name        a name of `network_names`, `torchvision/NAME`, `timm/NAME`, or `package.module:callable`. A bare name is of
                 the first that has it: kd_hpo, torchvision, timm
     arguments   what its builder takes; libraries' networks also take `stem: small` for images of about 32x32
     pretrained  the weights that the library has for it: True for its default ones, or the name of others
+    refuses     what the task says of an output (`kd_hpo.core.tasks.Task`); None wants the logits of so many classes
 
     Raises ConfigError for an unknown name, arguments that the network does not take, weights that cannot be had, or images
     that it cannot read. An error inside a user's callable goes on as it is.
@@ -71,16 +74,11 @@ def build_network(
         else:
             network = _build_named(name, arguments, input_shape, classes, pretrained)
     try:
-        logits = require_logits(network, dry_run(network, input_shape))
+        require_output(network, dry_run(network, input_shape), refuses or Classification(classes).refuses)
     except FeatureMismatch as error:
         library = ":" not in name and name not in NETWORKS
         hint = "; the argument stem: small keeps small images larger" if library and "stem" not in arguments else ""
         raise ConfigError(f"network {name!r}: {error}{hint}") from error
-    if logits.shape != (DRY_BATCH, classes):
-        raise ConfigError(
-            f"network {name!r} returns {tuple(logits.shape)} for {DRY_BATCH} images, but its logits must be (B, {classes}): "
-            "one a class of the data"
-        )
     return network
 
 

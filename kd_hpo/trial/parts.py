@@ -189,7 +189,9 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
 
 def build(network: Network, batches: ImageBatches, task: Task, *, seed: int) -> nn.Module:
     shape, outputs = batches.input_shape, task.outputs
-    built = build_network(network.name, network.arguments, shape, outputs, seed=seed, pretrained=network.pretrained)
+    built = build_network(
+        network.name, network.arguments, shape, outputs, seed=seed, pretrained=network.pretrained, refuses=task.refuses
+    )
     return built.to(batches.device, memory_format=batches.memory_format)  # type: ignore[call-overload, no-any-return]
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kd_hpo.core.plan import LayerShape
+from kd_hpo.core.tasks import Classification
 from kd_hpo.errors import FeatureMismatch
-from kd_hpo.nets.features import FeatureTap, dry_run, evaluating, layer_shapes
+from kd_hpo.nets.features import FeatureTap, dry_run, evaluating, layer_shapes, require_output
 
 
 class Net(nn.Module):
@@ -151,21 +152,27 @@ def test_name_that_does_not_say_which_tensor(layer: str, words: str) -> None:
     [
         (
             Both(),
-            r"Both returns a dict with \[sum\] \(2, 5\), \[list\]\[0\] .*a network here returns its logits alone, one tensor",
+            r"Both returns a dict with \[sum\] \(2, 5\), \[list\]\[0\] .*a network here returns its output alone, one tensor",
         ),
         (Pair(), r"Pair returns a tuple with \[0\] \(2, 5\), \[1\] \(2, 5\), but"),
-        (nn.Unflatten(1, (5, 1)), r"Unflatten returns a tensor with \(2, 5, 1\), but"),
         (nn.Identity(), None),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_network_returns_its_logits(network: nn.Module, words: str | None) -> None:
+def test_a_network_returns_one_tensor(network: nn.Module, words: str | None) -> None:
     tap, x = FeatureTap(network, ("logits",)), torch.randn(2, 5)
     if words is None:
         assert torch.equal(tap(x)[0], x)
         return
     with pytest.raises(FeatureMismatch, match=words):
         tap(x)
+
+
+def test_what_the_output_has_to_be_is_the_tasks_to_say() -> None:
+    column = torch.zeros(2, 5, 1)
+    with pytest.raises(FeatureMismatch, match=r"Identity returns a tensor with \(2, 5, 1\), but .* \(B, K\)"):
+        require_output(nn.Identity(), column, Classification(5).refuses)
+    assert require_output(nn.Identity(), column, lambda output: None) is column
 
 
 class InPlace(nn.Module):
