@@ -39,9 +39,7 @@ def test_what_cannot_be_compiled_is_told_in_a_line(cache: Path, prepared: Prepar
         raise BackendCompilerFailed(broken, RuntimeError("no C++ compiler\nat all"), None)  # type: ignore[no-untyped-call, arg-type]
 
     monkeypatch.setattr(state.torch, "compile", lambda *_, **__: broken)
-    with pytest.raises(
-        ConfigError, match=r"^compile is true, and torch.compile cannot do it here .*; set compile: false$"
-    ) as told:
+    with pytest.raises(ConfigError, match="compile: false") as told:
         run_trial(digits_trial(compile=True), lambda _: None, cache=cache, prepared=prepared)
     assert "\n" not in str(told.value)
 
