@@ -30,14 +30,14 @@ def test_is_found_from_the_current_folder() -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("callables_of_a_user.good", "'callables_of_a_user.good' names no callable; write package.module:callable"),
+        ("callables_of_a_user.good", "'callables_of_a_user.good' names no callable"),
         (":seven", "names no callable"),
         ("callables_of_a_user.good:", "names no callable"),
         ("callables_of_a_user.good:Eight.x", "names no callable"),
-        ("nowhere_at_all.good:seven", "there is no module 'nowhere_at_all' in .*start kd-hpo from the folder that holds it"),
-        ("callables_of_a_user.goood:seven", "there is no module 'callables_of_a_user.goood'"),
-        ("callables_of_a_user.good:six", "good has no callable 'six'; it has Eight, seven$"),
-        ("callables_of_a_user.good:NUMBER", "has no callable 'NUMBER'"),
+        ("nowhere_at_all.good:seven", "no module 'nowhere_at_all'"),
+        ("callables_of_a_user.goood:seven", "no module 'callables_of_a_user.goood'"),
+        ("callables_of_a_user.good:six", "'six'.* Eight, seven$"),
+        ("callables_of_a_user.good:NUMBER", "'NUMBER'"),
     ],
 )
 def test_what_cannot_be_found_is_told(reference: str, words: str) -> None:

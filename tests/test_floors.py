@@ -22,6 +22,7 @@ BELOW["core"] = {"errors", "files", "callables"}
 BELOW["nets"] = BELOW["core"] | {"core"}
 BELOW["data"] = BELOW["nets"] | {"nets"}
 BELOW["trial"] = BELOW["data"] | {"data", "config"}
+BELOW["testing"] = BELOW["trial"] | {"trial"}  # for authors of parts: nothing of kd_hpo imports it
 BELOW["study"] = BELOW["trial"] | {"trial"}
 BELOW["cli"] = BELOW["study"] | {"study"}
 """What each floor may import, beside itself."""

@@ -81,7 +81,7 @@ ELSEWHERE = {
     "kd-hpo submit studies/digits.yaml --address http://HEAD:8265 --set runs=/shared/runs "
     "--set tracking.uri=http://MLFLOW:5000": "tests/service/test_cluster.py, which has nodes to send it to",
     "kd-hpo run STUDY --address auto": "tests/service/test_cluster.py",
-    "kd-hpo bench studies/digits.yaml": "tests/trial/test_compile.py, without the minute of a C++ compiler",
+    "kd-hpo bench studies/digits.yaml": "tests/cli/test_bench.py, without the minute of a C++ compiler",
     "kd-hpo resume NAME": "tests/service/test_faults_driver.py, and RUN with a name",
     "kd-hpo resume NAME --retry-failed": "tests/service/test_faults_driver.py",
 }

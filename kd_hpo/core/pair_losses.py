@@ -1,4 +1,4 @@
-"""Every loss that compares the two layers of a pair, by name; a new one is a line here and a pass of its contract test."""
+"""Every loss that compares the two layers of a pair, by name; a new one is a line here and a pass of kd_hpo.testing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable

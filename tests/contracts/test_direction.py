@@ -1,121 +1,20 @@
-"""What every direction q must keep; a new one is a line in DIRECTIONS and a pass of this file."""
+"""Every direction that ships keeps the contract of kd_hpo.testing; a new one is a line in DIRECTIONS and a pass of it."""
 
-import copy
-from collections.abc import Callable
 from functools import partial
 
 import pytest
-import torch
-from torch import nn
-from torch.optim import SGD
 
-from kd_hpo.core.directions import DIRECTIONS, Direction, InnerStep
-from kd_hpo.core.params import Params
-from kd_hpo.core.updates import next_update
+from kd_hpo.core.directions import DIRECTIONS
+from kd_hpo.testing import DirectionContract
+from kd_hpo.testing.direction import MakeDirection
 
-Make = Callable[[], Direction]
-
-
-SEVERAL = {f"{kind}_of_three": partial(DIRECTIONS[kind], steps=3) for kind in ("unrolled", "drmad")}
+MAKERS: dict[str, MakeDirection] = {
+    **DIRECTIONS,
+    **{f"{kind}_of_three": partial(DIRECTIONS[kind], steps=3) for kind in ("unrolled", "drmad")},
+}
 
 
-@pytest.fixture(params=[*DIRECTIONS.values(), *SEVERAL.values()], ids=[*DIRECTIONS, *SEVERAL])
-def make(request: pytest.FixtureRequest) -> Make:
-    return request.param  # type: ignore[no-any-return]
-
-
-def params(seed: int) -> Params:
-    generator = torch.Generator().manual_seed(seed)
-    return {n: torch.randn(s, generator=generator, dtype=torch.float64) for n, s in (("a", (2, 3)), ("b", (4,)), ("c", ()))}
-
-
-def hessian(w: Params, v: Params, batch: int) -> Params:
-    """Diagonal and positive, the same on every batch and at every w, and no multiple of the identity."""
-    return {name: (0.1 + 0.1 * size.sigmoid()) * v[name] for name, size in params(99).items()}
-
-
-def step(seed: int) -> InnerStep:
-    """Of plain SGD, with parameters and a gradient of its own."""
-    w = params(100 + seed)
-    optimizer = SGD([nn.Parameter(value) for value in w.values()], lr=0.5)
-    update = next_update(optimizer, dict(zip(w, optimizer.param_groups[0]["params"], strict=True)))
-    return InnerStep(seed, w, torch.ones(()), lambda w: torch.zeros(()), hessian, update, params(seed))
-
-
-LAST = step(7)
-
-
-def after(make: Make, *seeds: int) -> Direction:
-    """One that has seen some steps and the last one, as far as it wants to."""
-    direction = make()
-    for taken in (*map(step, seeds), LAST):
-        if direction.sees(ahead=0):
-            direction.see(taken)
-    return direction
-
-
-def qs(direction: Direction, outer: Params) -> list[Params]:
-    return [q for _, q in copy.deepcopy(direction)(outer, LAST)]
-
-
-def test_q_has_the_form_of_the_outer_gradient(make: Make) -> None:
-    outer = params(0)
-    shares = after(make, 1, 2)(outer, LAST)
-    assert shares
-    for taken, q in shares:
-        assert list(q) == list(outer) == list(taken.w)
-        for name, g in outer.items():
-            assert (q[name].shape, q[name].dtype) == (g.shape, g.dtype)
-            assert taken.w[name].shape == g.shape
-            assert q[name].isfinite().all()
-
-
-def test_q_is_linear_in_the_outer_gradient(make: Make) -> None:
-    direction, one, two = after(make, 1, 2), params(3), params(4)
-    together = qs(direction, {n: 2 * one[n] - 3 * two[n] for n in one})
-    for q, first, second in zip(together, qs(direction, one), qs(direction, two), strict=True):
-        for name in one:
-            # Conjugate gradient is linear only as far as it has come to the solution.
-            torch.testing.assert_close(q[name], 2 * first[name] - 3 * second[name], rtol=1e-6, atol=1e-7)
-
-
-def test_q_never_turns_against_the_outer_gradient(make: Make) -> None:
-    # A push along q of the inner gradient is to lower the outer loss; so it is where the update itself goes downhill.
-    outer = params(0)
-    for q in qs(after(make, 1, 2), outer):
-        for name, v in q.items():
-            assert (v * outer[name] > 0).all()
-
-
-def test_inputs_are_left_alone(make: Make) -> None:
-    seen, outer, direction = step(1), params(0), make()
-    direction.see(seen)
-    direction(outer, LAST) if not direction.sees(ahead=0) else direction(outer, seen)
-    for name in outer:
-        assert torch.equal(seen.gradient[name], params(1)[name])
-        assert torch.equal(seen.w[name], params(101)[name])
-        assert torch.equal(outer[name], params(0)[name])
-
-
-def test_resumes_at_the_start_of_an_epoch_from_its_state(make: Make) -> None:
-    direction, resumed = after(make, 1, 2), make()
-    direction.forget_steps()
-    state = direction.state_dict()
-    assert all(isinstance(value, torch.Tensor) for value in state.values())
-    resumed.load_state_dict(state)
-    resumed.forget_steps()
-    for one in (direction, resumed):
-        one.see(step(5))
-    for q, expected in zip(qs(resumed, params(0)), qs(direction, params(0)), strict=True):
-        for name, v in q.items():
-            assert torch.equal(v, expected[name])
-
-
-def test_a_loaded_state_is_a_copy(make: Make) -> None:
-    direction, resumed = after(make, 1), make()
-    direction.forget_steps()
-    resumed.load_state_dict(direction.state_dict())
-    before = {name: value.clone() for name, value in resumed.state_dict().items()}
-    direction.see(step(2))
-    for name, value in resumed.state_dict().items():
-        assert torch.equal(value, before[name])
+class TestShipped(DirectionContract):
+    @pytest.fixture(params=MAKERS)
+    def make(self, request: pytest.FixtureRequest) -> MakeDirection:
+        return MAKERS[request.param]

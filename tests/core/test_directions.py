@@ -84,5 +84,5 @@ def test_gradient_flow_is_the_outer_gradient_before_the_step() -> None:
 def test_a_series_that_leaves_the_finite_numbers_is_told() -> None:
     (outer,) = gradients(1)
     steep = step({}, lambda w, v, batch: {name: 1e200 * value for name, value in v.items()})
-    with pytest.raises(Diverged, match=r"curvature is too high .* smaller step \(neumann\)"):
+    with pytest.raises(Diverged, match="not finite"):
         DIRECTIONS["neumann"](terms=3, step=0.1)(outer, steep)

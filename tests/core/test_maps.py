@@ -98,7 +98,7 @@ def test_tokens_of_no_grid_are_averaged(tokens: int) -> None:
 
 @pytest.mark.parametrize("shape", [(B,), (B, C, 2, 2, 2)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(FeatureMismatch, match=r"layer 'odd' gives a feature of shape \(B.*neither a map.*name another layer"):
+    with pytest.raises(FeatureMismatch, match="'odd'"):
         layer_shape("odd", torch.zeros(shape), (32, 32))
 
 

@@ -131,12 +131,12 @@ def test_every_module_is_called_once(name: str) -> None:
     ("name", "arguments", "words"),
     [
         ("cifar_resnet", {}, "cannot be built with .*depth"),
-        ("cifar_resnet", {"depth": 21}, r"cifar_resnet has no depth 21; depth is 6n \+ 2, for example 20 or 26"),
-        ("cifar_resnet", {"depth": 2}, "no depth 2; .* for example 8 or 14"),
+        ("cifar_resnet", {"depth": 21}, r"no depth 21; .*6n \+ 2.* 20 or 26"),
+        ("cifar_resnet", {"depth": 2}, "no depth 2; .* 8 or 14"),
         ("cifar_resnet", {"depth": "deep"}, "cannot be built with .*'deep'"),
-        ("wrn", {"depth": 14}, r"wrn has no depth 14; depth is 6n \+ 4, for example 10 or 16"),
-        ("cifar_vgg", {"depth": 16}, "no depth 16; depth is one of 8, 11, 13"),
-        ("resnet20", {"depth": 32}, "multiple values .*'depth'; the name fixes that one: take its family"),
+        ("wrn", {"depth": 14}, r"no depth 14; .*6n \+ 4.* 10 or 16"),
+        ("cifar_vgg", {"depth": 16}, "no depth 16; .* 8, 11, 13"),
+        ("resnet20", {"depth": 32}, "multiple values .*'depth'"),
     ],
 )
 def test_what_cannot_be_built_is_told(name: str, arguments: dict[str, object], words: str) -> None:
@@ -145,7 +145,7 @@ def test_what_cannot_be_built_is_told(name: str, arguments: dict[str, object], w
 
 
 def test_images_that_are_too_small_are_told() -> None:
-    with pytest.raises(ConfigError, match=r"network 'vgg8': .*cannot read images of 3x4x4"):
+    with pytest.raises(ConfigError, match=r"'vgg8'.* 3x4x4"):
         build_network("vgg8", {}, (3, 4, 4), 10, seed=0)
 
 

@@ -58,7 +58,7 @@ def test_gradients_reach_a_feature_from_the_logits() -> None:
 
 @pytest.mark.parametrize(
     ("layer", "words"),
-    [("bodi", "no layer 'bodi'; did you mean 'body'"), ("", "'' does not name a layer"), ("body.9", "it has .*body.0.*logits")],
+    [("bodi", "'bodi'.* 'body'"), ("", "''"), ("body.9", "body.0.*logits")],
 )
 def test_unknown_layer(layer: str, words: str) -> None:
     with pytest.raises(FeatureMismatch, match=words):
@@ -67,7 +67,7 @@ def test_unknown_layer(layer: str, words: str) -> None:
 
 def test_hundreds_of_layers_are_not_all_told() -> None:
     net = nn.Sequential(*(nn.Identity() for _ in range(100)))
-    with pytest.raises(FeatureMismatch, match=r"no layer '100'; did you mean '10'\? it has 0, 1, .* and 71 more; kd-hpo layers"):
+    with pytest.raises(FeatureMismatch, match=r"'100'.* 71 more"):
         FeatureTap(net, ("100",))
 
 
@@ -125,26 +125,27 @@ def test_calls_items_and_inputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "words"),
+    ("layer", "facts"),
     [
-        ("unused", "layer 'unused' is never reached by this network's forward pass; name another"),
-        ("relu", "layer 'relu' is called 3 times in a forward pass; write relu#1 to relu#3"),
-        ("relu:input", "layer 'relu' is called 3 times in a forward pass; write relu#1:input to relu#3:input"),
-        ("relu#4", "layer 'relu' is called 3 times in a forward pass; write relu#1 to relu#3"),
-        ("head#2", "layer 'head' is called once in a forward pass, so there is no 'head#2'; write head"),
-        ("pair", "layer 'pair' returns a tuple; write pair[0] or pair[1]"),
-        ("pair[2]", "layer 'pair' returns a tuple without a tensor [2]; write pair[0] or pair[1]"),
-        ("both", "layer 'both' returns a dict; write both[sum] or both[list][0] or both[list][1]"),
-        ("both[list]", "layer 'both' returns a dict without a tensor [list]; write both[sum] or both[list][0] or both[list][1]"),
-        ("head[0]", "layer 'head' returns a tensor without a tensor [0]; write head"),
-        ("none", "layer 'none' returns a NoneType; name another layer"),
-        ("none:input", "layer 'none' takes no tensor as an argument; name another layer"),
+        ("unused", ["never reached"]),
+        ("relu", ["3 times", "relu#1 to relu#3"]),
+        ("relu:input", ["3 times", "relu#1:input to relu#3:input"]),
+        ("relu#4", ["3 times", "relu#1 to relu#3"]),
+        ("head#2", ["once", "'head#2'"]),
+        ("pair", ["a tuple", "pair[0] or pair[1]"]),
+        ("pair[2]", ["a tuple", "[2]", "pair[0] or pair[1]"]),
+        ("both", ["a dict", "both[sum] or both[list][0] or both[list][1]"]),
+        ("both[list]", ["a dict", "[list]", "both[sum] or both[list][0] or both[list][1]"]),
+        ("head[0]", ["a tensor", "[0]"]),
+        ("none", ["NoneType"]),
+        ("none:input", ["no tensor"]),
     ],
 )
-def test_name_that_does_not_say_which_tensor(layer: str, words: str) -> None:
-    with FeatureTap(Odd(), (layer,)) as tap, pytest.raises(FeatureMismatch) as raised:
+def test_name_that_does_not_say_which_tensor(layer: str, facts: list[str]) -> None:
+    name = layer.split(":")[0].split("#")[0].split("[")[0]
+    with FeatureTap(Odd(), (layer,)) as tap, pytest.raises(FeatureMismatch, match=f"'{name}'") as raised:
         tap(torch.randn(2, 3, 6, 6))
-    assert str(raised.value) == words
+    assert all(fact in str(raised.value) for fact in facts), raised.value
 
 
 @pytest.mark.parametrize(
@@ -152,9 +153,9 @@ def test_name_that_does_not_say_which_tensor(layer: str, words: str) -> None:
     [
         (
             Both(),
-            r"Both returns a dict with \[sum\] \(2, 5\), \[list\]\[0\] .*a network here returns its output alone, one tensor",
+            r"Both returns a dict with \[sum\] \(2, 5\), \[list\]\[0\] ",
         ),
-        (Pair(), r"Pair returns a tuple with \[0\] \(2, 5\), \[1\] \(2, 5\), but"),
+        (Pair(), r"Pair .*tuple .*\[0\] \(2, 5\), \[1\] \(2, 5\)"),
         (nn.Identity(), None),
     ],
     ids=lambda value: type(value).__name__,
@@ -170,7 +171,7 @@ def test_a_network_returns_one_tensor(network: nn.Module, words: str | None) -> 
 
 def test_what_the_output_has_to_be_is_the_tasks_to_say() -> None:
     column = torch.zeros(2, 5, 1)
-    with pytest.raises(FeatureMismatch, match=r"Identity returns a tensor with \(2, 5, 1\), but .* \(B, K\)"):
+    with pytest.raises(FeatureMismatch, match=r"Identity .* \(2, 5, 1\), but .* \(B, K\)"):
         require_output(nn.Identity(), column, Classification(5).refuses)
     assert require_output(nn.Identity(), column, lambda output: None) is column
 
@@ -266,7 +267,7 @@ def test_a_feature_that_is_overwritten_only_later_is_refused() -> None:
     with FeatureTap(Moody(), ("first",)) as tap, torch.no_grad():
         for _ in range(2):
             tap(torch.randn(2, 3))
-        with pytest.raises(FeatureMismatch, match="overwrites the tensor of layer 'first'"):
+        with pytest.raises(FeatureMismatch, match=r"overwrites .*'first'"):
             tap(torch.randn(2, 3))
 
 
@@ -313,7 +314,7 @@ def test_tensor_that_is_overwritten_elsewhere_is_refused() -> None:
             x.mul_(2)
             return x + y
 
-    with FeatureTap(Careless(), ("same",)) as tap, pytest.raises(FeatureMismatch, match="overwrites the tensor of layer 'same'"):
+    with FeatureTap(Careless(), ("same",)) as tap, pytest.raises(FeatureMismatch, match=r"overwrites .*'same'"):
         tap(torch.randn(2, 3))
 
 
@@ -353,7 +354,7 @@ def test_dry_run_finds_shapes_and_moves_nothing() -> None:
 
 def test_layer_whose_first_side_is_not_the_batch_has_no_shape() -> None:
     net = nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Flatten(0, 1), nn.Flatten(), nn.Unflatten(0, (-1, 3)), nn.Flatten())
-    with FeatureTap(net, ("1",)) as tap, pytest.raises(FeatureMismatch, match=r"layer '1' gives .* \(6, 1, 4, 4\) for 2 images"):
+    with FeatureTap(net, ("1",)) as tap, pytest.raises(FeatureMismatch, match=r"'1' .*\(6, 1, 4, 4\)"):
         layer_shapes(tap, (3, 4, 4))
 
 

@@ -70,21 +70,21 @@ def test_a_small_stem_keeps_32x32(name: str, layer: str, resolution: int) -> Non
 @pytest.mark.parametrize(
     ("name", "arguments", "shape", "words"),
     [
-        ("alexnet", {}, (3, 32, 32), "'alexnet': AlexNet cannot read images of 3x32x32.*stem: small keeps small images larger"),
-        ("inception_v3", {}, (3, 64, 64), "'inception_v3': .*cannot read images of 3x64x64"),
+        ("alexnet", {}, (3, 32, 32), "'alexnet': .* 3x32x32.*stem: small"),
+        ("inception_v3", {}, (3, 64, 64), "'inception_v3': .* 3x64x64"),
         ("maxvit_t", {}, (3, 64, 64), "'maxvit_t' cannot be built with .*not divisible by partition size 7"),
-        ("vit_b_16", {}, (3, 40, 40), "'vit_b_16' reads square images whose side is a multiple of 16, not 40x40"),
-        ("vit_b_16", {}, (3, 32, 64), "'vit_b_16' reads square images .* not 32x64; give such images, or take a ViT of timm"),
+        ("vit_b_16", {}, (3, 40, 40), "'vit_b_16' .*multiple of 16, not 40x40"),
+        ("vit_b_16", {}, (3, 32, 64), "'vit_b_16' .*square .* not 32x64"),
         ("vit_b_16", {"stem": "small"}, (3, 32, 32), "stem: small does not fit VisionTransformer, .* patches of 16x16"),
         ("swin_t", {"stem": "small"}, (3, 32, 32), "stem: small does not fit SwinTransformer"),
         ("timm/convnext_atto", {"stem": "small"}, (3, 32, 32), "does not fit ConvNeXt, .*patch_size"),
-        ("vgg11", {"stem": "small"}, (3, 32, 32), "stem: small finds no strided convolution in VGG; omit it"),
-        ("resnet18", {"stem": "tiny"}, (3, 32, 32), "stem: tiny is not known; write stem: small"),
+        ("vgg11", {"stem": "small"}, (3, 32, 32), "stem: small .*VGG"),
+        ("resnet18", {"stem": "tiny"}, (3, 32, 32), "stem: tiny"),
         ("resnet18", {"num_classes": 3}, (3, 32, 32), "cannot be built with .*multiple values .*'num_classes'"),
         ("resnet18", {"depth": 3}, (3, 32, 32), "cannot be built with {'depth': 3}: .*'depth'"),
         ("timm/resnet18", {"depth": 3}, (3, 32, 32), "cannot be built with {'depth': 3}: .*'depth'"),
-        ("timm/mixer_s16_224", {"patch_size": 4}, (3, 32, 32), "'patch_size'; .*such as .*timm.models:MlpMixer"),
-        ("timm/resnet18.nope", {}, (3, 32, 32), "'resnet18' has no pretrained weights 'nope' in timm; it has a1_in1k, "),
+        ("timm/mixer_s16_224", {"patch_size": 4}, (3, 32, 32), "'patch_size'.*timm.models:MlpMixer"),
+        ("timm/resnet18.nope", {}, (3, 32, 32), "'resnet18' .*'nope'.* a1_in1k, "),
     ],
 )
 def test_what_a_library_cannot_build_is_told(
@@ -206,9 +206,9 @@ def test_pretrained_weights_of_timm(monkeypatch: pytest.MonkeyPatch, weights: bo
 @pytest.mark.parametrize(
     ("name", "weights", "words"),
     [
-        ("resnet18", "IMAGENET", "network 'resnet18' has no weights 'IMAGENET'; it has IMAGENET1K_V1"),
-        ("timm/resnet18", "nope", "'resnet18' has no pretrained weights 'nope' in timm; it has a1_in1k, "),
-        ("timm/coatnet_0_224", True, "'coatnet_0_224' has no pretrained weights True in timm; it has none"),
+        ("resnet18", "IMAGENET", "'resnet18' .*'IMAGENET'.* IMAGENET1K_V1"),
+        ("timm/resnet18", "nope", "'resnet18' .*'nope'.* a1_in1k, "),
+        ("timm/coatnet_0_224", True, "'coatnet_0_224' .* it has none"),
     ],
 )
 def test_weights_that_do_not_exist_are_told(name: str, weights: bool | str, words: str) -> None:
@@ -221,6 +221,6 @@ def test_a_failed_download_is_told(torchvision_download: Callable[[Download], No
         raise URLError("Name or service not known")
 
     torchvision_download(fail)
-    with pytest.raises(ConfigError, match=r"and pretrained weights: .*Name or service.* or name a file of weights") as caught:
+    with pytest.raises(ConfigError, match=r"pretrained weights: .*Name or service") as caught:
         build_network("squeezenet1_1", {}, (3, 64, 64), 7, seed=0, pretrained=True)
     assert "\n" not in str(caught.value)

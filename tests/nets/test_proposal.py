@@ -221,5 +221,5 @@ def test_networks_of_ones_own(build: Callable[[], nn.Module], expected: dict[str
 
 @pytest.mark.parametrize("network", [nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), nn.Flatten()])
 def test_nothing_before_the_logits(network: nn.Module) -> None:
-    with pytest.raises(FeatureMismatch, match="has no layer before its logits that could be proposed; name its layers"):
+    with pytest.raises(FeatureMismatch, match="could be proposed"):
         propose_layers(network, (3, 32, 32))

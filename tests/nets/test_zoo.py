@@ -40,15 +40,15 @@ def test_weights_depend_on_the_seed_alone(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
-        ("resnet19", {}, r"no network is called 'resnet19'; did you mean resnet.* kd-hpo networks lists them"),
+        ("resnet19", {}, "'resnet19'; did you mean resnet"),
         ("vgg_8", {}, "did you mean vgg8"),
         ("torchvision/mobilenet_v3", {}, "did you mean torchvision/mobilenet_v2 or torchvision/mobilenet_v3_small"),
-        ("timm/resnet8x4", {}, "no network is called 'timm/resnet8x4'; did you mean timm/"),
-        ("kd_hpo/resnet20", {}, "no network is called 'kd_hpo/resnet20'"),
-        ("", {}, "no network is called ''"),
+        ("timm/resnet8x4", {}, "'timm/resnet8x4'; did you mean timm/"),
+        ("kd_hpo/resnet20", {}, "'kd_hpo/resnet20'"),
+        ("", {}, "called ''"),
         ("plain_conv", {"width": 3}, "cannot be built with .*width"),
         ("plain_conv", {3: 3}, "cannot be built with .*keywords must be strings"),
-        ("plain_conv", {"channels": [4] * 5}, "too deep for 32x32 images: nothing is left after conv4.* padding: 1"),
+        ("plain_conv", {"channels": [4] * 5}, "too deep for 32x32 images.* conv4"),
         ("plain_conv", {"channels": [-4]}, "cannot be built with .*negative"),
     ],
 )
@@ -70,7 +70,7 @@ def test_names_by_where_they_are_from() -> None:
 
 
 def test_networks_of_ours_have_no_weights_to_take() -> None:
-    with pytest.raises(ConfigError, match=r"'resnet20' comes without weights.* name a file of weights"):
+    with pytest.raises(ConfigError, match="'resnet20' comes without weights"):
         build_network("resnet20", {}, (3, 32, 32), 10, seed=0, pretrained=True)
 
 
@@ -128,10 +128,10 @@ def test_a_users_own_network(module: str, function: str, arguments: dict[str, ob
 @pytest.mark.parametrize(
     ("function", "arguments", "words"),
     [
-        ("linear", {"width": 2}, "'users_networks:linear' cannot be called with .*unexpected keyword argument 'width'"),
-        ("number", {}, "returned int; it must return a torch.nn.Module"),
-        ("deaf", {}, "'users_networks:deaf': Linear cannot read images of 3x8x8"),
-        ("pair", {}, "'users_networks:pair': Pair returns a tuple"),
+        ("linear", {"width": 2}, "'users_networks:linear' .*'width'"),
+        ("number", {}, "returned int"),
+        ("deaf", {}, "'users_networks:deaf': .* 3x8x8"),
+        ("pair", {}, "'users_networks:pair': .*a tuple"),
         ("lineer", {}, "no callable 'lineer'"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_users_network_that_does_not_work_is_told(module: str, function: str, 
 
 
 def test_logits_must_be_one_a_class(module: str) -> None:
-    with pytest.raises(ConfigError, match=r"\(2, 4\), but a network here returns logits \(B, 10\)"):
+    with pytest.raises(ConfigError, match=r"\(2, 4\) .*\(B, 10\)"):
         build_network(f"{module}:fixed", {}, (3, 8, 8), 10, seed=0)
 
 

@@ -39,7 +39,7 @@ def test_without_a_network_the_audit_ends_in_one_line() -> None:
     """No traceback of pip-audit's: its last line is the reason."""
     told = audit(environment=os.environ | {"HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": "", "no_proxy": ""})
     assert told.exit_code == 2
-    assert str(told).startswith("audit: nothing is known, since the vulnerability service could not be asked: ")
+    assert "could not be asked" in str(told)
     assert "\n" not in str(told) and "Traceback" not in str(told)
 
 

@@ -605,7 +605,7 @@ def test_an_image_that_claims_to_be_huge(tmp_path: Path) -> None:
         bomb = bytearray(PICTURES["BMP"])
         bomb[18:26] = side.to_bytes(4, "little") * 2
         (tmp_path / "images" / "a" / "bomb.bmp").write_bytes(bomb)
-        with pytest.raises(KdHpoError, match=rf"1 of 3 images under .* cannot be read: a/bomb\.bmp \(.*{words}"):
+        with pytest.raises(KdHpoError, match=rf"1 of 3 .*a/bomb\.bmp \(.*{words}"):
             load_image_folder(tmp_path / "cache", tmp_path / "images")
 
 

@@ -77,7 +77,7 @@ def test_teacher_targets(tmp_path: Path, cache: Path, prepared: Prepared, write:
     for file in sorted(there.glob("*.npy")):
         whole = file.read_bytes()
         write(Evil(tmp_path / "ran"), file)
-        with pytest.raises(DataError, match=rf"{file} of the cache is broken .*Remove the folder {there}"):
+        with pytest.raises(DataError, match=f"{file}.*{there}"):
             cached_targets(reader, images, tmp_path)
         file.write_bytes(whole)
     cached_targets(reader, images, tmp_path)
@@ -106,7 +106,7 @@ def test_records_of_a_study(folder: StudyFolder, write: Write) -> None:
     for name, read in reads.items():
         whole = (trial / name).read_bytes() if (trial / name).exists() else b"{}"
         write(Evil(ran), trial / name)
-        with pytest.raises(KdHpoError, match=rf"{trial / name} is broken .*remove {trial}, and go on"):
+        with pytest.raises(KdHpoError, match=f"{trial / name}.* remove {trial}"):
             read()
         (trial / name).write_bytes(whole)
     write(Evil(ran), folder.settings)
@@ -181,7 +181,7 @@ def test_an_export_that_names_code(
 
     read = load_export(export)  # reading it imports nothing
     assert "evil_of_export" not in sys.modules
-    with pytest.raises(ExportError, match=r"the export names code to run, .* = 'evil_of_export:make'"):
+    with pytest.raises(ExportError, match="'evil_of_export:make'"):
         applied_config(matrix_of_rank(read, 1), ())
     monkeypatch.setattr(sys, "argv", ["kd-hpo", "apply", str(export), "--runs", str(export.parent)])
     with pytest.raises(SystemExit) as ended:

@@ -87,7 +87,7 @@ def test_what_holds_no_secret_is_accepted(tmp_path: Path, uri: str) -> None:
 
 def test_a_variable_stands_for_what_it_holds_when_mlflow_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = digits_study(tmp_path, tracking={"uri": "postgresql://user:${KD_PASSWORD}@host/${KD_DB}"})
-    with pytest.raises(StudyError, match="names the environment variable KD_PASSWORD, which is not set here"):
+    with pytest.raises(StudyError, match=r"KD_PASSWORD.* not set"):
         tracking_uri(study)
     monkeypatch.setenv("KD_PASSWORD", SECRET)
     monkeypatch.setenv("KD_DB", "${KD_PASSWORD}")  # it is not looked at again

@@ -38,14 +38,14 @@ def test_teacher_learns(prepared: Prepared) -> None:
 
 def test_too_few_images_for_a_batch(cache: Path) -> None:
     training = {"epochs": 1, "batch_size": 1000}
-    with pytest.raises(DataError, match="the teacher has 240 images, less than one batch of 1000"):
+    with pytest.raises(DataError, match=r"240 images, .* 1000"):
         prepare(digits_trial(teacher=digits_trial().teacher.replace(training=training).model_dump()), cache)
 
 
 def test_progress_is_told_in_words(tmp_path: Path) -> None:
     told: list[str] = []
     prepare(digits_trial(), tmp_path, told.append)
-    assert told[0] == "training the teacher: epoch 1 of 4"
+    assert "epoch 1 of 4" in told[0]
     assert told[-2:] == [
         "reading the teacher's features",
         "the teacher's features of 240 training images take 0.33 MB in the cache",
@@ -55,7 +55,7 @@ def test_progress_is_told_in_words(tmp_path: Path) -> None:
 def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert choose_device("auto").type == "cpu"
-    with pytest.raises(ConfigError, match="no CUDA device here; use device: cpu or auto"):
+    with pytest.raises(ConfigError, match="no CUDA device"):
         choose_device("cuda")
 
 

@@ -35,7 +35,7 @@ def test_cached_features_of_random_views_are_refused(cache: Path) -> None:
     config = with_settings(digits_trial(augment=("flip",)), {"teacher.features": "cached"})
     with pytest.raises(
         ConfigError,
-        match=r"teacher.features is cached.* \(flip\); set teacher.features: online, or augment: \[\], or keep some views",
+        match=r"teacher.features is cached.* \(flip\)",
     ):
         prepare(config, cache)
 
@@ -148,7 +148,7 @@ def test_a_trial_of_kept_views_learns_and_its_held_out_images_are_plain(cache: P
 ])  # fmt: skip
 def test_views_that_cannot_be_kept_are_refused(cache: Path, augment: tuple[str, ...], features: str, words: str) -> None:
     config = with_settings(digits_trial(augment=augment), {**KEPT, "teacher.features": features})
-    with pytest.raises(ConfigError, match=f"teacher.cached_views is 2, and .*{words}.*; set it to 0") as told:
+    with pytest.raises(ConfigError, match=f"teacher.cached_views is 2.*{words}") as told:
         prepare(config, cache)
     assert "\n" not in str(told.value)
 
@@ -160,9 +160,9 @@ def test_features_that_take_too_much_are_read_on_line_and_a_line_says_so(cache: 
     small, told = with_settings(digits_trial(), {"teacher.cache_gb": 1e-6}), list[str]()
     assert isinstance(prepare(small, cache, told.append).targets, TeacherReader)
     (line,) = (words for words in told if "cache_gb" in words)
-    assert line.startswith("the teacher's features of 240 training images take 0.0 GB, more than teacher.cache_gb: 1e-06")
+    assert "240 training images" in line and "teacher.cache_gb: 1e-06" in line
     assert line.endswith("are read on line")
-    with pytest.raises(ConfigError, match=r"more than teacher.cache_gb: 1e-06; raise it, set teacher.cache_precision: bfloat16"):
+    with pytest.raises(ConfigError, match=r"teacher.cache_gb: 1e-06.*bfloat16"):
         prepare(with_settings(small, {"teacher.features": "cached"}), cache)
 
 

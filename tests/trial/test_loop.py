@@ -190,12 +190,11 @@ def test_another_seed_is_another_trial(cache: Path, prepared: Prepared) -> None:
 
 def test_divergence_names_step_and_settings(cache: Path, prepared: Prepared) -> None:
     wild = digits_trial(training={"epochs": 4, "batch_size": 32, "optimizer": {"kind": "sgd", "lr": 1e18}})
-    steps = r"^the loss is not finite at step \d+ of 28: task \S+, kd \S+, pairs \S+; lower what is large of "
     settings = r"training.optimizer.lr 1e\+18, kd.weight 1, pairs.strength 3, pairs.regressor_lr 0.01$"
-    with pytest.raises(Diverged, match=steps + settings):
+    with pytest.raises(Diverged, match=r"step \d+ of 28: task \S+, kd \S+, pairs \S+; .*" + settings):
         run_trial(wild, lambda _: None, cache=cache, prepared=prepared)
     alone = METHODS["ce"].apply(wild)
-    with pytest.raises(Diverged, match=r"lower what is large of training.optimizer.lr 1e\+18$"):
+    with pytest.raises(Diverged, match=r" training.optimizer.lr 1e\+18$"):
         run_trial(alone, lambda _: None, cache=cache)
 
 
@@ -203,13 +202,13 @@ def test_divergence_in_the_last_step_of_an_epoch_is_seen_on_val(
     cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kd_hpo.trial.loop.score", lambda *_: Score(float("nan"), {"accuracy": 0.1}, 0.1))
-    with pytest.raises(Diverged, match="not finite at step 7 of 28: val nan; lower what is large of"):
+    with pytest.raises(Diverged, match="step 7 of 28: val nan"):
         run_trial(digits_trial(), lambda _: None, cache=cache, prepared=prepared)
 
 
 def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path, cache: Path, prepared: Prepared) -> None:
     run_trial(digits_trial(), lambda _: None, cache=cache, folder=tmp_path, prepared=prepared)
-    with pytest.raises(CheckpointMismatch, match=r"another configuration.*Remove the file"):
+    with pytest.raises(CheckpointMismatch, match="another configuration"):
         run_trial(digits_trial(seed=7), lambda _: None, cache=cache, folder=tmp_path, prepared=prepared)
 
 
@@ -236,7 +235,7 @@ def test_checkpoint_runs_no_code(tmp_path: Path, cache: Path, prepared: Prepared
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"training": {"epochs": 1, "batch_size": 512}}, DataError, "240 images, less than one batch of 512"),
+        ({"training": {"epochs": 1, "batch_size": 512}}, DataError, "240 images, .* 512"),
         ({"weighting": {"kind": "one_pair", "teacher": "conv9", "student": "fc"}}, FeatureMismatch, "'conv9'.*conv1, conv2, fc"),
         ({"weighting": {"kind": "fixed", "matrix": [[1, 0], [0, 0]]}}, ConfigError, "2 x 2.*3 rows .* of 2"),
         ({"weighting": {"kind": "fixed", "matrix": [[0, 0]] * 3}}, ConfigError, "sum above 0"),
@@ -252,5 +251,5 @@ def test_settings_that_do_not_fit_are_told(
 
 def test_unknown_layer_names_those_that_exist(cache: Path) -> None:
     student = digits_trial().student.replace(layers=("conv1", "convv2"))
-    with pytest.raises(FeatureMismatch, match=r"no layer 'convv2'; did you mean 'conv2'.* it has .*conv1.*logits"):
+    with pytest.raises(FeatureMismatch, match=r"'convv2'.* 'conv2'.* conv1.*logits"):
         run_trial(digits_trial(student=student.model_dump()), lambda _: None, cache=cache)

@@ -56,7 +56,7 @@ def coloured_digits() -> list[tuple[torch.Tensor, int]]:
 
 def trial_of(teacher: Network, student: Network) -> TrialConfig:
     return digits_trial(
-        data={"kind": "callable", "callable": "tests.trial.test_network_pairs:coloured_digits"},
+        data={"kind": "callable", "callable": "tests.trial.test_steps_network_pairs:coloured_digits"},
         splits={"train": 64, "outer": 24, "val": 8, "test": 24},
         teacher={"network": teacher, "layers": "auto", "training": None},
         student={"network": student, "layers": "auto"},

@@ -1,0 +1,100 @@
+"""kd-hpo export and apply; code of one's own in an export is never run because a file says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kd_hpo.errors import ExportError
+from kd_hpo.study.matrices.apply import refuse_code
+from kd_hpo.study.store.folder import StudyFolder
+from tests.cli.conftest import STUDY, Command
+from tests.conftest import digits_trial
+
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
+
+
+def test_export_of_a_study_that_has_learned_nothing(kd_hpo: Command) -> None:
+    folder = kd_hpo.folder / "runs" / "digits"
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(STUDY.read_text())
+    assert "learned" in kd_hpo("export", "digits").error
+    assert "--top is 0" in kd_hpo("export", "digits", "--top", "0").error
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "No such file"), ("", "is not an export"), ("{}", "is not an export")])
+def test_bad_export_file(kd_hpo: Command, content: str | None, words: str) -> None:
+    if content is not None:
+        (kd_hpo.folder / "export.json").write_text(content)
+    assert words in kd_hpo("apply", "export.json").error
+
+
+def test_export_then_apply(kd_hpo: Command, exported: Path) -> None:
+    told = kd_hpo("export", "small")
+    assert (told.code, told.err) == (0, "")
+    assert "1 matrices" in told.lines[0] and told.lines[1].endswith("kd-hpo apply small-lambda.json")
+    told = kd_hpo("apply", "small-lambda.json", "--set", "training.epochs=1")
+    assert (told.code, told.err) == (0, "")
+    assert "the teacher's weights are not those" in told.out  # the export is made by hand
+    assert "after epoch 1: val 0." in told.out and "best by val, epoch 1: val 0." in told.out
+    assert (kd_hpo.folder / "runs/applied/small-1/last.safetensors").is_file()
+
+
+def test_matrix_of_layers_that_do_not_exist_names_those_that_do(kd_hpo: Command, exported: Path) -> None:
+    content = json.loads(exported.read_text())
+    content["matrices"][0]["student_layers"][1]["name"] = "layer9"
+    exported.write_text(json.dumps(content))
+    error = kd_hpo("apply", exported).error
+    assert "layer9" in error and all(name in error for name in ("conv1", "conv2", "fc"))
+
+
+def test_apply_of_a_rank_that_is_not_there(kd_hpo: Command, exported: Path) -> None:
+    assert kd_hpo("apply", exported, "--rank", "2").error.startswith("the export has no matrix of rank 2")
+    assert "did you mean training.epochs" in kd_hpo("apply", exported, "--set", "training.epoch=1").error
+
+
+def test_file_that_cannot_be_written_is_an_error_too(kd_hpo: Command, exported: Path) -> None:
+    (kd_hpo.folder / "there").mkdir()
+    assert kd_hpo("export", "small", "-o", "there").error.startswith("there: Is a directory")
+    below_a_file = kd_hpo("apply", exported, "-o", kd_hpo.folder / "runs/small/study.yaml/x")
+    assert "study.yaml/x: Not a directory" in below_a_file.error
+    assert not list(kd_hpo.folder.glob(".there*"))
+
+
+def test_export_as_json_has_all_else_on_standard_error(kd_hpo: Command, searched: StudyFolder) -> None:
+    told = kd_hpo("export", "small", "--top", "2", "--json")
+    document = json.loads(told.out)
+    assert document["file"] == str(kd_hpo.folder / "small-lambda.json")
+    assert [(matrix["rank"], matrix["trial"]) for matrix in document["matrices"]] == [(1, "hetero-t001"), (2, "hetero-t000")]
+    assert told.err.endswith("kd-hpo apply small-lambda.json\n")
+    assert kd_hpo("export", "small", "--json", "-q").err == ""
+    assert len(kd_hpo("export", "small", "-q").lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "changes"),
+    [
+        ("student.network.name", {"student": {"network": {"name": "os:system"}, "layers": "auto"}}),
+        ("teacher.network.name", {"teacher": {"network": {"name": "os:system"}, "layers": "auto"}}),
+        ("data.callable", {"data": {"kind": "callable", "callable": "os:system"}}),
+        ("pairs.loss.callable", {"pairs": {"loss": {"kind": "callable", "callable": "os:system"}}}),
+    ],
+)
+def test_a_file_runs_no_code_that_the_user_has_not_named(path: str, changes: dict[str, object]) -> None:
+    data = digits_trial(**changes).model_dump(mode="json")
+    with pytest.raises(ExportError, match=rf"{path} = 'os:system'.* --set {path}=os:system"):
+        refuse_code(data, [])
+    with pytest.raises(ExportError, match="names code"):
+        refuse_code(data, ["training.epochs=3", f"{path}x=os:system"])
+    refuse_code(data, [f"{path}=os:system"])
+    refuse_code(digits_trial().model_dump(mode="json"), [])
+
+
+def test_assistants_of_a_file_are_looked_at_too() -> None:
+    loss = {"kind": "callable", "callable": "os:system"}
+    by_name = {"network": {"name": "os:system"}, "training": {"epochs": 1}}
+    by_loss = {"network": {"name": "plain_conv"}, "training": {"epochs": 1}, "pairs": {"loss": loss}}
+    for assistant, path in ((by_name, r"assistants\.0\.network\.name"), (by_loss, r"assistants\.0\.pairs\.loss\.callable")):
+        data = digits_trial(assistants=[assistant]).model_dump(mode="json")
+        with pytest.raises(ExportError, match=path):
+            refuse_code(data, [])

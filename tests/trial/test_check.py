@@ -1,0 +1,40 @@
+"""What is wrong with a trial is told before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+from kd_hpo.errors import ConfigError, DataError, FeatureMismatch, KdHpoError
+from kd_hpo.trial.check import check_trial
+from kd_hpo.trial.parts import Prepared
+from tests.conftest import digits_trial
+
+SMALL = {"name": "plain_conv", "arguments": {"channels": [4, 8], "hidden": 8, "padding": 1}}
+ASSISTANT = {"network": SMALL, "training": {"epochs": 1}}
+
+
+def check(prepared: Prepared, cache: Path, **changes: object) -> None:
+    check_trial(digits_trial(**changes), prepared.batches, prepared.splits, cache)
+
+
+def test_a_trial_that_can_run_passes(prepared: Prepared, cache: Path) -> None:
+    check(prepared, cache)
+    check(prepared, cache, assistants=[ASSISTANT])
+    check(prepared, cache, weighting={"kind": "none"}, pairs={"loss": {"kind": "attention"}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "fact"),
+    [
+        ({"training": {"epochs": 1, "batch_size": 512}}, DataError, "512"),
+        ({"student": {"network": SMALL, "layers": ["conv9"]}}, FeatureMismatch, "student: .*conv9"),
+        ({"teacher": {"network": SMALL, "layers": ["conv9"]}}, FeatureMismatch, "teacher: .*conv9"),
+        ({"weighting": {"kind": "fixed", "matrix": [[1]]}}, ConfigError, "1 x 1"),
+        ({"assistants": [ASSISTANT | {"network": {"name": "plain_con"}}]}, ConfigError, "assistant 1: .*plain_con"),
+    ],
+)
+def test_what_does_not_go_together_is_told(
+    prepared: Prepared, cache: Path, changes: dict[str, object], error: type[KdHpoError], fact: str
+) -> None:
+    with pytest.raises(error, match=fact):
+        check(prepared, cache, **changes)
