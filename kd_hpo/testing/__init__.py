@@ -13,11 +13,21 @@ except ModuleNotFoundError as error:
         "kd_hpo.testing runs under pytest, which is not installed: pip install pytest", name="pytest"
     ) from error
 
-for _suite in ("world", "pair_loss", "direction", "simplex_update"):
+for _suite in ("world", "pair_loss", "logit_loss", "weighting", "direction", "simplex_update", "task"):
     pytest.register_assert_rewrite(f"{__name__}.{_suite}")  # before they are imported, so that failures show the values
 
 from kd_hpo.testing.direction import DirectionContract  # noqa: E402
+from kd_hpo.testing.logit_loss import LogitLossContract  # noqa: E402
 from kd_hpo.testing.pair_loss import PairLossContract  # noqa: E402
 from kd_hpo.testing.simplex_update import SimplexUpdateContract  # noqa: E402
+from kd_hpo.testing.task import TaskContract  # noqa: E402
+from kd_hpo.testing.weighting import WeightingContract  # noqa: E402
 
-__all__ = ["DirectionContract", "PairLossContract", "SimplexUpdateContract"]
+__all__ = [
+    "DirectionContract",
+    "LogitLossContract",
+    "PairLossContract",
+    "SimplexUpdateContract",
+    "TaskContract",
+    "WeightingContract",
+]

@@ -17,7 +17,16 @@ from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.params import Params, scaled
 from kd_hpo.core.plan import LayerShape, PairPlan, Size
 from kd_hpo.core.simplex import mirror_descent
-from kd_hpo.testing import DirectionContract, PairLossContract, SimplexUpdateContract
+from kd_hpo.core.tasks import Classification, Reduction
+from kd_hpo.core.weightings import Constant, Learned
+from kd_hpo.testing import (
+    DirectionContract,
+    LogitLossContract,
+    PairLossContract,
+    SimplexUpdateContract,
+    TaskContract,
+    WeightingContract,
+)
 
 # Pair losses: a regressor to the teacher's channel means, right but for what a subclass does --------------------------------
 
@@ -353,3 +362,149 @@ def first_is_special(weights: Tensor, direction: Tensor, step: float) -> Tensor:
 class TestFirstIsSpecial(SimplexUpdateContract):
     update = first_is_special
     fails: ClassVar[set[str]] = {"test_pairs_have_no_order", *EVERY_MOVE}
+
+
+# Losses of the logits -------------------------------------------------------------------------------------------------------
+
+
+class Squares:
+    """The mean squared difference, right but for what a subclass does."""
+
+    reads_labels = False
+
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return (student - teacher.detach()).square().mean(1)
+
+
+class IntoTheTeacher(Squares):
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return (student - teacher).square().mean(1)
+
+
+class OfTheBatch(Squares):
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return super().__call__(student, teacher, labels).mean()
+
+
+class HiddenLabels(Squares):
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return super().__call__(student, teacher, labels) * (1 + labels)
+
+
+class Overflowing(Squares):
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return (student.exp() - teacher.detach().exp()).square().mean(1)
+
+
+class TestSquares(LogitLossContract):
+    fails: ClassVar[set[str]] = set()
+    loss = Squares
+
+
+class TestLogitsIntoTheTeacher(LogitLossContract):
+    fails: ClassVar[set[str]] = {"test_no_gradient_flows_into_the_teacher"}
+    loss = IntoTheTeacher
+
+
+class TestOfTheBatch(LogitLossContract):
+    fails: ClassVar[set[str]] = {"test_gives_a_number_for_each_example"}
+    loss = OfTheBatch
+
+
+class TestHiddenLabels(LogitLossContract):
+    fails: ClassVar[set[str]] = {"test_says_whether_labels_act_on_it"}
+    loss = HiddenLabels
+
+
+class TestOverflowing(LogitLossContract):
+    fails: ClassVar[set[str]] = {"test_is_finite_for_flat_and_for_large_logits"}
+    loss = Overflowing
+
+
+# Weightings -----------------------------------------------------------------------------------------------------------------
+
+
+class Moving(Learned):
+    """Mirror descent, right but for what a subclass does."""
+
+    def __init__(self, served: Tensor) -> None:
+        super().__init__(served, mirror_descent, step=0.1, average=0.5, mix=0.01)
+
+
+class Doubled(Constant):
+    def weights(self, epoch: int, features: Any = None) -> Tensor:
+        return 2 * super().weights(epoch)
+
+
+class Everywhere(Constant):
+    def __init__(self, served: Tensor) -> None:
+        super().__init__(torch.ones_like(served))
+
+
+class Against(Moving):
+    def learn(self, hypergradient: Tensor) -> None:
+        super().learn(-hypergradient)
+
+
+class Oblivious(Moving):
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class TestMoving(WeightingContract):
+    fails: ClassVar[set[str]] = set()
+    weighting = Moving
+
+
+class TestDoubled(WeightingContract):
+    fails: ClassVar[set[str]] = {
+        "test_weights_are_a_point_of_the_simplex_in_every_epoch",
+        "test_what_is_recorded_of_an_epoch_is_on_the_simplex",
+    }
+    weighting = Doubled
+
+
+class TestEverywhere(WeightingContract):
+    fails: ClassVar[set[str]] = {"test_pairs_that_cannot_be_compared_have_no_weight"}
+    weighting = Everywhere
+
+
+class TestAgainst(WeightingContract):
+    fails: ClassVar[set[str]] = {"test_moves_weight_towards_the_pair_that_helps"}
+    weighting = Against
+
+
+class TestOblivious(WeightingContract):
+    fails: ClassVar[set[str]] = {"test_goes_on_from_its_state_as_if_it_had_not_stopped"}
+    weighting = Oblivious
+
+
+# Tasks ----------------------------------------------------------------------------------------------------------------------
+
+
+class OfClasses(TaskContract):
+    def labels(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(4, (count,), generator=generator)
+
+
+class AlwaysTheMean(Classification):
+    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+        return super().loss(output, labels, "mean" if reduction == "sum" else reduction)
+
+
+class MeanOfBatches(Classification):
+    def statistics(self, output: Tensor, labels: Tensor) -> Tensor:
+        right, count = super().statistics(output, labels)
+        return torch.stack([right / count, torch.ones_like(count)])
+
+
+class TestAlwaysTheMean(OfClasses):
+    fails: ClassVar[set[str]] = {"test_reductions_are_those_of_each_example"}
+    task = AlwaysTheMean
+
+
+class TestMeanOfBatches(OfClasses):
+    fails: ClassVar[set[str]] = {"test_statistics_of_batches_add_up"}
+    task = MeanOfBatches

@@ -1,0 +1,86 @@
+"""What every task must keep."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from kd_hpo.core.tasks import Task
+
+MakeTask = Callable[[int], Task]
+CLASSES, B = 4, 8
+
+
+class TaskContract:
+    """What the rest of kd_hpo relies on in a task; kd_hpo.core.tasks.Task says it in words.
+
+    Subclass it in a file of tests, say how the task is made from a number of classes, and draw labels (B, ...) of it:
+
+        class TestMyTask(TaskContract):
+            task = MyTask
+
+            def labels(self, count, generator):
+                return torch.randint(4, (count,), generator=generator)
+    """
+
+    task: ClassVar[MakeTask]
+
+    def labels(self, count: int, generator: torch.Generator) -> Tensor:
+        """Labels of so many examples, of four classes where there are any."""
+        raise NotImplementedError("a suite of a task draws labels of it: see TaskContract")
+
+    @pytest.fixture
+    def made(self) -> Task:
+        make: MakeTask | None = getattr(type(self), "task", None)
+        assert callable(make), f"{type(self).__name__} does not say how its task is made: add `task = MyTask`"
+        return make(CLASSES)
+
+    @pytest.fixture
+    def batch(self, made: Task) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        output = torch.randn(B, made.outputs, dtype=torch.float64, generator=generator)
+        return output, self.labels(B, generator)
+
+    def test_takes_its_own_outputs_and_no_others(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
+        assert made.refuses(batch[0]) is None, f"it refuses an output (B, {made.outputs}), which it asks for"
+        for wrong in ((batch[0], batch[0]), {"logits": batch[0]}, None):
+            words = made.refuses(wrong)
+            assert words and len(words.split()) > 2, f"it does not say what it wants instead of a {type(wrong).__name__}"
+
+    def test_reductions_are_those_of_each_example(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
+        each = made.loss(*batch, "none")
+        assert each.shape == (B,), "the loss without a reduction is not (B,)"
+        for name, expected in (("mean", each.mean()), ("sum", each.sum())):
+            torch.testing.assert_close(
+                made.loss(*batch, name),  # type: ignore[arg-type]
+                expected,
+                msg=lambda numbers, name=name: f"{name} is not that of the examples' losses\n{numbers}",
+            )
+
+    def test_an_example_has_its_own_loss(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
+        output, labels = batch
+        torch.testing.assert_close(
+            torch.cat([made.loss(output[n : n + 1], labels[n : n + 1], "none") for n in range(B)]),
+            made.loss(output, labels, "none"),
+            msg=lambda numbers: f"an example's loss depends on the others of its batch\n{numbers}",
+        )
+
+    def test_statistics_of_batches_add_up(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
+        output, labels = batch
+        whole = made.metrics(made.statistics(output, labels))
+        parts = made.statistics(output[:3], labels[:3]) + made.statistics(output[3:], labels[3:])
+        assert made.metric in whole, f"metrics has no {made.metric!r}, the metric that studies go by"
+        for name, value in made.metrics(parts).items():
+            torch.testing.assert_close(
+                value, whole[name], msg=lambda numbers, name=name: f"{name} of two batches is not that of all\n{numbers}"
+            )
+
+    def test_gradient_steps_lower_the_loss(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
+        output, labels = batch[0].requires_grad_(), batch[1]
+        before = made.loss(output, labels)
+        (gradient,) = torch.autograd.grad(before, output)
+        assert gradient.any(), "the loss has no gradient in the output"
+        after = made.loss(output - 1e-3 * gradient, labels)
+        assert after < before, "a small step against the gradient raises the loss"

@@ -1,0 +1,18 @@
+"""Every task that ships keeps the contract of kd_hpo.testing; a new one is a line in TASKS and a class here."""
+
+import torch
+from torch import Tensor
+
+from kd_hpo.core.tasks import TASKS
+from kd_hpo.testing import TaskContract
+
+
+class TestClassification(TaskContract):
+    task = TASKS["classification"]
+
+    def labels(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(4, (count,), generator=generator)
+
+
+def test_every_task_is_here() -> None:
+    assert set(TASKS) == {"classification"}
