@@ -54,12 +54,12 @@ class Direction(Protocol):
     residual: float
     """How far the last q is from solving what it should, as a share of the outer gradient's norm; 0 for closed forms."""
 
-    def sees(self, ahead: int) -> bool:
+    def needs(self, ahead: int) -> bool:
         """Whether it has to see a step that so many others follow before the next update of lambda."""
         ...
 
-    def see(self, step: InnerStep) -> None:
-        """Called after the step, with its gradient, for the steps that it `sees`, the last one before an update too."""
+    def record(self, step: InnerStep) -> None:
+        """Called after the step, with its gradient, for the steps that it `needs`, the last one before an update too."""
         ...
 
     def __call__(self, outer_gradient: Params, last: InnerStep) -> list[Share]: ...
@@ -78,10 +78,10 @@ class _OfLastStep:
 
     residual = 0.0
 
-    def sees(self, ahead: int) -> bool:
+    def needs(self, ahead: int) -> bool:
         return False
 
-    def see(self, step: InnerStep) -> None: ...
+    def record(self, step: InnerStep) -> None: ...
 
     def forget_steps(self) -> None: ...
 
@@ -139,10 +139,10 @@ class DiagonalFisher:
         self.mean_square: Params = {}
         self.steps = 0
 
-    def sees(self, ahead: int) -> bool:
+    def needs(self, ahead: int) -> bool:
         return True
 
-    def see(self, step: InnerStep) -> None:
+    def record(self, step: InnerStep) -> None:
         self.steps += 1
         for name, g in step.gradient.items():
             if name in self.mean_square:
@@ -176,10 +176,10 @@ class _OfSeveralSteps(_OfLastStep):
     def __init__(self, steps: int) -> None:
         self.seen: deque[InnerStep] = deque(maxlen=steps)
 
-    def sees(self, ahead: int) -> bool:
+    def needs(self, ahead: int) -> bool:
         return ahead < (self.seen.maxlen or 0)
 
-    def see(self, step: InnerStep) -> None:
+    def record(self, step: InnerStep) -> None:
         self.seen.append(step)
 
     def forget_steps(self) -> None:
@@ -217,7 +217,7 @@ class DrMad(_OfSeveralSteps):
     def __init__(self, steps: int = 10) -> None:
         super().__init__(steps)
 
-    def see(self, step: InnerStep) -> None:
+    def record(self, step: InnerStep) -> None:
         if len(self.seen) == self.seen.maxlen:  # no update came of them: lambda was not yet learned
             self.forget_steps()
         kept = replace(step, update=replace(step.update, state={}), gradient={})
@@ -253,10 +253,10 @@ class HyperDistill(_OfLastStep):
         self.count = 0
         self.distilled: InnerStep | None = None
 
-    def sees(self, ahead: int) -> bool:
+    def needs(self, ahead: int) -> bool:
         return True
 
-    def see(self, step: InnerStep) -> None:
+    def record(self, step: InnerStep) -> None:
         self.count += 1
         before = (self.decay - self.decay**self.count) / (1 - self.decay**self.count)  # share of what was seen before
         chance = torch.rand((), generator=torch.Generator().manual_seed(step.number)).item()
@@ -310,7 +310,7 @@ def direction(kind: str, **settings: Any) -> Direction:
     made = import_callable(settings["reference"])(**settings["options"])
     if not isinstance(made, Direction):
         raise ConfigError(
-            f"{settings['reference']} returned a {type(made).__name__}; a direction has after_step, residual, sees, see, "
+            f"{settings['reference']} returned a {type(made).__name__}; a direction has after_step, residual, needs, record, "
             "forget_steps, state_dict and load_state_dict, and is called with the outer gradient and the last step: return an "
             "object like those in kd_hpo.core.directions"
         )

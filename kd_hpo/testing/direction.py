@@ -41,8 +41,8 @@ def after(make: MakeDirection, *seeds: int) -> Direction:
     """One that has seen some steps and the last one, as far as it wants to."""
     direction = make()
     for taken in (*map(step, seeds), LAST):
-        if direction.sees(ahead=0):
-            direction.see(taken)
+        if direction.needs(ahead=0):
+            direction.record(taken)
     return direction
 
 
@@ -106,8 +106,8 @@ class DirectionContract:
 
     def test_inputs_are_left_alone(self, make: MakeDirection) -> None:
         seen, outer, direction = step(1), params(0), make()
-        direction.see(seen)
-        direction(outer, LAST) if not direction.sees(ahead=0) else direction(outer, seen)
+        direction.record(seen)
+        direction(outer, LAST) if not direction.needs(ahead=0) else direction(outer, seen)
         for name in outer:
             assert torch.equal(seen.gradient[name], params(1)[name]), "it writes into the step's gradient"
             assert torch.equal(seen.w[name], params(101)[name]), "it writes into the step's parameters"
@@ -121,7 +121,7 @@ class DirectionContract:
         resumed.load_state_dict(state)
         resumed.forget_steps()
         for one in (direction, resumed):
-            one.see(step(5))
+            one.record(step(5))
         for q, expected in zip(qs(resumed, params(0)), qs(direction, params(0)), strict=True):
             for name, v in q.items():
                 wrong = "a resumed direction gives another q: what it keeps past `forget_steps` belongs in state_dict"
@@ -132,7 +132,7 @@ class DirectionContract:
         direction.forget_steps()
         resumed.load_state_dict(direction.state_dict())
         before = {name: value.clone() for name, value in resumed.state_dict().items()}
-        direction.see(step(2))
+        direction.record(step(2))
         for name, value in resumed.state_dict().items():
             assert torch.equal(value, before[name]), (
                 "it shares its state with the one whose state it has loaded: clone the tensors"

@@ -16,7 +16,7 @@ class Look(Protocol):
 
     after_step: bool
 
-    def sees(self, ahead: int) -> bool: ...
+    def needs(self, ahead: int) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Schedule:
         stage, held = self.stage(step), self.held(step)
         with_pairs, learning, look = stage != "task", self.learning, self.look
         learns = with_pairs and self._learns(step)
-        records = with_pairs and not held and learning is not None and look is not None and look.sees(-step % learning.every)
+        records = with_pairs and not held and learning is not None and look is not None and look.needs(-step % learning.every)
         rests = learning is not None and bool(step % learning.idle_every) and not (learns or records)
         return StepPlan(
             stage=stage,

@@ -48,7 +48,7 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
     if pairs and pairs.direction and step:
         step = replace(step, gradient={name: p.grad.clone() for name, p in trial.parameters.items() if p.grad is not None})
         if due.records:
-            pairs.direction.see(step)
+            pairs.direction.record(step)
         if due.learns == "after":
             learn_weights(trial, pairs, step)
     if pairs and seen.targets:

@@ -302,10 +302,10 @@ class Forgetful(GradientFlow):
 
     steps = 0
 
-    def sees(self, ahead: int) -> bool:
+    def needs(self, ahead: int) -> bool:
         return True
 
-    def see(self, step: InnerStep) -> None:
+    def record(self, step: InnerStep) -> None:
         self.steps += 1
 
     def __call__(self, outer_gradient: Params, last: InnerStep) -> list[Share]:

@@ -39,7 +39,7 @@ def test_diagonal_fisher_matches_a_plain_loop(steps: int) -> None:
     seen, outer = gradients(steps), gradients(steps + 1)[-1]
     fisher = DiagonalFisher(decay, damping)
     for gradient in seen:
-        fisher.see(step(gradient))
+        fisher.record(step(gradient))
     ((_, q),) = fisher(outer, NOTHING)
     for name, g in outer.items():
         for position in range(g.numel()):
@@ -53,7 +53,7 @@ def test_diagonal_fisher_matches_a_plain_loop(steps: int) -> None:
 
 def test_diagonal_fisher_looks_further_where_the_loss_is_flat() -> None:
     fisher = DiagonalFisher(0.98, damping=0.5)
-    fisher.see(step({"w": torch.tensor([0.0, 3.0])}))
+    fisher.record(step({"w": torch.tensor([0.0, 3.0])}))
     # After one step the bias-corrected mean square is the square itself: g / (0 + 0.5) and g / (9 + 0.5).
     ((_, q),) = fisher({"w": torch.ones(2)}, NOTHING)
     torch.testing.assert_close(q["w"], torch.tensor([2.0, 1 / 9.5]))
@@ -63,11 +63,11 @@ def test_diagonal_fisher_resumes_from_its_state() -> None:
     *seen, later, outer = gradients(5)
     fisher = DiagonalFisher(0.8, 1e-2)
     for gradient in seen:
-        fisher.see(step(gradient))
+        fisher.record(step(gradient))
     resumed = DiagonalFisher(0.8, 1e-2)
     resumed.load_state_dict(fisher.state_dict())
     for one in (fisher, resumed):
-        one.see(step(later))
+        one.record(step(later))
     ((_, expected),), ((_, q),) = fisher(outer, NOTHING), resumed(outer, NOTHING)
     for name, value in expected.items():
         assert torch.equal(q[name], value)

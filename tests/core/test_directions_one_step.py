@@ -34,7 +34,7 @@ def the_library_way(world: World) -> tuple[InnerStep, Params]:
     world.optimizer.step()
     outer = torch.autograd.grad(world.outer_loss(dict(world.w)), list(world.w.values()))
     direction, step = Unrolled(), replace(step, gradient=gradient)
-    direction.see(step)
+    direction.record(step)
     ((taken, q),) = direction(dict(zip(world.w, outer, strict=True)), step)
     assert taken is step
     return step, q

@@ -50,8 +50,8 @@ class Run:
 
     def by(self, direction: Direction) -> Tensor:
         for step in self.steps:
-            if direction.sees(ahead=len(self.steps) - 1 - step.number):
-                direction.see(step)
+            if direction.needs(ahead=len(self.steps) - 1 - step.number):
+                direction.record(step)
         return total(direction(self.outer, self.steps[-1]))
 
 
@@ -114,7 +114,7 @@ def test_drmad_is_exact_on_a_straight_way_and_near_on_a_real_one(name: str) -> N
 def test_drmad_keeps_one_copy_of_the_student() -> None:
     run, direction = Run(CASES["nesterov"]), DrMad(STEPS)
     for step in run.steps:
-        direction.see(step)
+        direction.record(step)
     assert [bool(step.w) for step in direction.seen] == [True, False, False, False]
     assert not any(step.gradient or step.update.state for step in direction.seen)
 
@@ -124,7 +124,7 @@ def test_steps_that_led_to_no_update_do_not_count(direction: Direction) -> None:
     run = Run(CASES["nesterov"])
     expected = run.by(direction)
     for step in [*run.steps, *run.steps]:  # before lambda is learned
-        direction.see(step)
+        direction.record(step)
     torch.testing.assert_close(run.by(direction), expected, rtol=1e-12, atol=0)
 
 
@@ -132,7 +132,7 @@ def test_hyperdistill_keeps_the_mean_of_the_steps_and_the_batch_of_one() -> None
     run, decay = Run(CASES["nesterov"]), 0.8
     direction = HyperDistill(decay)
     for step in run.steps:
-        direction.see(step)
+        direction.record(step)
     ((distilled, q),) = direction(run.outer, run.steps[-1])
     weights = [decay ** (STEPS - 1 - k) for k in range(STEPS)]
     for name, mean in distilled.w.items():
@@ -149,7 +149,7 @@ def test_hyperdistill_draws_each_step_as_often_as_it_weighs() -> None:
     for r in range(runs):
         direction = HyperDistill(decay)
         for k in range(3):
-            direction.see(replace(step, number=3 * r + k, scale=torch.tensor(float(k))))
+            direction.record(replace(step, number=3 * r + k, scale=torch.tensor(float(k))))
         assert direction.distilled is not None
         drawn[int(direction.distilled.scale)] += 1 / runs
     expected = torch.tensor([decay**2, decay, 1.0]) / (1 + decay + decay**2)
@@ -162,6 +162,6 @@ def test_what_was_seen_can_be_forgotten(direction: Direction) -> None:
     expected = run.by(direction)
     direction.forget_steps()
     for step in run.steps[:2]:
-        direction.see(step)
+        direction.record(step)
     direction.forget_steps()
     torch.testing.assert_close(run.by(direction), expected, rtol=1e-12, atol=0)

@@ -20,7 +20,7 @@ class Look:
     records: int = 0
     after_step: bool = False
 
-    def sees(self, ahead: int) -> bool:
+    def needs(self, ahead: int) -> bool:
         return ahead < self.records
 
 
