@@ -1,9 +1,12 @@
 """Contract suites: what kd_hpo relies on in a part that you write yourself, as tests that you inherit.
 
-from kd_hpo.testing import PairLossContract
+In a file of tests:
 
-class TestMyLoss(PairLossContract):
-    loss = MyLoss
+    from kd_hpo.testing import PairLossContract
+
+
+    class TestMyLoss(PairLossContract):
+        loss = MyLoss
 """
 
 try:
