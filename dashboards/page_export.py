@@ -13,7 +13,8 @@ from dashboards.matrix_figures import heatmap
 from dashboards.parts import bound, chart, heading
 from dashboards.tracked import StudyRuns, Tracking
 from dashboards.words import accuracy, count, markdown
-from kd_hpo.study.matrices.export import Export, ExportedMatrix, export_of
+from kd_hpo.study.matrices.export import export_of
+from kd_hpo.study.store.export_file import Export, ExportedMatrix
 from kd_hpo.study.store.folder import TestScores
 
 

@@ -21,10 +21,10 @@ from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
 from kd_hpo.study.cluster.signals import heed_sigterm, stopped_by_sigterm
 from kd_hpo.study.design.trials import Searched, acting_paths, compared_ids, judged_records, method_trials, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
-from kd_hpo.study.matrices.export import export_study, learned_trials
+from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
-from kd_hpo.study.results.best import best_searched, searched_trials, start_of_lambda, start_of_seeds
+from kd_hpo.study.results.best import best_searched, learned_trials, searched_trials, start_of_lambda, start_of_seeds
 from kd_hpo.study.results.comparison import Comparison, compared
 from kd_hpo.study.results.final_scores import accuracy_on_test
 from kd_hpo.study.results.standing import learned_weights
@@ -101,7 +101,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             comparison.write(folder)
             require_some_result(comparison)
             draw_comparison(comparison, folder.comparison("png"))
-            if learned_trials(folder):
+            if learned_trials(study, folder):
                 mirror.caught_up()  # the export names its runs
                 export_study(study, folder, folder.export, top=1)
             learned = learned_weights(study, folder)

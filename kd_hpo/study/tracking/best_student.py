@@ -91,7 +91,7 @@ def register_best_student(client: MlflowClient, study: StudyConfig, experiment: 
         return None
     about = exported(folder)
     trial, digest = about[_TRIAL], about[_WEIGHTS]
-    status, run = folder.status(trial), folder.run_id(trial)
+    status, run = folder.status(trial), folder.run_id(trial, "mlflow")
     if status is None or run is None:
         return None
     registered = registered_weights(client, study, folder.identity())

@@ -53,7 +53,7 @@ def ranking_of(folder: StudyFolder) -> Ranking:
     return Ranking(
         study=folder.root.name,
         ranked=tuple(sorted(scored, key=lambda entry: (-entry[1].metrics[METRIC], entry[0].spec.kind != "compare"))),
-        run_ids={status.spec.id: run for status in statuses if (run := folder.run_id(status.spec.id))},
+        run_ids={status.spec.id: run for status in statuses if (run := folder.run_id(status.spec.id, "mlflow"))},
         counts={state: sum(s.state == state for s in statuses) for state in ("completed", "running", "stopped", "failed")},
     )
 

@@ -83,7 +83,7 @@ def describe_experiment(client: MlflowClient, experiment: str, text: str) -> Non
 def write_test_scores(client: MlflowClient, folder: StudyFolder) -> None:
     """Accuracy on `test` after the last epoch as a metric of each trial that was tested, once."""
     for status in folder.statuses():
-        scores, run = folder.test_scores(status.spec.id), folder.run_id(status.spec.id)
+        scores, run = folder.test_scores(status.spec.id), folder.run_id(status.spec.id, "mlflow")
         if scores and run and TEST_METRIC not in client.get_run(run).data.metrics:
             # At step 0: MLflow draws bars where no metric has a later step, and lines of one point elsewhere.
             client.log_batch(run, metrics=[Metric(TEST_METRIC, scores.last, int(time.time() * 1000), 0)])

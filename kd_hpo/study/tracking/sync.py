@@ -230,7 +230,7 @@ class TrackerSync:
         if trial not in self._runs:
             tags = trial_tags(self._study, spec)
             run = RunLog.find_or_create(client, experiment, trial, self._folder.identity(trial), tags)
-            self._folder.write_run_id(trial, run.run_id)
+            self._folder.write_run_id(trial, "mlflow", run.run_id)
             self._runs[trial] = run
             self._known.pop(trial, None)
         run, layers = self._runs[trial], layers_of(about)
@@ -274,7 +274,7 @@ class TrackerSync:
 
     def _remove_strangers(self, client: MlflowClient, experiment: str) -> None:
         """Runs under the name of a trial that is not this one: left by a call that was carried out after it was given up."""
-        own = {self._folder.run_id(trial) for trial in self._trials()}
+        own = {self._folder.run_id(trial, "mlflow") for trial in self._trials()}
         for run in all_runs(client, experiment):
             if run.data.tags.get("kd.kind") in ("search", "compare") and run.info.run_id not in own:
                 client.delete_run(run.info.run_id)

@@ -119,7 +119,7 @@ def test_run_of_a_trial_holds_everything_once(here: Tracked) -> None:
     assert run.data.tags.get("mlflow.source.git.commit", "") == git_commit()
     assert "completed why" in run.data.tags["mlflow.note.content"]
     assert "0.5000 after epoch 3, at best 0.6000 after epoch 2" in run.data.tags["mlflow.note.content"]
-    assert here.folder.run_id("hetero-t000") == run.info.run_id
+    assert here.folder.run_id("hetero-t000", "mlflow") == run.info.run_id
 
 
 def test_every_epoch_has_its_metrics_and_the_whole_matrix(here: Tracked) -> None:
@@ -281,7 +281,7 @@ def test_what_fails_is_told_and_written_once_when_it_works_again(
     assert here.picture_steps() == [0, 1, 2, 3]
     artifacts = {file.path for file in here.client.list_artifacts(here.run.info.run_id)}
     assert artifacts == {"config.yaml", "images", "lambda.html", "lambda.json", "layers.json"}
-    assert here.folder.run_id(SPEC.id) == here.run.info.run_id
+    assert here.folder.run_id(SPEC.id, "mlflow") == here.run.info.run_id
 
 
 def test_what_mlflow_refuses_of_one_trial_keeps_no_other_from_it(here: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
