@@ -36,9 +36,8 @@ from kd_hpo.study.search.searcher import MethodSearch, StudyAsha, StudySearch, k
 from kd_hpo.study.status_line import status_line
 from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.best_student import export_best_student
-from kd_hpo.study.tracking.overview import Ending, views_of
-from kd_hpo.study.tracking.runs import experiment_link
 from kd_hpo.study.tracking.sync import mirrored
+from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.trial.prepare import Prepared, load_data, prepare, shared_settings
 from kd_hpo.trial.result import GOALS
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS
@@ -89,7 +88,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
                 console, title, folder, trials=trials, epochs=study.training.epochs, layers=layers, each_epoch=verbose
             )
 
-        with mirrored(study, console, views_of(study, searched)) as mirror:
+        with mirrored(study, console) as mirror:
             if left:
                 with ray_running(study, console, verbose=verbose):
                     heed_sigterm()
@@ -110,7 +109,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             except StudyError as error:  # its weights are in its trial's folder all the same
                 console.print(Text(str(error), style="yellow"))
             mirror.caught_up(ending=Ending(comparison, learned))
-        return Summary(comparison, learned, experiment_link(study, mirror.experiment))
+        return Summary(comparison, learned, mirror.tracker.link)
 
 
 def tell_failures(folder: StudyFolder, console: Console) -> None:
