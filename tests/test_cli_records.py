@@ -1,12 +1,14 @@
 """list, show and report; --json, --quiet and --verbose of every command; completion in a shell."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from kd_hpo.cli import console
+from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder
 from tests.conftest import digits_study
 from tests.study.helpers import LEARNED, add_search
@@ -82,6 +84,23 @@ def test_export_as_json_has_all_else_on_standard_error(kd_hpo: Command, study: S
     assert told.err == "apply the best one: kd-hpo apply small-lambda.json\n"
     assert kd_hpo("export", "small", "--json", "-q").err == ""
     assert kd_hpo("export", "small", "-q").out == "1 matrices of study small in small-lambda.json\n"
+
+
+@pytest.mark.parametrize("name", ["my runs", "it's; here", "$HOME `x`"])
+def test_printed_commands_are_what_a_shell_reads_as_they_are_meant(kd_hpo: Command, name: str) -> None:
+    study = digits_study(kd_hpo.folder / name, search={"trials": 4}, compare={"methods": [LEARNED], "seeds": 1})
+    folder = StudyFolder.of(study)
+    folder.write_settings(study)
+    add_search(folder, LEARNED, [0.5, 0.75], MATRIX)
+    told = kd_hpo("show", "small", "--runs", study.runs).out.splitlines()[-1]
+    for printed in (told.removeprefix("next: "), folder.resume):
+        program, command, *given = shlex.split(printed)
+        assert (program, command) == ("kd-hpo", "resume")
+        assert kd_hpo("show", *given).out.startswith("small: unfinished")
+    told = kd_hpo("export", "small", "--runs", study.runs, "-o", f"{name}.json").out.splitlines()[-1]
+    program, command, file, option, runs = shlex.split(told.removeprefix("apply the best one: "))
+    assert (program, command, option, runs) == ("kd-hpo", "apply", "--runs", str(study.runs))
+    assert load_export(Path(file)).matrices[0].trial == "hetero-t001"
 
 
 def test_networks_and_layers_as_json(kd_hpo: Command) -> None:

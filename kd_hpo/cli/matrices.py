@@ -26,7 +26,7 @@ def export(
     study
         Its name.
     top
-        How many matrices, best first.
+        How many matrices, best first by what the search went by.
     file
         The file; STUDY-lambda.json if not given.
     runs

@@ -1,6 +1,8 @@
 """The contract of trackers, of MLflow and of one that is no more than the protocol; and which one a study has."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,9 @@ def test_study_has_the_tracker_that_it_names(tmp_path: Path) -> None:
         tracker_of(digits_study(tmp_path, tracking={"kind": f"{InMemoryTracker.__module__}:Nothing"}))
     with pytest.raises(ValueError, match=r"mlflow, or package\.module:callable"):
         Tracking(kind="wandb")
+
+
+def test_what_keeps_a_tracker_up_to_date_knows_none() -> None:
+    """MLflow is imported for a study that is tracked there, by the modules of its tracker alone."""
+    told = "import sys, kd_hpo.study.tracking.sync as _; print([name for name in sys.modules if 'mlflow' in name])"
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout == "[]\n"
