@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dashboards.tracked import StudyRuns, Tracking
-from kd_hpo.study.tracking.runs import MATRIX_SECTION
+from kd_hpo.study.tracking.runs import LAMBDA, LAMBDA_BY_EPOCH, MATRIX_SECTION
 
 _CELL = re.compile(re.escape(MATRIX_SECTION) + r"/(\d+) (.*) to (\d+) (.*)")
 NEGLIGIBLE = 0.002
@@ -95,7 +95,7 @@ def seeds(tracked: Tracking, study: StudyRuns, method: str) -> list[Matrices]:
 
 
 def trial_matrices(tracked: Tracking, run: str, title: str) -> Matrices:
-    """From lambda.json of a trial that has ended, else from the metrics of one that runs."""
+    """From a file of a trial that has ended, else from the metrics of one that runs."""
     found = _from_artifact(tracked, run, title) or _from_metrics(tracked, run, title)
     told = tracked.json_artifact(run, "layers.json")
     if not told:
@@ -108,8 +108,8 @@ def trial_matrices(tracked: Tracking, run: str, title: str) -> Matrices:
 
 
 def _from_artifact(tracked: Tracking, run: str, title: str) -> Matrices | None:
-    told = tracked.json_artifact(run, "lambda.json")
-    if not told:
+    told = tracked.json_artifact(run, LAMBDA_BY_EPOCH) or tracked.json_artifact(run, LAMBDA)
+    if not told or "epochs" not in told:  # which `lambda.json` had before it was a file that can be applied
         return None
     teacher, student = (tuple(Layer(name) for name in told[f"{network}_layers"]) for network in ("teacher", "student"))
     epochs = tuple(entry["epoch"] for entry in told["epochs"])

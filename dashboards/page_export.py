@@ -1,5 +1,6 @@
 """The page that exports: choose learned matrices, look at them, download one JSON file, and the command that applies it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from dashboards.matrix_figures import heatmap
 from dashboards.parts import bound, chart, heading
 from dashboards.tracked import StudyRuns, Tracking
 from dashboards.words import accuracy, count, markdown
-from kd_hpo.study.matrices.export import Export, ExportedMatrix, export_of
+from kd_hpo.study.matrices.export import export_of
+from kd_hpo.study.store.export_file import Export, ExportedMatrix
 from kd_hpo.study.store.folder import TestScores
 
 
@@ -36,7 +38,7 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
     matrices = [matrix for matrix in found.values() if matrix is not None]
     if missing := [trial for trial, matrix in found.items() if matrix is None]:
         st.warning(
-            f"{markdown(', '.join(missing))}: MLflow has no file `export.json` of this, since an earlier version logged it. "
+            f"{markdown(', '.join(missing))}: MLflow has no file to apply of this, since an earlier version logged it. "
             f"`kd-hpo export {study.name} --top 3` writes one from the study's folder."
         )
     if not matrices:
@@ -64,8 +66,11 @@ def _best_of_the_study(tracked: Tracking, study: StudyRuns) -> None:
 @st.cache_resource(max_entries=4096, show_spinner="Reading the matrices ...")
 def _exported(_tracked: Tracking, run: str) -> ExportedMatrix | None:
     """Of a trial that has completed, which does not change; None where it has learned none."""
-    text = _tracked.artifact(run, "export.json")
-    return Export.model_validate_json(text).matrices[0] if text else None
+    for name in ("lambda.json", "export.json"):  # as earlier versions called it, whose `lambda.json` was something else
+        text = _tracked.artifact(run, name)
+        if text and json.loads(text).get("kind") == Export.model_fields["kind"].default:
+            return Export.model_validate_json(text).matrices[0]
+    return None
 
 
 def _with_test_scores(tracked: Tracking, study: StudyRuns, matrices: list[ExportedMatrix]) -> list[ExportedMatrix]:

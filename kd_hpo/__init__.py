@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from kd_hpo.config.trial import TrialConfig as TrialConfig
     from kd_hpo.core.hypergradient import hypergradient as hypergradient
     from kd_hpo.study.design.study_file import load_study as load_study
-    from kd_hpo.study.matrices.export import load_export as load_export
     from kd_hpo.study.run.compare import compare as compare
     from kd_hpo.study.run.driver import run_study as run_study
+    from kd_hpo.study.store.export_file import load_export as load_export
     from kd_hpo.trial.result import TrialResult as TrialResult
     from kd_hpo.trial.run import run_trial as run_trial
 
@@ -20,7 +20,7 @@ _HOMES = {
     "TrialResult": "kd_hpo.trial.result",
     "compare": "kd_hpo.study.run.compare",
     "hypergradient": "kd_hpo.core.hypergradient",
-    "load_export": "kd_hpo.study.matrices.export",
+    "load_export": "kd_hpo.study.store.export_file",
     "load_study": "kd_hpo.study.design.study_file",
     "run_study": "kd_hpo.study.run.driver",
     "run_trial": "kd_hpo.trial.run",

@@ -1,5 +1,6 @@
 """What several tests share: a small trial on the digits, and a cache of the session in which its teacher is trained once."""
 
+import os
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,7 @@ from kd_hpo.config.trial import Network, Student, Teacher, Training, TrialConfig
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.prepare import prepare
 
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # of whoever runs the tests: studies would follow it
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("any machine")

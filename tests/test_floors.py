@@ -25,6 +25,7 @@ BELOW["trial"] = BELOW["data"] | {"data", "config"}
 BELOW["testing"] = BELOW["trial"] | {"trial"}  # for authors of parts: nothing of kd_hpo imports it
 BELOW["study"] = BELOW["trial"] | {"trial"}
 BELOW["cli"] = BELOW["study"] | {"study"}
+BELOW["testing"] = BELOW["study"] | {"study"}  # for authors of parts: nothing of kd_hpo imports it
 """What each floor may import, beside itself."""
 
 ONLY_IN = {"ray": {"study.cluster", "study.search", "study.run"}, "mlflow": {"study.tracking"}, "optuna": {"study.search"}}

@@ -1,5 +1,6 @@
 """What every command shares: the two consoles, common options, its result, what a study is called on a command line."""
 
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ StudyName = Annotated[str, Parameter(completer=_studies)]
 
 
 def runs_option(study: "StudyConfig") -> str:
-    return "" if study.runs == Path("runs").absolute() else f" --runs {study.runs}"
+    return "" if study.runs == Path("runs").absolute() else f" --runs {shlex.quote(str(study.runs))}"
 
 
 def study_name(study: str) -> str:

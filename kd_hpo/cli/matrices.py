@@ -1,5 +1,6 @@
 """Commands that work on learned matrices: export, apply."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,7 @@ def export(
     study
         Its name.
     top
-        How many matrices, best first.
+        How many matrices, best first by what the search went by.
     file
         The file; STUDY-lambda.json if not given.
     runs
@@ -45,7 +46,7 @@ def export(
     return Result(
         {"study": study, "file": path.absolute(), "matrices": matrices},
         (f"{len(matrices)} matrices of study {study} in {path}",),
-        (f"apply the best one: kd-hpo apply {path}{runs_option(folder.read_settings())}",),
+        (f"apply the best one: kd-hpo apply {shlex.quote(str(path))}{runs_option(folder.read_settings())}",),
     )
 
 
@@ -78,8 +79,8 @@ def apply(
 
     prepare_environment()
     from kd_hpo.study.matrices.apply import apply_matrix
-    from kd_hpo.study.matrices.export import load_export
     from kd_hpo.study.status_line import status_line
+    from kd_hpo.study.store.export_file import load_export
 
     exported = load_export(export_file)
     with status_line(output.progress, each_time=output.verbose) as progress:

@@ -44,7 +44,7 @@ def ui(
         The folder that holds the studies.
     tracking_uri
         An MLflow server, http://..., whose studies the dashboard shows; none is started here then. If not given, the server
-        that STUDY is tracked on, else the database in the folder.
+        that STUDY is tracked on, its own or that of MLFLOW_TRACKING_URI, else the database in the folder.
     host
         Where the dashboard listens, such as 0.0.0.0 in a container; MLflow and Optuna's own stay on 127.0.0.1.
     port
@@ -106,20 +106,21 @@ def _server(given: str | None, root: Path, study: str | None) -> tuple[str, str]
     from kd_hpo.config.study import Tracking
     from kd_hpo.errors import StudyError
     from kd_hpo.study.store.folder import StudyFolder
-    from kd_hpo.study.tracking.uri import resolved, server_address
+    from kd_hpo.study.tracking.uri import given_uri, resolved, server_address
 
     name = None if study is None else study_name(study)
     if given is None:
-        uri = StudyFolder(root / name).read_settings().tracking.uri if name else None
+        shown = StudyFolder(root / name).read_settings() if name else None
+        uri = None if name is None and (root / "mlflow.db").is_file() else given_uri(shown)
     else:
         try:
-            uri = Tracking(uri=given).uri
+            uri = resolved(Tracking(uri=given).uri or "")
         except ValidationError as error:
             raise StudyError(f"--tracking-uri is refused: {error.errors()[0]['msg']}") from None
-    address = server_address(uri) if uri else None
+    address = server_address(uri)
     if given is not None and address is None:
         raise StudyError("--tracking-uri takes the address of an MLflow server, http://... or https://...")
-    return (resolved(uri), address) if uri and address else None
+    return (uri, address) if uri and address else None
 
 
 def _silent(address: str) -> str | None:
@@ -164,7 +165,7 @@ def _trials_page(mlflow: str, study: str | None) -> str:
 
     From the list, a click on a name opens the pages for generative AI, whatever the list was opened with.
     """
-    from kd_hpo.study.tracking.saved_views import BEST_FIRST, EXPERIMENTS_LINK
+    from kd_hpo.study.tracking.links import EXPERIMENTS_LINK, best_first_link
 
     named = f"tags.`kd.study` = '{study}'" if study else "tags.`kd.study` LIKE '%'"
     asked = {"max_results": 1, "order_by": ["creation_time DESC"], "filter": named}
@@ -174,7 +175,7 @@ def _trials_page(mlflow: str, study: str | None) -> str:
             (newest,) = json.load(answer)["experiments"]
     except (OSError, HTTPException, ValueError, KeyError):
         return f"{mlflow}/{EXPERIMENTS_LINK}"
-    return f"{mlflow}/{BEST_FIRST.link(newest['experiment_id'])}"
+    return f"{mlflow}/{best_first_link(newest['experiment_id'])}"
 
 
 def _dashboard(host: str, port: int, study: str | None, links: Mapping[str, str]) -> Server:

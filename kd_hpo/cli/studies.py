@@ -116,7 +116,7 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
             f"{network}: accuracy on val {accuracy:.4f} ({images} images)",
             f"its weights: {trained.weights or 'as the network comes'}",
         ),
-        (f"every study with this teacher finds them there; next: kd-hpo run {study_file}{given}",),
+        (f"every study with this teacher finds them there; next: kd-hpo run {shlex.quote(str(study_file))}{given}",),
     )
 
 
@@ -177,5 +177,5 @@ def _where(study: "StudyConfig", folder: "StudyFolder", link: str, *, exported: 
     ]
     if exported:
         lines.append(f"  kd-hpo export {study.name} --top 3{option}    the three best matrices in one file")
-        lines.append(f"  kd-hpo apply {folder.export}{option}    train a student with the best matrix")
+        lines.append(f"  kd-hpo apply {shlex.quote(str(folder.export))}{option}    train a student with the best matrix")
     return lines

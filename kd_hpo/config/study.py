@@ -188,14 +188,17 @@ class Resources(Settings):
 
 
 class Tracking(Settings):
-    """MLflow; null uri keeps a SQLite file in the runs folder."""
+    """Where a study is shown beside its folder."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    kind: Annotated[str, WrittenAs(r"(?:mlflow|[A-Za-z_][\w.]*:[A-Za-z_]\w*)", "mlflow, or package.module:callable")] = "mlflow"
+    """MLflow, or a callable of your own that is given the study and returns a kd_hpo.study.tracking.tracker.Tracker."""
     uri: Annotated[str, AfterValidator(_no_secret)] | None = None
-    """It holds no password: `${NAME}` in it stands for that variable of the environment, wherever a process of the study runs."""
+    """Of MLflow; null follows MLFLOW_TRACKING_URI where that is set, and keeps a SQLite file in the runs folder elsewhere.
+    It holds no password: `${NAME}` in it stands for that variable of the environment, wherever a process of the study runs."""
     patience_s: PositiveFloat = 30.0
-    """How long the end of a study waits for an MLflow that does not answer. What MLflow lacks then, `kd-hpo resume` writes."""
+    """How long the end of a study waits for a tracker that does not answer. What it lacks then, `kd-hpo resume` writes."""
 
 
 class StudyConfig(TrialConfig):

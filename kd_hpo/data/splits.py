@@ -28,7 +28,7 @@ class Splits:
     extra: Indices
     """What is left of the pool, which no trial sees: a teacher may be trained on train + extra."""
     digests: Mapping[str, str]
-    """For each split above, the first 16 hex digits of the sha256 of its indices."""
+    """`split_digest` of each split above."""
 
 
 def make_splits(
@@ -73,8 +73,12 @@ def make_splits(
             raise DataError(f"`test` asks for {size} images and the data set's own test half has {len(own)}. Ask for fewer.")
         drawn["test"] = _draw(own, labels, [size, len(own) - size], random)[0]
     parts = {name: _frozen(drawn.get(name, pool[:0])) for name in ("train", "outer", "val", "test", "extra")}
-    digests = {name: hashlib.sha256(part.astype("<i8").tobytes()).hexdigest()[:16] for name, part in parts.items()}
-    return Splits(**parts, digests=digests)
+    return Splits(**parts, digests={name: split_digest(part) for name, part in parts.items()})
+
+
+def split_digest(part: Indices) -> str:
+    """The first 16 hex digits of the sha256 of the indices."""
+    return hashlib.sha256(part.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _count(name: str, size: int | float, total: int) -> int:

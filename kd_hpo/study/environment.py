@@ -2,7 +2,9 @@
 
 import os
 import platform
+import shutil
 import socket
+import subprocess
 
 from kd_hpo.errors import StudyError
 
@@ -38,6 +40,14 @@ def prepare_environment() -> None:
 def machine() -> str:
     """What this machine is called: in a cluster by its node's name, which several of one host do not share."""
     return os.environ.get(NODE_NAME) or platform.node()
+
+
+def git_commit() -> str:
+    """The commit of the current folder; empty outside a repository, or without git."""
+    if shutil.which("git") is None:
+        return ""
+    told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return told.stdout.strip() if told.returncode == 0 else ""
 
 
 def require_free_port(port: int, option: str, host: str = "127.0.0.1") -> None:

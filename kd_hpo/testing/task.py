@@ -13,6 +13,11 @@ MakeTask = Callable[[int], Task]
 CLASSES, B = 4, 8
 
 
+def saying(words: str) -> Callable[[str], str]:
+    """The message of a comparison that fails, before its numbers."""
+    return lambda numbers: f"{words}\n{numbers}"
+
+
 class TaskContract:
     """What the rest of kd_hpo relies on in a task; kd_hpo.core.tasks.Task says it in words.
 
@@ -56,7 +61,7 @@ class TaskContract:
             torch.testing.assert_close(
                 made.loss(*batch, name),  # type: ignore[arg-type]
                 expected,
-                msg=lambda numbers, name=name: f"{name} is not that of the examples' losses\n{numbers}",
+                msg=saying(f"{name} is not that of the examples' losses"),
             )
 
     def test_an_example_has_its_own_loss(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
@@ -64,7 +69,7 @@ class TaskContract:
         torch.testing.assert_close(
             torch.cat([made.loss(output[n : n + 1], labels[n : n + 1], "none") for n in range(B)]),
             made.loss(output, labels, "none"),
-            msg=lambda numbers: f"an example's loss depends on the others of its batch\n{numbers}",
+            msg=saying("an example's loss depends on the others of its batch"),
         )
 
     def test_statistics_of_batches_add_up(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
@@ -73,9 +78,7 @@ class TaskContract:
         parts = made.statistics(output[:3], labels[:3]) + made.statistics(output[3:], labels[3:])
         assert made.metric in whole, f"metrics has no {made.metric!r}, the metric that studies go by"
         for name, value in made.metrics(parts).items():
-            torch.testing.assert_close(
-                value, whole[name], msg=lambda numbers, name=name: f"{name} of two batches is not that of all\n{numbers}"
-            )
+            torch.testing.assert_close(value, whole[name], msg=saying(f"{name} of two batches is not that of all"))
 
     def test_gradient_steps_lower_the_loss(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
         output, labels = batch[0].requires_grad_(), batch[1]

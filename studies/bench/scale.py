@@ -24,7 +24,6 @@ prepare_environment()
 
 import psutil  # noqa: E402
 from figures import machine  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
 from recorded import record_of, replayed_study  # noqa: E402
 
 from kd_hpo.config.study import DEFAULT_SPACE, Asha, StudyConfig  # noqa: E402
@@ -33,7 +32,6 @@ from kd_hpo.study.matrices.export import export_study  # noqa: E402
 from kd_hpo.study.search.searcher import MethodSearch, StudyAsha, StudySearch, _EndedTrial  # noqa: E402
 from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus  # noqa: E402
 from kd_hpo.study.tracking.sync import TrackerSync  # noqa: E402
-from kd_hpo.study.tracking.uri import tracking_uri  # noqa: E402
 from kd_hpo.trial.result import RESULT, TrialResult  # noqa: E402
 
 Spent = dict[str, list[float]]
@@ -107,8 +105,8 @@ def mirror(study: StudyConfig, trials: int, spent: Spent) -> None:
     writer.bring_up_to_date(False)
     for name in names[:trials]:
         status, started = folder.status(name), time.perf_counter()
-        assert status is not None and writer.experiment is not None
-        writer._write(MlflowClient(tracking_uri(study)), writer.experiment, status, False)
+        assert status is not None
+        writer._write(status, False)
         spent["tracker (MLflow, SQLite)"].append(time.perf_counter() - started)
 
 

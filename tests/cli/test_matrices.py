@@ -1,16 +1,20 @@
 """kd-hpo export and apply; code of one's own in an export is never run because a file says so."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from kd_hpo.errors import ExportError
 from kd_hpo.study.matrices.apply import refuse_code
+from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder
 from tests.cli.conftest import STUDY, Command
-from tests.conftest import digits_trial
+from tests.conftest import digits_study, digits_trial
+from tests.study.helpers import LEARNED, add_search
 
+MATRIX = ((0.7, 0.0), (0.0, 0.3), (0.0, 0.0))
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 
 
@@ -98,3 +102,20 @@ def test_assistants_of_a_file_are_looked_at_too() -> None:
         data = digits_trial(assistants=[assistant]).model_dump(mode="json")
         with pytest.raises(ExportError, match=path):
             refuse_code(data, [])
+
+
+@pytest.mark.parametrize("name", ["my runs", "it's; here", "$HOME `x`"])
+def test_printed_commands_are_what_a_shell_reads_as_they_are_meant(kd_hpo: Command, name: str) -> None:
+    study = digits_study(kd_hpo.folder / name, search={"trials": 4}, compare={"methods": [LEARNED], "seeds": 1})
+    folder = StudyFolder.of(study)
+    folder.write_settings(study)
+    add_search(folder, LEARNED, [0.5, 0.75], MATRIX)
+    told = kd_hpo("show", "small", "--runs", study.runs).out.splitlines()[-1]
+    for printed in (told.removeprefix("next: "), folder.resume):
+        program, command, *given = shlex.split(printed)
+        assert (program, command) == ("kd-hpo", "resume")
+        assert kd_hpo("show", *given).out.startswith("small: unfinished")
+    told = kd_hpo("export", "small", "--runs", study.runs, "-o", f"{name}.json").out.splitlines()[-1]
+    program, command, file, option, runs = shlex.split(told.removeprefix("apply the best one: "))
+    assert (program, command, option, runs) == ("kd-hpo", "apply", "--runs", str(study.runs))
+    assert load_export(Path(file)).matrices[0].trial == "hetero-t001"

@@ -7,13 +7,12 @@ from types import SimpleNamespace
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.study.design.trials import searches, trial_config
+from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.results.comparison import Comparison, MethodScores, Scores
 from kd_hpo.study.run.worker import about_trial
 from kd_hpo.study.search.searcher import journal
 from kd_hpo.study.store.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
-from kd_hpo.study.tracking.overview import views_of
 from kd_hpo.study.tracking.runs import open_experiment, write_summary
 from kd_hpo.study.tracking.sync import TrackerSync
 from kd_hpo.trial.parts import Prepared
@@ -54,8 +53,7 @@ class MadeUp:
         self.folder.write_status(TrialStatus(spec=spec, state=state, message=message, duration_s=1.0))
 
     def to_mlflow(self) -> None:
-        views = views_of(self.study, searches(self.study, self.prepared.plan.shape))
-        TrackerSync(self.study, views).bring_up_to_date(closing=False)
+        TrackerSync(self.study).bring_up_to_date(closing=False)
 
 
 def ended_study(runs: Path, prepared: Prepared) -> MadeUp:

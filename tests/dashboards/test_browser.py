@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from kd_hpo.study.matrices.export import load_export
+from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import TrialSpec
 from tests.dashboards.conftest import CHROMIUM, PATIENCE_S, Served, Studies
 from tests.dashboards.made_up import ENDED, HOSTILE, RUNNING

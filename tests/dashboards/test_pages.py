@@ -17,7 +17,7 @@ from dashboards.__main__ import warm_up
 from dashboards.figures import STATES, curves, lines, states
 from dashboards.parts import ALL, DRAWN, GRID
 from dashboards.tracked import StudyRuns, Tracking
-from kd_hpo.study.matrices.export import Export
+from kd_hpo.study.store.export_file import Export
 from tests.dashboards.conftest import Studies
 from tests.dashboards.made_up import COMPARED, ENDED, HOSTILE, RUNNING, SEARCHED
 

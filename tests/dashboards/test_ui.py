@@ -187,6 +187,28 @@ def test_study_that_is_tracked_on_a_server_is_shown_from_there(
     assert "secret" not in capsys.readouterr().out and not any("secret" in word for word in dashboard.command)
 
 
+def test_server_of_the_environment_is_shown_where_the_study_is_tracked_there(
+    tmp_path: Path, started: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = digits_study(tmp_path)
+    StudyFolder.of(study).write_settings(study)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    monkeypatch.setattr(module, "_silent", lambda address: None)
+    for given in ((study.name,), ()):  # and without a study, since there is no database here
+        ui(*given, runs=tmp_path, dashboard_port=free_port())
+        (dashboard,) = started
+        assert dashboard.environment["MLFLOW_TRACKING_URI"] == "http://mlflow.example:5000"
+        started.clear()
+
+
+def test_database_of_the_folder_comes_before_the_environment_where_no_study_is_named(
+    runs: Path, started: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    ui(runs=runs, port=free_port(), dashboard_port=free_port(), optuna=False)
+    assert started[0].environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{runs / 'mlflow.db'}"
+
+
 @pytest.mark.parametrize("uri", ["sqlite:////tmp/mlflow.db", "mlflow:5000", "http://me:secret@mlflow.example"])
 def test_tracking_uri_that_is_no_servers_or_holds_a_password_is_refused(runs: Path, uri: str) -> None:
     with pytest.raises(StudyError, match=r"^--tracking-uri .*(http://|password)") as refused:

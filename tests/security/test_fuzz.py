@@ -28,8 +28,8 @@ from kd_hpo.errors import ConfigError, KdHpoError
 from kd_hpo.nets.weights import load_weights, save_weights, weights_digest
 from kd_hpo.study.design.study_file import load_study
 from kd_hpo.study.matrices.apply import applied_config
-from kd_hpo.study.matrices.export import load_export
 from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.checkpoint import load_checkpoint
 from kd_hpo.trial.loop import CHECKPOINT, resume, run_epoch

@@ -16,8 +16,8 @@ from kd_hpo.files import only_one_process, write_atomically
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.plain_conv import PlainConv
 from kd_hpo.study.design.study_file import load_study
-from kd_hpo.study.matrices.export import load_export
 from kd_hpo.study.report.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
+from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.descriptions import trial_note
 from kd_hpo.study.tracking.runs import PairLayers, RunLog, all_runs, open_experiment, tracking_uri

@@ -16,8 +16,8 @@ import pytest
 from mlflow import MlflowClient
 
 from kd_hpo.study.design.trials import trial_config
-from kd_hpo.study.matrices.export import load_export
 from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, open_experiment, tracking_uri
 from kd_hpo.trial.result import METRIC, TrialResult
@@ -172,7 +172,7 @@ class FaultyStudy:
         for status in statuses:
             trial, run = status.spec.id, of_trial[status.spec.id]
             records = self.folder.records(trial)
-            assert (run.data.tags["kd.state"], run.info.run_id) == (status.state, self.folder.run_id(trial))
+            assert (run.data.tags["kd.state"], run.info.run_id) == (status.state, self.folder.run_id(trial, "mlflow"))
             history = client.get_metric_history(run.info.run_id, METRIC)
             assert [(m.step, m.value) for m in history] == [(r.epoch, r.metrics[METRIC]) for r in records]
             if status.state != "failed":

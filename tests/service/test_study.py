@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.matrices.apply import apply_matrix
-from kd_hpo.study.matrices.export import SCHEMA, load_export
 from kd_hpo.study.report.summary import Summary
 from kd_hpo.study.run.driver import run_study
 from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.store.export_file import SCHEMA, load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, tracking_uri
 from kd_hpo.trial.result import EpochRecord
@@ -147,7 +147,7 @@ def test_mlflow_holds_one_ended_run_a_trial_and_a_summary(finished: Finished) ->
     for status in finished.folder.statuses():
         run = found[status.spec.id]
         assert run.data.tags["kd.state"] == status.state
-        assert run.info.run_id == finished.folder.run_id(status.spec.id)
+        assert run.info.run_id == finished.folder.run_id(status.spec.id, "mlflow")
         history = MlflowClient(tracking_uri(finished.study)).get_metric_history(run.info.run_id, "val/accuracy")
         records = finished.folder.records(status.spec.id)
         assert [(m.step, m.value) for m in history] == [(r.epoch, r.metrics["val/accuracy"]) for r in records]

@@ -14,9 +14,9 @@ from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.run.worker import about_trial
 from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.best_student import export_best_student
-from kd_hpo.study.tracking.overview import Ending, views_of
-from kd_hpo.study.tracking.saved_views import SavedView
+from kd_hpo.study.tracking.runs import open_experiment
 from kd_hpo.study.tracking.sync import TrackerSync, mirrored
+from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.trial.loop import LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared, build
 from kd_hpo.trial.result import RESULT
@@ -68,14 +68,10 @@ def add_comparison(study: StudyConfig, prepared: Prepared) -> None:
         add_trial(study, prepared, spec, accuracy, test=accuracy - 0.02)
 
 
-def views(study: StudyConfig) -> tuple[SavedView, ...]:
-    return views_of(study, searches(study, (T, S)))
-
-
 def show(study: StudyConfig) -> TrackerSync:
     """All that the folder has now to MLflow, while the study is on its way."""
     StudyFolder.of(study).write_settings(study)
-    mirror = TrackerSync(study, views(study))
+    mirror = TrackerSync(study)
     mirror.bring_up_to_date(closing=False)
     return mirror
 
@@ -84,10 +80,9 @@ def finish(study: StudyConfig, prepared: Prepared) -> tuple[str, str]:
     """The study to its end, in its folder and in MLflow; the experiment's id, and what was told."""
     folder, told = StudyFolder.of(study), StringIO()
     folder.write_settings(study)
-    with mirrored(study, Console(file=told, width=200), views(study)) as mirror:
+    with mirrored(study, Console(file=told, width=200)) as mirror:
         comparison = compared(study, folder, prepared, searches(study, (T, S)))
         comparison.write(folder)
         export_best_student(study, folder, prepared)
         assert mirror.caught_up(ending=Ending(comparison, learned_weights(study, folder)))
-    assert mirror.experiment is not None
-    return mirror.experiment, told.getvalue()
+    return open_experiment(study), told.getvalue()

@@ -15,7 +15,7 @@ from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.cluster.connection import first_line
 from kd_hpo.study.cluster.user_code import user_code
-from kd_hpo.study.tracking.runs import git_commit
+from kd_hpo.study.environment import git_commit
 
 _STUDY = "kd-hpo-study.json"
 

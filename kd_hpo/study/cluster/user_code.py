@@ -72,7 +72,7 @@ def user_code(study: StudyConfig, root: Path) -> UserCode | None:
 
 def user_modules(study: StudyConfig) -> list[str]:
     """The packages or modules of every `package.module:callable` that the study names, by their first name."""
-    trial = study.model_dump(mode="json", exclude={"tracking", "resources", "runs", "name"})
+    trial = study.model_dump(mode="json", exclude={"tracking": {"uri"}, "resources": True, "runs": True, "name": True})
     return sorted({found[1] for text in _texts(trial) if (found := _REFERENCE.fullmatch(text))} - {"kd_hpo"})
 
 

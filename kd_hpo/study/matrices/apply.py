@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 from kd_hpo.config.read import validated
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import FixedMatrix
+from kd_hpo.data.splits import split_digest
 from kd_hpo.errors import ExportError
 from kd_hpo.files import write_atomically
 from kd_hpo.nets.features import LOGITS
-from kd_hpo.study.matrices.export import Export, ExportedMatrix
 from kd_hpo.study.results.final_scores import accuracy_on_test
+from kd_hpo.study.store.export_file import Export, ExportedMatrix
 from kd_hpo.study.store.folder import TestScores
 from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared
@@ -83,7 +85,7 @@ def refuse_code(data: Mapping[str, Any], overrides: Sequence[str]) -> None:
         if not any(path == start or path.startswith(f"{start}.") for start in given):
             raise ExportError(
                 f"the export names code to run, {path} = {reference!r}, and a file may not run code by itself. "
-                f"If you trust it, name it yourself: --set {path}={reference}"
+                f"If you trust it, name it yourself: --set {quote(f'{path}={reference}')}"
             )
 
 
@@ -103,5 +105,6 @@ def _named_code(data: object, path: str = "") -> Iterator[tuple[str, str]]:
 def with_outer_in_train(prepared: Prepared) -> Prepared:
     """No hypergradient is taken any more, so the outer split's images may train the student."""
     splits = prepared.splits
-    together = np.sort(np.concatenate([splits.train, splits.outer]))
-    return replace(prepared, splits=replace(splits, train=together, outer=splits.outer[:0]))
+    parts = {"train": np.sort(np.concatenate([splits.train, splits.outer])), "outer": splits.outer[:0]}
+    digests = {**splits.digests, **{name: split_digest(part) for name, part in parts.items()}}
+    return replace(prepared, splits=replace(splits, **parts, digests=digests))

@@ -1,9 +1,9 @@
-"""The best trial of a search, and what it hands on."""
+"""The best trials of a study, and what they hand on."""
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import LearnedWeights, Matrix
-from kd_hpo.study.store.folder import StudyFolder, TrialStatus
-from kd_hpo.trial.result import GOALS
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.trial.result import GOALS, TrialResult
 
 
 def searched_trials(folder: StudyFolder, method: str) -> list[TrialStatus]:
@@ -34,3 +34,11 @@ def start_of_seeds(study: StudyConfig, folder: StudyFolder, method: str) -> Matr
     """
     best = best_searched(study, folder, method) if study.search.carry_lambda else None
     return best.spec.start if best else None
+
+
+def learned_trials(study: StudyConfig, folder: StudyFolder) -> list[tuple[TrialSpec, TrialResult]]:
+    """The completed trials that have learned their pair weights, best first by `search.by` after the last epoch."""
+    done = [status.spec for status in folder.statuses() if status.state == "completed"]
+    results = [(spec, folder.result(spec.id)) for spec in done]
+    learned = [(spec, result) for spec, result in results if isinstance(result.config.weighting, LearnedWeights)]
+    return sorted(learned, key=lambda entry: -GOALS[study.search.by].merit(entry[1].last))

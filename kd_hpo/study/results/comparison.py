@@ -253,7 +253,7 @@ def read_comparison(study: StudyConfig, folder: StudyFolder) -> Comparison | Non
             splits={name: (split["images"], split["digest"]) for name, split in given["splits"].items()},
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{path} is broken ({error!r}); write it again with `kd-hpo resume {study.name}`") from error
+        raise StudyError(f"{path} is broken ({error!r}); write it again with `{StudyFolder.of(study).resume}`") from error
 
 
 def _read_method(study: StudyConfig, row: Mapping[str, Any]) -> MethodScores:

@@ -11,7 +11,7 @@ from kd_hpo.config.load import method_names
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.study.design.trials import compared_ids, searches
-from kd_hpo.study.matrices.export import learned_trials
+from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.comparison import read_comparison
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
@@ -126,7 +126,7 @@ def learned_weights(study: StudyConfig, folder: StudyFolder) -> Learned | None:
         results = [folder.result(trial) for trial in done]
         if results and isinstance(results[0].config.weighting, LearnedWeights):
             return _learned(method, done, results, compared=True)
-    best: list[tuple[TrialSpec, TrialResult]] = learned_trials(folder)[:1]
+    best: list[tuple[TrialSpec, TrialResult]] = learned_trials(study, folder)[:1]
     return next((_learned(spec.method, [spec.id], [result], compared=False) for spec, result in best), None)
 
 

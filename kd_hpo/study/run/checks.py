@@ -1,5 +1,7 @@
 """What is refused before a study begins: a name that is taken, methods and pairs that do not fit."""
 
+from shlex import quote
+
 from kd_hpo.config.load import probes, with_settings
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import Uniform
@@ -34,7 +36,7 @@ def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
             raise StudyError(
                 f"study {study.name!r} is in {folder.root} already, with another {', '.join(sorted(changed))}. "
                 f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name} "
-                f"--runs {study.runs}. To start it anew, remove its folder"
+                f"--runs {quote(str(study.runs))}. To start it anew, remove its folder"
             )
 
 

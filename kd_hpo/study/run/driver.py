@@ -21,10 +21,10 @@ from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
 from kd_hpo.study.cluster.signals import heed_sigterm, stopped_by_sigterm
 from kd_hpo.study.design.trials import Searched, acting_paths, compared_ids, judged_records, method_trials, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
-from kd_hpo.study.matrices.export import export_study, learned_trials
+from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
-from kd_hpo.study.results.best import best_searched, searched_trials, start_of_lambda, start_of_seeds
+from kd_hpo.study.results.best import best_searched, learned_trials, searched_trials, start_of_lambda, start_of_seeds
 from kd_hpo.study.results.comparison import Comparison, compared
 from kd_hpo.study.results.final_scores import accuracy_on_test
 from kd_hpo.study.results.standing import learned_weights
@@ -36,9 +36,8 @@ from kd_hpo.study.search.searcher import MethodSearch, StudyAsha, StudySearch, k
 from kd_hpo.study.status_line import status_line
 from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.best_student import export_best_student
-from kd_hpo.study.tracking.overview import Ending, views_of
-from kd_hpo.study.tracking.runs import experiment_link
 from kd_hpo.study.tracking.sync import mirrored
+from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared, load_data
 from kd_hpo.trial.prepare import prepare, shared_settings
@@ -90,7 +89,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
                 console, title, folder, trials=trials, epochs=study.training.epochs, layers=layers, each_epoch=verbose
             )
 
-        with mirrored(study, console, views_of(study, searched)) as mirror:
+        with mirrored(study, console) as mirror:
             if left:
                 with ray_running(study, console, verbose=verbose):
                     heed_sigterm()
@@ -102,7 +101,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             comparison.write(folder)
             require_some_result(comparison)
             draw_comparison(comparison, folder.comparison("png"))
-            if learned_trials(folder):
+            if learned_trials(study, folder):
                 mirror.caught_up()  # the export names its runs
                 export_study(study, folder, folder.export, top=1)
             learned = learned_weights(study, folder)
@@ -111,7 +110,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             except StudyError as error:  # its weights are in its trial's folder all the same
                 console.print(Text(str(error), style="yellow"))
             mirror.caught_up(ending=Ending(comparison, learned))
-        return Summary(comparison, learned, experiment_link(study, mirror.experiment))
+        return Summary(comparison, learned, mirror.tracker.link)
 
 
 def tell_failures(folder: StudyFolder, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Where a study keeps its files. The folder is the record of the study; MLflow mirrors it."""
+"""Where a study keeps its files. The folder is the record of the study; a tracker mirrors it."""
 
 import fcntl
 import re
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, RootModel, ValidationError
@@ -27,7 +28,7 @@ _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 
 M = TypeVar("M", bound=BaseModel)
 TrialId = Annotated[str, WrittenAs(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", "letters, digits, '.', '_' and '-'")]
-"""A trial's folder, its name in MLflow and in filters there: no more than a study's name can it lead elsewhere."""
+"""A trial's folder, its name in a tracker and in filters there: no more than a study's name can it lead elsewhere."""
 State = Literal["running", "completed", "stopped", "failed"]
 
 
@@ -55,7 +56,7 @@ class TrialStatus(Settings):
 
 
 class TrialAbout(Settings):
-    """What a trial runs with, written when an attempt at it starts: all that MLflow shows of it beside its epochs."""
+    """What a trial runs with, written when an attempt at it starts: all that a tracker shows of it beside its epochs."""
 
     config: TrialConfig
     teacher_layers: tuple[LayerRecord, ...]
@@ -76,6 +77,15 @@ class TestScores(Settings):
     last: float
     best: float
     """At the epoch of the highest accuracy on `val`."""
+
+
+class TrackedRun(Settings):
+    """Where a tracker has a trial."""
+
+    tracker: str
+    """Its name, such as mlflow."""
+    run: str
+    """What it calls the run: an id that means nothing to another tracker."""
 
 
 class _Records(RootModel[list[EpochRecord]]):
@@ -173,7 +183,8 @@ class StudyFolder:
         if stands == content or stands.startswith(content[:-1] + b","):  # to read it as records would take longer with each epoch
             return
         times = self.times(trial_id)[: len(records)]
-        times += [time.time_ns() // 10**6] * (len(records) - len(times))
+        now = max([time.time_ns() // 10**6, *times[-1:]])  # a clock that was set back turns no epoch's time back
+        times += [now] * (len(records) - len(times))
         self.write(self.trial(trial_id) / "times.json", _Times(times).model_dump_json())
         self.write(path, content)
 
@@ -196,7 +207,7 @@ class StudyFolder:
         return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
 
     def identity(self, trial_id: str | None = None) -> str:
-        """Of the study, or of a trial in its present life: what MLflow knows it by, whatever else has its name."""
+        """Of the study, or of a trial in its present life: what a tracker knows it by, whatever else has its name."""
         path = (self.trial(trial_id) if trial_id else self.root) / "identity"
         if not path.is_file():
             self.write(path, uuid.uuid4().hex)
@@ -211,14 +222,21 @@ class StudyFolder:
         earlier = (int(folder.suffix[1:]) for folder in kept.glob(f"{trial_id}.*"))
         self.trial(trial_id).rename(kept / f"{trial_id}.{1 + max(earlier, default=0)}")
 
-    def write_run_id(self, trial_id: str, run_id: str) -> None:
-        if run_id != self.run_id(trial_id):
-            self.write(self.trial(trial_id) / "mlflow_run_id", run_id)
+    def write_run_id(self, trial_id: str, tracker: str, run_id: str) -> None:
+        if run_id != self.run_id(trial_id, tracker):
+            content = TrackedRun(tracker=tracker, run=run_id).model_dump_json()
+            self.write(self.trial(trial_id) / "tracked.json", content)
 
-    def run_id(self, trial_id: str) -> str | None:
-        """The trial's run in MLflow; None where tracking never reached it."""
-        path = self.trial(trial_id) / "mlflow_run_id"
-        return path.read_text(errors="replace") if path.is_file() else None
+    def run_id(self, trial_id: str, tracker: str) -> str | None:
+        """The trial's run in the tracker; None where tracking never reached it, or where another tracker has it."""
+        path, earlier = (self.trial(trial_id) / name for name in ("tracked.json", "mlflow_run_id"))
+        if path.is_file():
+            tracked = self._written(path, TrackedRun)
+        elif earlier.is_file():  # of a study that was begun when MLflow was the only tracker
+            tracked = TrackedRun(tracker="mlflow", run=earlier.read_text(errors="replace"))
+        else:
+            return None
+        return tracked.run if tracked.tracker == tracker else None
 
     def test_scores(self, trial_id: str) -> TestScores | None:
         path = self.trial(trial_id) / "test.json"
@@ -240,7 +258,7 @@ class StudyFolder:
     def resume(self) -> str:
         """The command that goes on with the study."""
         runs = self.root.parent
-        return f"kd-hpo resume {self.root.name}" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
+        return f"kd-hpo resume {self.root.name}" + ("" if runs == Path("runs").absolute() else f" --runs {quote(str(runs))}")
 
     def _remedy(self, path: Path) -> str:
         return f"remove {path.parent}, and go on without what that trial was: {self.resume}"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -27,7 +28,8 @@ from kd_hpo.nets.weights import load_weights
 from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.study.tracking.descriptions import code, ranking_of
-from kd_hpo.study.tracking.saved_views import TEST_METRIC, run_link
+from kd_hpo.study.tracking.links import TEST_METRIC, run_link
+from kd_hpo.study.tracking.uri import NAME
 from kd_hpo.trial.loop import LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared, build
 from kd_hpo.trial.result import METRIC
@@ -62,7 +64,7 @@ def export_best_student(study: StudyConfig, folder: StudyFolder, prepared: Prepa
 
     Raises StudyError where torch cannot trace the network; no other model is left in its place then.
     """
-    best, made = ranking_of(folder).best, model_folder(folder)
+    best, made = ranking_of(study, folder).best, model_folder(folder)
     if best is None:
         return
     weights = folder.trial(best.spec.id) / LAST_WEIGHTS
@@ -84,27 +86,32 @@ def exported(folder: StudyFolder) -> dict[str, str]:
 def register_best_student(client: MlflowClient, study: StudyConfig, experiment: str, folder: StudyFolder) -> str | None:
     """Logs the exported student as a model of its trial's run and registers it under the study's name; None without one.
 
-    It may be cut off and called again: a model of the same weights is neither logged nor registered twice.
+    It may be cut off and called again: a model of the same weights is neither logged nor registered twice, and one that was
+    deleted is there again.
     Raises StudyError where the registry has a model of the name that is not the study's.
     """
     if not model_folder(folder).is_dir():
         return None
     about = exported(folder)
-    trial, digest = about[_TRIAL], about[_WEIGHTS]
-    status, run = folder.status(trial), folder.run_id(trial)
+    trial = about[_TRIAL]
+    status, run = folder.status(trial), folder.run_id(trial, NAME)
     if status is None or run is None:
         return None
-    registered = registered_weights(client, study, folder.identity())
-    if registered == digest:
-        return study.name
+    known = registered_model(client, study, folder.identity())
     accuracies = {METRIC: folder.records(trial)[-1].metrics[METRIC]}
     if scores := folder.test_scores(trial):
         accuracies[TEST_METRIC] = scores.last
     params = {"method": status.spec.method, "seed": str(status.spec.seed)}
     params |= {name: f"{value:.4f}" for name, value in accuracies.items()}
     model = logged_model(client, experiment, run, {"kd.study": study.name, **about}, params, model_folder(folder))
+    if known:
+        versions = client.search_model_versions(f"name = '{study.name}'")
+        if there := next((version.version for version in versions if version.source == model.artifact_location), None):
+            if str(known.aliases.get(ALIAS)) != str(there):
+                client.set_registered_model_alias(study.name, ALIAS, there)
+            return study.name
     told = ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
-    if registered is None:
+    if known is None:
         description = f"The best student of study {study.name}: images in [0, 1], (B, C, H, W), to logits (B, K)."
         tags = {"kd.study": study.name, _IDENTITY: folder.identity()}
         client.create_registered_model(study.name, tags=tags, description=description)
@@ -134,22 +141,20 @@ def logged_model(
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
-def registered_weights(client: MlflowClient, study: StudyConfig, identity: str) -> str | None:
-    """The digest of the weights that are registered as the study's best; empty where none is the best, None without a model."""
+def registered_model(client: MlflowClient, study: StudyConfig, identity: str) -> RegisteredModel | None:
+    """The study's model in MLflow's registry. Raises StudyError where the registry has one of the name that is another's."""
     try:
-        if client.get_registered_model(study.name).tags.get(_IDENTITY) != identity:
-            raise StudyError(
-                f"the best student is not registered: MLflow's registry has a model {study.name!r} already, which this study has "
-                "not made; give the study another name"
-            )
+        found = client.get_registered_model(study.name)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise
         return None
-    try:
-        return client.get_model_version_by_alias(study.name, ALIAS).tags.get(_WEIGHTS, "")
-    except MlflowException:  # an alias that does not stand yet is an invalid parameter to one store, and missing to another
-        return ""
+    if found.tags.get(_IDENTITY) != identity:
+        raise StudyError(
+            f"the best student is not registered: MLflow's registry has a model {study.name!r} already, which this study has "
+            "not made; give the study another name"
+        )
+    return found
 
 
 def trial_student(study: StudyConfig, spec: TrialSpec, weights: Path, prepared: Prepared) -> Classifier:

@@ -7,14 +7,17 @@ through `code` and `as_text`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.markdown import as_text
 from kd_hpo.study.results.comparison import Comparison, MethodScores, number, p_value, spread, with_spread
 from kd_hpo.study.results.standing import Learned
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.tracking.saved_views import SavedView, metrics_link, model_link, run_link
-from kd_hpo.trial.result import METRIC, EpochRecord, Rows
+from kd_hpo.study.tracking.links import best_first_link, metrics_link, model_link, run_link
+from kd_hpo.study.tracking.uri import NAME
+from kd_hpo.trial.result import GOALS, LOSS, METRIC, EpochRecord, Goal, Rows
 
+_GOAL = {METRIC: "the highest accuracy", LOSS: "the lowest cross-entropy"}
 _MOST_PAIRS = 100
 """Of a matrix that is shown as a table; of a larger one the strongest pairs are named."""
 
@@ -31,43 +34,41 @@ class Ranking:
 
     study: str
     ranked: tuple[tuple[TrialStatus, EpochRecord], ...]
-    """Completed ones and their last epochs, best first by `val`; of equal ones, those first that are tested on `test`."""
+    """Completed ones and their last epochs, best first by the goal; of equal ones, those first that are tested on `test`."""
     run_ids: Mapping[str, str]
     counts: Mapping[str, int]
     """Trials of any kind by state."""
+    goal: Goal = GOALS["accuracy"]
+    """What the study's search goes by."""
 
     @property
     def best(self) -> TrialStatus | None:
         return self.ranked[0][0] if self.ranked else None
 
-    @property
-    def accuracy(self) -> float:
-        """Of the best trial, on `val`."""
-        return self.ranked[0][1].metrics[METRIC]
+    def value(self, record: EpochRecord) -> str:
+        return f"{record.metrics[self.goal.metric]:.4f}"
 
 
-def ranking_of(folder: StudyFolder) -> Ranking:
-    statuses = folder.statuses()
+def ranking_of(study: StudyConfig, folder: StudyFolder) -> Ranking:
+    statuses, goal = folder.statuses(), GOALS[study.search.by]
     completed = [status for status in statuses if status.state == "completed"]
     scored = [(status, folder.records(status.spec.id)[-1]) for status in completed]
     return Ranking(
         study=folder.root.name,
-        ranked=tuple(sorted(scored, key=lambda entry: (-entry[1].metrics[METRIC], entry[0].spec.kind != "compare"))),
-        run_ids={status.spec.id: run for status in statuses if (run := folder.run_id(status.spec.id))},
+        ranked=tuple(sorted(scored, key=lambda entry: (-goal.merit(entry[1]), entry[0].spec.kind != "compare"))),
+        run_ids={status.spec.id: run for status in statuses if (run := folder.run_id(status.spec.id, NAME))},
         counts={state: sum(s.state == state for s in statuses) for state in ("completed", "running", "stopped", "failed")},
+        goal=goal,
     )
 
 
-def experiment_note(ranking: Ranking, experiment: str, summary: str, views: Sequence[SavedView]) -> str:
+def experiment_note(ranking: Ranking, experiment: str, summary: str) -> str:
     """Its first line is what MLflow shows above the runs: the best trial, and ways to all that a person asks next."""
-    there = {"": True, "compare": any(status.spec.kind == "compare" for status, _ in ranking.ranked)}
-    there["matrix"] = any(last.weights for _, last in ranking.ranked)
-    links = [f"[{view.title.lower()}]({view.link(experiment)})" for view in views if there[view.needs]]
-    links += [f"[summary]({run_link(experiment, summary)})"]
+    links = [f"[best first]({best_first_link(experiment)})", f"[summary]({run_link(experiment, summary)})"]
     best = ranking.best
     head = "**No trial has been completed yet**"
     if best is not None:
-        head = f"**Best: {_trial(ranking, experiment, best)}**, {METRIC} {ranking.accuracy:.4f}"
+        head = f"**Best: {_trial(ranking, experiment, best)}**, {ranking.goal.metric} {ranking.value(ranking.ranked[0][1])}"
         if best.spec.id in ranking.run_ids and ranking.ranked[0][1].weights:
             links.insert(0, f"[its matrix]({run_link(experiment, ranking.run_ids[best.spec.id], 'lambda.html')})")
     return "\n\n".join([" · ".join([head, *links]), *why(ranking, experiment), _progress(ranking)])
@@ -78,11 +79,11 @@ def why(ranking: Ranking, experiment: str) -> list[str]:
     best = ranking.best
     if best is None:
         return []
-    others = [f"{_trial(ranking, experiment, status)} {last.metrics[METRIC]:.4f}" for status, last in ranking.ranked[1:4]]
+    others = [f"{_trial(ranking, experiment, status)} {ranking.value(last)}" for status, last in ranking.ranked[1:4]]
     lines = [
         f"{_trial(ranking, experiment, best)} ({best.spec.method}, seed {best.spec.seed}) is the best: of the "
-        f"{len(ranking.ranked)} completed trials it has the highest accuracy on `val` after its last epoch, "
-        f"{ranking.accuracy:.4f}{'; next come ' + ', '.join(others) if others else ''}."
+        f"{len(ranking.ranked)} completed trials it has {_GOAL[ranking.goal.metric]} on `val` after its last epoch, "
+        f"{ranking.value(ranking.ranked[0][1])}{'; next come ' + ', '.join(others) if others else ''}."
     ]
     return [*lines, *_settings(best.spec)]
 

@@ -1,8 +1,6 @@
-"""What MLflow shows of a study as a whole, from its start: saved views, the experiment's description, the summary on its way."""
+"""What MLflow shows of a study as a whole, from its start: its saved view, its description, the summary run."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 
 from mlflow import MlflowClient
@@ -10,64 +8,38 @@ from mlflow.entities import Metric
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
-from kd_hpo.study.design.trials import Searched
-from kd_hpo.study.results.comparison import Comparison
-from kd_hpo.study.results.standing import Learned
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.study.tracking.best_student import register_best_student
 from kd_hpo.study.tracking.descriptions import experiment_note, ranking_of, running_note, summary_note
-from kd_hpo.study.tracking.runs import write_summary
-from kd_hpo.study.tracking.saved_views import TEST_METRIC, SavedView, saved_views
-from kd_hpo.study.tracking.uri import tracking_uri
+from kd_hpo.study.tracking.links import TEST_METRIC
+from kd_hpo.study.tracking.runs import all_runs, write_summary
+from kd_hpo.study.tracking.tracker import Ending
+from kd_hpo.study.tracking.uri import NAME, tracking_uri
 
 _NOTE, _WRITTEN = "mlflow.note.content", "kd.note"
 
 
-@dataclass(frozen=True)
-class Ending:
-    """What a study has come to."""
-
-    comparison: Comparison
-    learned: Learned | None
-
-
-def views_of(study: StudyConfig, searched: Mapping[str, Searched]) -> tuple[SavedView, ...]:
-    """The study's saved views, about the method that it searches."""
-    method = study.search.method
-    settings = list(searched[method].space) if method in searched else []
-    return saved_views(method, settings, study.training.epochs)
-
-
-def write_views(client: MlflowClient, experiment: str, views: Sequence[SavedView]) -> None:
-    for view in views:
-        client.set_experiment_tag(experiment, *view.tag())
-
-
-def write_overview(
-    study: StudyConfig, experiment: str, folder: StudyFolder, views: Sequence[SavedView], status: str, summary: str = ""
-) -> None:
-    """The summary run, and the experiment's description, which names the best trial and leads to the views.
+def write_overview(study: StudyConfig, experiment: str, folder: StudyFolder, status: str, summary: str = "") -> None:
+    """The summary run, and the experiment's description, which names the best trial.
 
     status   of the summary run: RUNNING, KILLED or FINISHED
     summary  of a finished study, in Markdown
     """
-    client, ranking = MlflowClient(tracking_uri(study)), ranking_of(folder)
+    client, ranking = MlflowClient(tracking_uri(study)), ranking_of(study, folder)
     run = write_summary(study, experiment, folder, summary or running_note(ranking, experiment), status)
-    describe_experiment(client, experiment, experiment_note(ranking, experiment, run, views))
+    describe_experiment(client, experiment, experiment_note(ranking, experiment, run))
 
 
-def finish_overview(
-    study: StudyConfig, experiment: str, folder: StudyFolder, views: Sequence[SavedView], ending: Ending
-) -> list[str]:
+def finish_overview(study: StudyConfig, experiment: str, folder: StudyFolder, ending: Ending) -> list[str]:
     """The end of a study: its test scores, the best student as a model, the summary. Returns what could not be done, and why."""
     client, notes, model = MlflowClient(tracking_uri(study)), list[str](), None
-    write_test_scores(client, folder)
+    write_test_scores(client, experiment, folder)
     try:
         model = register_best_student(client, study, experiment, folder)
     except StudyError as error:
         notes.append(str(error))
-    text = summary_note(ending.comparison, ending.learned, ranking_of(folder), experiment, model)
-    write_overview(study, experiment, folder, views, "FINISHED", text)
+    text = summary_note(ending.comparison, ending.learned, ranking_of(study, folder), experiment, model)
+    write_overview(study, experiment, folder, "FINISHED", text)
     return notes
 
 
@@ -80,13 +52,15 @@ def describe_experiment(client: MlflowClient, experiment: str, text: str) -> Non
     client.set_experiment_tag(experiment, _NOTE, text)
 
 
-def write_test_scores(client: MlflowClient, folder: StudyFolder) -> None:
-    """Accuracy on `test` after the last epoch as a metric of each trial that was tested, once."""
-    for status in folder.statuses():
-        scores, run = folder.test_scores(status.spec.id), folder.run_id(status.spec.id)
-        if scores and run and TEST_METRIC not in client.get_run(run).data.metrics:
+def write_test_scores(client: MlflowClient, experiment: str, folder: StudyFolder) -> None:
+    """Accuracy on `test` after the last epoch as a metric of each run whose trial was tested, once."""
+    trials = {folder.run_id(status.spec.id, NAME): status.spec.id for status in folder.statuses()}
+    for run in all_runs(client, experiment):
+        trial = trials.get(run.info.run_id)
+        scores = folder.test_scores(trial) if trial and TEST_METRIC not in run.data.metrics else None
+        if scores:
             # At step 0: MLflow draws bars where no metric has a later step, and lines of one point elsewhere.
-            client.log_batch(run, metrics=[Metric(TEST_METRIC, scores.last, int(time.time() * 1000), 0)])
+            client.log_batch(run.info.run_id, metrics=[Metric(TEST_METRIC, scores.last, int(time.time() * 1000), 0)])
 
 
 def _digest(text: str) -> str:

@@ -1,22 +1,21 @@
-"""What MLflow holds of a study: an experiment is a study, its runs are the trials and one summary. `mirror` keeps it so."""
+"""What MLflow holds of a study: an experiment is a study, its runs are the trials and one summary."""
 
 import json
 import logging
-import shutil
-import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from PIL import Image
-from requests import RequestException
-from sqlalchemy.exc import OperationalError
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import LearnedWeights, Weighting
@@ -26,10 +25,12 @@ from kd_hpo.study.report.pages import MatrixHistory, matrix_image, matrix_page, 
 from kd_hpo.study.results.standing import searched_points
 from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.descriptions import running_trial_note, trial_note
-from kd_hpo.study.tracking.saved_views import BEST_FIRST, EXPERIMENTS_LINK
-from kd_hpo.study.tracking.uri import server_address, tracking_uri
-from kd_hpo.trial.result import EpochRecord, Rows
+from kd_hpo.study.tracking.links import EXPERIMENTS_LINK, best_first_link
+from kd_hpo.study.tracking.uri import given_uri, server_address, tracking_uri
+from kd_hpo.trial.result import METRIC, EpochRecord, Rows
 
+LAMBDA, LAMBDA_BY_EPOCH = "lambda.json", "lambda_by_epoch.json"
+"""Files of a trial's run: its learned matrix, which `kd-hpo apply` takes as it takes that of the summary, and every epoch's."""
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
 _THUMBNAIL = 256
@@ -44,19 +45,12 @@ def artifact_root(study: StudyConfig) -> Path:
     return study.runs / "mlflow-artifacts"
 
 
-def passing(error: BaseException) -> bool:
-    """Whether the same call may do later: MLflow is away, busy or slow, its database locked or its disk full."""
-    if isinstance(error, MlflowException):
-        status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
-        return status >= 500 or status in (408, 429)
-    return isinstance(error, (OperationalError, RequestException, OSError))
-
-
 def open_experiment(study: StudyConfig) -> str:
     """The id of the study's experiment, made if need be.
 
-    It is known by the study's identity: where another study had the name first, in this database or on this server, the
-    experiment of this one gets a name of its own. One process at a time: two first users would destroy a fresh SQLite file.
+    It is known by the study's identity, whatever a person has called it since: where another study had the name first, or an
+    experiment of this one was deleted, it gets a name of its own. One process at a time: two first users would destroy a fresh
+    SQLite file.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # making the database is no news, and what fails is told in a line
@@ -66,14 +60,29 @@ def open_experiment(study: StudyConfig) -> str:
             client = MlflowClient(tracking_uri(study))
         except ModuleNotFoundError as error:
             raise StudyError(f"tracking.uri is of a database whose driver is not installed ({error}); pip install it") from error
-        found = client.search_experiments(filter_string=f"tags.`kd.identity` = '{identity}'", max_results=1)
-        if found:
-            return str(found[0].experiment_id)
-        taken = client.search_experiments(view_type=ViewType.ALL, filter_string=f"name = '{study.name}'", max_results=1)
-        name = f"{study.name}-{identity[:8]}" if taken else study.name
-        where = None if study.tracking.uri else (artifact_root(study) / name).as_uri()
-        tags = {"kd.study": study.name, "kd.identity": identity}
-        return str(client.create_experiment(name, artifact_location=where, tags=tags))
+        found = client.search_experiments(filter_string=f"tags.`kd.identity` = '{identity}'")
+        experiment = _fullest(client, found) if len(found) > 1 else found[0] if found else _made(client, study, identity)
+        return str(experiment.experiment_id)
+
+
+def _fullest(client: MlflowClient, found: Sequence[Experiment]) -> Experiment:
+    """Of several of one study: a deleted one may have been restored, and one made by a call that had been given up."""
+    return max(found, key=lambda each: (sum(1 for _ in all_runs(client, each.experiment_id)), each.creation_time))
+
+
+def _made(client: MlflowClient, study: StudyConfig, identity: str) -> Experiment:
+    """A new experiment under the first name that is free: MLflow keeps the names of deleted ones."""
+    tags = {"kd.study": study.name, "kd.identity": identity}
+    own = f"{study.name}-{identity[:8]}"
+    names = chain([study.name, own], (f"{own}-{number}" for number in count(2)))
+    while True:
+        name = next(names)
+        where = None if given_uri(study) else (artifact_root(study) / name).as_uri()
+        try:
+            return client.get_experiment(client.create_experiment(name, artifact_location=where, tags=tags))
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
 
 
 class RunLog:
@@ -81,8 +90,13 @@ class RunLog:
 
     def __init__(self, client: MlflowClient, experiment: str, run_id: str) -> None:
         self._client, self._experiment, self.run_id = client, experiment, run_id
-        self._epochs = {int(m.step) for m in client.get_metric_history(run_id, "val/accuracy")}
+        self._epochs = {int(m.step) for m in client.get_metric_history(run_id, METRIC)}
         self._about: tuple[object, ...] = ()
+        self._layers = PairLayers((), ())
+
+    @property
+    def every(self) -> int:
+        return self._layers.every
 
     @classmethod
     def find_or_create(
@@ -106,6 +120,7 @@ class RunLog:
         """At the start of an attempt: the few settings that a person compares, the whole configuration, what it is trained on."""
         if self._about == (about, spec):
             return
+        self._layers = layers_of(about)
         params = {"method": spec.method, "seed": spec.seed, **spec.settings}
         tags = {"mlflow.source.git.commit": commit} if commit else {}
         if about is not None:
@@ -132,27 +147,23 @@ class RunLog:
         self._client.set_tag(self.run_id, "kd.weighting", about.config.weighting.kind)
 
     def log_epochs(
-        self,
-        records: Sequence[EpochRecord],
-        layers: "PairLayers",
-        times: Sequence[int],
-        answered: Callable[[], None] = lambda: None,
+        self, records: Sequence[EpochRecord], times: Sequence[int], answered: Callable[[], None] = lambda: None
     ) -> None:
-        """The metrics of those that MLflow lacks; at every `layers.every`th epoch, and at the last one here, the matrix too:
+        """The metrics of those that MLflow lacks; at each epoch that `every` divides, and at the last one here, the matrix too:
         every cell of it in one call with the metrics, and a picture of MLflow's step slider.
 
         times     when each epoch ended, in milliseconds: the same whenever it is logged, so that MLflow knows one that it has
         answered  is told of each call that has come back
         """
-        waiting = list[tuple[EpochRecord, list[Metric]]]()
+        waiting, layers = list[tuple[EpochRecord, list[Metric]]](), self._layers
         for record, at in zip(records, times, strict=False):  # a time may stand before its record does
             if record.epoch in self._epochs:
                 continue
             shown = bool(record.weights) and (record.epoch % layers.every == 0 or record is records[-1])
             if record.weights and record.epoch == 1:  # MLflow's slider stands at 0 when a page opens
-                self._log_picture(0, layers.start or record.weights, layers, at)
+                self._log_picture(0, layers.start or record.weights, at)
             if shown:
-                self._log_picture(record.epoch, record.weights, layers, at)
+                self._log_picture(record.epoch, record.weights, at)
                 answered()
             values = record.metrics | (layers.cells(record.weights) if shown else {})
             if sum(len(metrics) for _, metrics in waiting) + len(values) > _MOST_METRICS:
@@ -173,10 +184,10 @@ class RunLog:
         self._epochs.update(record.epoch for record, _ in waiting)
         waiting.clear()
 
-    def _log_picture(self, epoch: int, weights: Rows, layers: "PairLayers", at: int) -> None:
+    def _log_picture(self, epoch: int, weights: Rows, at: int) -> None:
         """As `log_image`, which would give the picture another name, and MLflow one more, each time it is logged."""
         title = f"after epoch {epoch}" if epoch else "at the start"
-        picture = Image.fromarray(matrix_image(title, *layers.names, weights, vmax=layers.largest))
+        picture = Image.fromarray(matrix_image(title, *self._layers.names, weights, vmax=self._layers.largest))
         name = f"lambda+step+{epoch}+timestamp+{at}+{uuid.uuid5(uuid.UUID(self.run_id), str(epoch))}"
         with TemporaryDirectory() as folder:
             picture.save(Path(folder) / f"{name}.png", compress_level=1)
@@ -184,18 +195,24 @@ class RunLog:
             picture.save(Path(folder) / f"{name}+compressed.webp", method=0)  # a third of the time for a half more bytes
             self._client.log_artifacts(self.run_id, folder, "images")
 
-    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], layers: "PairLayers", export: str | None) -> None:
-        """The matrix at every epoch as a page and as JSON, for `kd-hpo apply` where it was learned, and the run's end."""
+    def finish(self, status: TrialStatus, records: Sequence[EpochRecord], export: str | None) -> None:
+        """The matrix at every epoch as a page and as JSON, where it was learned as a file for `kd-hpo apply`, and the end."""
         if records and records[0].weights:
-            self._client.log_text(self.run_id, matrix_page(status.spec.id, layers.history(records)), "lambda.html")
-            self._client.log_text(self.run_id, json.dumps(layers.as_json(records)), "lambda.json")
+            self._client.log_text(self.run_id, matrix_page(status.spec.id, self._layers.history(records)), "lambda.html")
+            self._client.log_text(self.run_id, json.dumps(self._layers.as_json(records)), LAMBDA_BY_EPOCH)
         if export:
-            self._client.log_text(self.run_id, export, "export.json")
+            self._client.log_text(self.run_id, export, LAMBDA)
         state = "interrupted" if status.state == "running" else status.state
-        about = trial_note(status, records, self._experiment, self.run_id, layers.names)
+        about = trial_note(status, records, self._experiment, self.run_id, self._layers.names)
         tags = {"kd.state": state, "mlflow.note.content": about}
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-        self._client.set_terminated(self.run_id, _MLFLOW_STATUS[status.state])
+        end_run(self._client, self.run_id, _MLFLOW_STATUS[status.state])
+
+
+def end_run(client: MlflowClient, run_id: str, status: str) -> None:
+    """It ends now, but no earlier than it began: a clock may have been set back in between, or be another machine's."""
+    began = client.get_run(run_id).info.start_time
+    client.set_terminated(run_id, status, end_time=max(int(time.time() * 1000), began))
 
 
 class PairLayers:
@@ -254,7 +271,7 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text
             client.log_artifact(run.run_id, str(file))
     client.log_batch(run.run_id, tags=[RunTag("mlflow.note.content", text)])
     if status != "RUNNING":
-        client.set_terminated(run.run_id, status)
+        end_run(client, run.run_id, status)
     return run.run_id
 
 
@@ -263,8 +280,8 @@ def experiment_link(study: StudyConfig, experiment: str | None) -> str:
 
     experiment  None where MLflow has not answered yet: then the address is that of all experiments
     """
-    server = server_address(study.tracking.uri) or "http://127.0.0.1:5000"
-    return f"{server}/{BEST_FIRST.link(experiment) if experiment else EXPERIMENTS_LINK}"
+    server = server_address(given_uri(study)) or "http://127.0.0.1:5000"
+    return f"{server}/{best_first_link(experiment) if experiment else EXPERIMENTS_LINK}"
 
 
 def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
@@ -296,14 +313,6 @@ def start_of(weighting: Weighting, T: int, S: int) -> Rows:
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:
     return {"kd.study": study.name, "kd.kind": spec.kind, "kd.method": spec.method, "kd.state": "running"}
-
-
-def git_commit() -> str:
-    """The commit of the current folder; empty outside a repository, or without git."""
-    if shutil.which("git") is None:
-        return ""
-    told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return told.stdout.strip() if told.returncode == 0 else ""
 
 
 def mean_matrix(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:

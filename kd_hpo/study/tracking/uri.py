@@ -5,14 +5,37 @@ import re
 from urllib.parse import urlsplit
 
 from kd_hpo.config.study import VARIABLE, StudyConfig
-from kd_hpo.errors import StudyError
+from kd_hpo.errors import StudyError, without_secrets
+
+NAME = "mlflow"
+"""What the study's folder keeps the ids of MLflow's runs under."""
+FOLLOWED = "MLFLOW_TRACKING_URI"
+"""The variable of the environment that names MLflow for a study that does not."""
 
 
 def tracking_uri(study: StudyConfig) -> str:
     """For MLflow alone: the variables in it are replaced. Raises StudyError for one that is not set."""
-    if study.tracking.uri is None:
-        return f"sqlite:///{study.runs / 'mlflow.db'}"
-    return resolved(study.tracking.uri)
+    return given_uri(study) or f"sqlite:///{study.runs / 'mlflow.db'}"
+
+
+def given_uri(study: StudyConfig | None) -> str | None:
+    """What the study or the environment names, with its variables in their places; None for the database of the runs folder.
+
+    Raises StudyError for a variable that is not set.
+    """
+    if study is not None and study.tracking.uri is not None:
+        return resolved(study.tracking.uri)
+    return os.environ.get(FOLLOWED) or None
+
+
+def follows_environment(study: StudyConfig) -> bool:
+    return study.tracking.uri is None and given_uri(study) is not None
+
+
+def told_uri(study: StudyConfig) -> str:
+    """As messages have it: without secrets, and the variables of a study's own URI unread."""
+    own = study.tracking.uri or without_secrets(given_uri(study) or str(study.runs / "mlflow.db"))
+    return f"{own}, which {FOLLOWED} names" if follows_environment(study) else own
 
 
 def resolved(uri: str) -> str:
@@ -27,8 +50,8 @@ def _variable(name: str) -> str:
 
 
 def server_address(uri: str | None) -> str | None:
-    """Where a person finds the tracking server of this `tracking.uri`; None where `kd-hpo ui` serves what is tracked there."""
-    parts = urlsplit(resolved(uri or ""))
+    """Where a person finds the tracking server at this URI; None where `kd-hpo ui` serves what is tracked there."""
+    parts = urlsplit(uri or "")
     if parts.scheme not in ("http", "https"):
         return None
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

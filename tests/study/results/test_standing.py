@@ -106,7 +106,7 @@ def test_comparison_is_read_as_it_was_written(study: StudyConfig, prepared: Prep
 def test_broken_files_are_named(study: StudyConfig, prepared: Prepared) -> None:
     folder = finish(study, prepared)
     folder.comparison("json").write_text("{}")
-    with pytest.raises(StudyError, match=r"comparison\.json is broken .*`kd-hpo resume small`"):
+    with pytest.raises(StudyError, match=r"comparison\.json is broken .*`kd-hpo resume small --runs "):
         read_findings(folder)
     (folder.trial("ce-s0") / "status.json").write_text('{"state": 1')
     with pytest.raises(StudyError, match=r"ce-s0/status\.json is broken .*go on without .*: kd-hpo resume small"):

@@ -1,5 +1,6 @@
 """The study's folder: what is written is read back, one process drives it."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -89,12 +90,12 @@ def test_statuses_come_back_by_id(tmp_path: Path) -> None:
 
 def test_what_a_trial_has_not_written_is_none(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path)
-    assert (folder.records("t"), folder.run_id("t"), folder.test_scores("t")) == ([], None, None)
+    assert (folder.records("t"), folder.run_id("t", "mlflow"), folder.test_scores("t")) == ([], None, None)
     record = EpochRecord(epoch=1, metrics={"val/accuracy": 0.1}, weights=((0.25, 0.75),), scales=((1.0, 0.0),), held=False)
     folder.write_records("t", [record])
-    folder.write_run_id("t", "abc")
+    folder.write_run_id("t", "mlflow", "abc")
     folder.write_test_scores("t", TestScores(last=0.5, best=0.6))
-    assert (folder.records("t"), folder.run_id("t")) == ([record], "abc")
+    assert (folder.records("t"), folder.run_id("t", "mlflow")) == ([record], "abc")
     assert folder.test_scores("t") == TestScores(last=0.5, best=0.6)
 
 
@@ -121,3 +122,39 @@ with StudyFolder(Path(sys.argv[1])).only_driver():
         with folder.only_driver():
             entered = True
     assert entered
+
+
+def test_run_belongs_to_one_tracker(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    folder.write_run_id("t", "mlflow", "abc")
+    assert (folder.run_id("t", "mlflow"), folder.run_id("t", "another")) == ("abc", None)
+    folder.write_run_id("t", "another", "7")
+    assert (folder.run_id("t", "mlflow"), folder.run_id("t", "another")) == (None, "7")
+
+
+def test_run_of_a_folder_written_before_is_mlflows(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    folder.trial("t").mkdir(parents=True)
+    (folder.trial("t") / "mlflow_run_id").write_text("abc")
+    assert (folder.run_id("t", "mlflow"), folder.run_id("t", "another")) == ("abc", None)
+    folder.write_run_id("t", "mlflow", "def")
+    assert folder.run_id("t", "mlflow") == "def"
+
+
+def test_times_of_epochs_do_not_run_back_with_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = StudyFolder(tmp_path)
+    epochs = [EpochRecord(epoch=n, metrics={"val/accuracy": 0.1}, weights=(), scales=(), held=False) for n in (1, 2, 3)]
+    for told, at in ((1, 5_000), (2, 3_000), (3, 6_000)):
+        monkeypatch.setattr("time.time_ns", lambda at=at: at * 10**6)
+        folder.write_records("t", epochs[:told])
+    assert folder.times("t") == [5_000, 5_000, 6_000]
+
+
+@pytest.mark.parametrize("runs", ["runs", "my runs", "it's; here", 'a"b', "$HOME `x`", "λ"])
+def test_printed_command_is_of_this_folder_as_a_shell_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program, command, name, *option = shlex.split(StudyFolder(tmp_path / runs / "small").resume)
+    assert (program, command, name) == ("kd-hpo", "resume", "small")
+    assert option == ([] if runs == "runs" else ["--runs", str(tmp_path / runs)])

@@ -1,6 +1,7 @@
 """The descriptions: what they say, and that no name in them is read as Markdown."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -16,13 +17,11 @@ from kd_hpo.study.tracking.descriptions import (
     trial_note,
 )
 from kd_hpo.study.tracking.descriptions import _matrix as matrix_table
-from kd_hpo.study.tracking.saved_views import saved_views
-from kd_hpo.trial.result import LayerRecord
+from kd_hpo.trial.result import GOALS, LayerRecord
 from tests.study.helpers import record
 
 TILTED = ((0.5, 0.1), (0.1, 0.1), (0.1, 0.1))
 LAYERS = (("conv1", "conv2", "fc"), ("conv1", "fc"))
-VIEWS = saved_views("hetero", ["kd.weight"], 3)
 
 
 def status(trial: str, kind: str = "search", **settings: object) -> TrialStatus:
@@ -65,15 +64,13 @@ def test_code_takes_text_as_it_is(given: str, shown: str) -> None:
 def test_experiment_names_the_best_and_leads_on_in_its_first_line() -> None:
     best, other = status("hetero-t001", **{"kd.weight": 1.23456}), status("hetero-t000")
     compared = (status("kd-s0", "compare"), 0.5)
-    note = experiment_note(ranking((best, 0.7), (other, 0.6), compared), "7", "run-summary", VIEWS)
+    note = experiment_note(ranking((best, 0.7), (other, 0.6), compared), "7", "run-summary")
     first, *rest = note.split("\n\n")
     assert first.startswith("**Best: [hetero-t001](#/experiments/7/runs/run-hetero-t001?")
     for words in (
         "val/accuracy 0.7000",
         "[its matrix]",
         "[best first]",
-        "[outer settings]",
-        "[methods side by side]",
         "[summary]",
     ):
         assert words in first
@@ -83,17 +80,18 @@ def test_experiment_names_the_best_and_leads_on_in_its_first_line() -> None:
 
 
 def test_best_trial_without_pairs_has_no_matrix_to_lead_to() -> None:
-    note = experiment_note(ranking((status("kd-s0", "compare"), 0.7), weights=()), "7", "s", VIEWS)
-    assert "its matrix" not in note and "[matrices over time]" not in note and "[methods side by side]" in note
+    note = experiment_note(ranking((status("kd-s0", "compare"), 0.7), weights=()), "7", "s")
+    assert "its matrix" not in note
 
 
-def test_views_that_would_be_empty_are_not_led_to() -> None:
-    searching = experiment_note(ranking((status("hetero-t000"), 0.6)), "7", "s", VIEWS)
-    assert "[matrices over time]" in searching and "[methods side by side]" not in searching
+def test_best_is_told_by_what_the_search_goes_by() -> None:
+    ranked = ranking((status("hetero-t001"), 0.6), (status("hetero-t000"), 0.7))  # of losses 0.4 and 0.3
+    note = experiment_note(replace(ranked, goal=GOALS["loss"]), "7", "s")
+    assert "val/loss 0.4000" in note and "the lowest cross-entropy on `val`" in note and "0.3000" in note
 
 
 def test_study_without_a_completed_trial_says_so() -> None:
-    assert experiment_note(ranking(), "7", "s", VIEWS).startswith("**No trial has been completed yet** · [best first]")
+    assert experiment_note(ranking(), "7", "s").startswith("**No trial has been completed yet** · [best first]")
     assert running_note(ranking(), "7") == "**The study has not come to its end.**\n\nTrials of study digits: 1 running."
 
 

@@ -19,15 +19,16 @@ from kd_hpo.errors import StudyError
 from kd_hpo.study.design.trials import searches
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.tracking import sync as overview_writer
+from kd_hpo.study.tracking import mlflow_tracker
 from kd_hpo.study.tracking.best_student import ALIAS, Classifier, model_folder, save_student
-from kd_hpo.study.tracking.overview import Ending, describe_experiment, write_overview
+from kd_hpo.study.tracking.overview import describe_experiment, write_overview
 from kd_hpo.study.tracking.runs import all_runs, open_experiment
 from kd_hpo.study.tracking.sync import TrackerSync
+from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.study.tracking.uri import tracking_uri
 from kd_hpo.trial.parts import Prepared, build
 from tests.study.helpers import S, T
-from tests.study.shown import add_comparison, add_search, finish, show, shown_study, views
+from tests.study.shown import add_comparison, add_search, finish, show, shown_study
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_finished_study_leads_to_its_best_trial_and_its_verdict(study: StudyConf
     experiment, told = finish(study, prepared)
     assert told == ""
     tags = client_of(study).get_experiment(experiment).tags
-    assert {f"mlflow.sharedViewState.{view.key}" for view in views(study)} <= set(tags)
+    assert [tag for tag in tags if tag.startswith("mlflow.sharedViewState.")] == ["mlflow.sharedViewState.kd-best"]
     assert tags["mlflow.note.content"].startswith("**Best: [hetero-s0](")
     summary = run_named(study, experiment, "summary")
     assert summary.info.status == "FINISHED"
@@ -111,16 +112,15 @@ def test_study_that_ends_while_its_start_is_still_written_has_its_summary(
         assert ended.wait(60)
         write_overview(*told)
 
-    monkeypatch.setattr(overview_writer, "write_overview", written_slowly)
-    mirror, folder = TrackerSync(study, views(study)), StudyFolder.of(study)
+    monkeypatch.setattr(mlflow_tracker, "write_overview", written_slowly)
+    mirror, folder = TrackerSync(study), StudyFolder.of(study)
     folder.write_settings(study)
     mirror.start()
     assert begun.wait(60)
     Timer(0.2, ended.set).start()  # once the end of the study waits
     assert mirror.caught_up(ending=Ending(compared(study, folder, prepared, searches(study, (T, S))), None))
     mirror.leave()
-    assert mirror.experiment is not None
-    assert run_named(study, mirror.experiment, "summary").info.status == "FINISHED"
+    assert run_named(study, open_experiment(study), "summary").info.status == "FINISHED"
 
 
 def test_model_of_another_origin_is_left_alone(study: StudyConfig, prepared: Prepared) -> None:
@@ -144,8 +144,7 @@ def test_network_that_cannot_be_traced_is_a_study_error(tmp_path: Path) -> None:
 
 def test_study_on_its_way_is_shown_as_it_goes_and_interrupted_when_it_stops(study: StudyConfig, prepared: Prepared) -> None:
     folder, mirror = StudyFolder.of(study), show(study)
-    experiment = mirror.experiment
-    assert experiment is not None
+    experiment = open_experiment(study)
 
     def description() -> str:
         return client_of(study).get_experiment(experiment).tags["mlflow.note.content"]
@@ -172,14 +171,15 @@ def test_mirror_that_is_left_looks_at_the_folder_no_more(
     """The folder may be gone by then, and runs whose trials are gone would go too."""
     monkeypatch.setattr("kd_hpo.study.tracking.sync._LOOKS_EVERY_S", 60.0)
     add_search(study, prepared)
-    mirror = TrackerSync(study, views(study))
+    mirror = TrackerSync(study)
     mirror.start()
     assert mirror.caught_up(closing=True)
+    experiment = open_experiment(study)
     shutil.rmtree(StudyFolder.of(study).root)
     mirror.leave()
     mirror._thread.join(timeout=20)
     assert not mirror._thread.is_alive()
-    assert mirror.experiment is not None and run_named(study, mirror.experiment, "hetero-t000")
+    assert run_named(study, experiment, "hetero-t000")
 
 
 def test_overview_that_mlflow_refuses_is_told_and_keeps_no_trial_back(

@@ -17,6 +17,7 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import LearnedWeights, Uniform
 from kd_hpo.errors import StudyError
+from kd_hpo.study.environment import git_commit
 from kd_hpo.study.run.worker import about_trial
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking import runs as tracking
@@ -26,7 +27,6 @@ from kd_hpo.study.tracking.runs import (
     RunLog,
     all_runs,
     experiment_link,
-    git_commit,
     layers_of,
     open_experiment,
     start_of,
@@ -119,7 +119,7 @@ def test_run_of_a_trial_holds_everything_once(here: Tracked) -> None:
     assert run.data.tags.get("mlflow.source.git.commit", "") == git_commit()
     assert "completed why" in run.data.tags["mlflow.note.content"]
     assert "0.5000 after epoch 3, at best 0.6000 after epoch 2" in run.data.tags["mlflow.note.content"]
-    assert here.folder.run_id("hetero-t000") == run.info.run_id
+    assert here.folder.run_id("hetero-t000", "mlflow") == run.info.run_id
 
 
 def test_every_epoch_has_its_metrics_and_the_whole_matrix(here: Tracked) -> None:
@@ -139,7 +139,7 @@ def test_artifacts_show_the_matrix_over_time(here: Tracked) -> None:
     assert here.picture_steps() == [0, 1, 2, 3]  # 0 is the start, where MLflow's slider stands first
     page = here.artifact("lambda.html")
     assert "conv2" in page and "<script" in page and "http" not in page.replace("http://www.w3.org", "")
-    told = json.loads(here.artifact("lambda.json"), parse_constant=pytest.fail)
+    told = json.loads(here.artifact("lambda_by_epoch.json"), parse_constant=pytest.fail)
     assert (told["teacher_layers"], told["student_layers"]) == (["conv1", "conv2", "fc"], ["conv1", "fc"])
     assert [epoch["epoch"] for epoch in told["epochs"]] == [1, 2, 3]
     assert told["epochs"][1] == {"epoch": 2, "weights": [list(row) for row in TILTED], "scales": [list(row) for row in TILTED]}
@@ -240,7 +240,8 @@ def test_an_epoch_that_arrives_twice_stands_once(here: Tracked) -> None:
     here.track()
     log, (at, *_) = RunLog(here.client, here.experiment, here.run.info.run_id), here.folder.times(SPEC.id)
     log._epochs.clear()
-    log.log_epochs(RECORDS[:1], layers_of(here.folder.about(SPEC.id)), [at])
+    log.describe(here.folder.about(SPEC.id), SPEC, "")
+    log.log_epochs(RECORDS[:1], [at])
     assert here.history("val/accuracy") == [(1, 0.4), (2, 0.6), (3, 0.5)]
     assert here.picture_steps() == [0, 1, 2, 3]
 
@@ -280,8 +281,8 @@ def test_what_fails_is_told_and_written_once_when_it_works_again(
     assert here.history("weights_matrix/01 conv1 to 01 conv1") == [(1, pytest.approx(1 / 6)), (2, 0.5), (3, 0.5)]
     assert here.picture_steps() == [0, 1, 2, 3]
     artifacts = {file.path for file in here.client.list_artifacts(here.run.info.run_id)}
-    assert artifacts == {"config.yaml", "images", "lambda.html", "lambda.json", "layers.json"}
-    assert here.folder.run_id(SPEC.id) == here.run.info.run_id
+    assert artifacts == {"config.yaml", "images", "lambda.html", "lambda_by_epoch.json", "layers.json"}
+    assert here.folder.run_id(SPEC.id, "mlflow") == here.run.info.run_id
 
 
 def test_what_mlflow_refuses_of_one_trial_keeps_no_other_from_it(here: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:

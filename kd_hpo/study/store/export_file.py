@@ -1,0 +1,105 @@
+"""The file of exported matrices, read with every mistake named: `kd-hpo export` writes it, and `kd-hpo apply` takes it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
+
+from kd_hpo.config.settings import Settings
+from kd_hpo.config.study import Name
+from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.wording import one_line
+from kd_hpo.errors import ExportError
+from kd_hpo.study.store.folder import TestScores
+from kd_hpo.trial.result import LayerRecord
+
+Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
+SCHEMA = Path(__file__).with_name("export.schema.json")
+_TOLERANCE = 1e-3
+MAX_BYTES = 2**26
+"""Of a file: thousands of matrices of networks with a hundred layers each."""
+
+
+class ExportedTeacher(Settings):
+    network: str
+    weights_sha256: str
+    val_accuracy: float
+
+
+class ExportedMatrix(Settings):
+    """One trial's learned weights, and all that is needed to know where they come from and to use them."""
+
+    rank: int
+    """1 is the best of the study after the last epoch, by what its search goes by: accuracy or cross-entropy on `val`."""
+    trial: str
+    method: str
+    seed: int
+    weights: Matrix
+    """lambda (T, S) at the end of the trial, sum 1: rows are teacher layers, columns student layers."""
+    held_mean: Matrix
+    """Its mean over the epochs in which it was held still; what `apply` uses."""
+    scales: Matrix
+    """(T, S): what each pair's gradient was last multiplied by, beside the total strength and lambda."""
+    teacher_layers: tuple[LayerRecord, ...]
+    student_layers: tuple[LayerRecord, ...]
+    teacher: ExportedTeacher
+    student: str
+    pair_loss: dict[str, Any]
+    outer_settings: dict[str, Any]
+    """The searched settings, by their dotted path."""
+    metrics: dict[str, float]
+    """After the last epoch; `best/val/accuracy` is the best epoch's."""
+    test: TestScores | None
+    split_digests: dict[str, str]
+    data_digest: str
+    mlflow_run_id: str | None = None
+    """The trial's run, where MLflow tracks the study."""
+    versions: dict[str, str]
+    config: TrialConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ExportedMatrix":
+        shape = len(self.teacher_layers), len(self.student_layers)
+        for name in ("weights", "held_mean", "scales"):
+            matrix = getattr(self, name)
+            if (len(matrix), *{len(row) for row in matrix}) != shape:
+                raise ValueError(f"{name} is not {shape[0]} rows (teacher layers) of {shape[1]} (student layers)")
+        for name in ("weights", "held_mean"):
+            total = sum(map(sum, getattr(self, name)))
+            if abs(total - 1) > _TOLERANCE:
+                raise ValueError(f"{name} sums to {total:.6g}; weights on the simplex sum to 1")
+        return self
+
+
+class Export(Settings):
+    """The best learned matrices of a study, best first."""
+
+    kind: Literal["kd_hpo export"] = "kd_hpo export"
+    schema_version: Literal[1] = 1
+    study: Name
+    created: str
+    matrices: Annotated[tuple[ExportedMatrix, ...], Field(min_length=1)]
+
+
+def load_export(path: Path) -> Export:
+    """Reads and checks a file that `kd-hpo export` wrote: the best matrices (T, S) of a study, best first.
+
+    Nothing of the file is run. Raises ExportError that says what is wrong and where.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{path} cannot be read ({reason}); give a file that `kd-hpo export` wrote") from error
+    if len(content) > MAX_BYTES:
+        raise ExportError(f"{path} has more than {MAX_BYTES} bytes, the most that an export may have; export fewer matrices")
+    try:
+        return Export.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ExportError(
+            one_line(f"{path} is not an export of kd_hpo: {where}: {first['msg']}{more}; write it again with `kd-hpo export`")
+        ) from error
