@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
-from dashboards.analysis import is_log
-from dashboards.words import figure_text, short_paths
+from kd_hpo.dashboards.analysis import is_log
+from kd_hpo.dashboards.words import figure_text, short_paths
 
 STATES = {
     "completed": ("#0072b2", "circle"),

@@ -11,10 +11,10 @@ import pandas as pd
 import streamlit as st
 from mlflow.entities import Experiment
 
-from dashboards import page_compare, page_export, page_lambda, page_study
-from dashboards.parts import bound
-from dashboards.tracked import UNREADABLE, StudyRuns, Tracking, refusal, tracking
-from dashboards.words import count, markdown
+from kd_hpo.dashboards import page_compare, page_export, page_lambda, page_study
+from kd_hpo.dashboards.parts import bound
+from kd_hpo.dashboards.tracked import UNREADABLE, StudyRuns, Tracking, refusal, tracking
+from kd_hpo.dashboards.words import count, markdown
 
 ICON = Path(__file__).with_name("icon.svg")
 REFRESH_S = 5.0

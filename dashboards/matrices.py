@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.study.tracking.runs import MATRIX_SECTION
 
 _CELL = re.compile(re.escape(MATRIX_SECTION) + r"/(\d+) (.*) to (\d+) (.*)")

@@ -6,9 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboards.figures import DASHES, FAINT, MARKS, METHODS, SCALE, laid_out
-from dashboards.matrices import NEGLIGIBLE, Layer, Matrices, largest_first
-from dashboards.words import figure_text
+from kd_hpo.dashboards.figures import DASHES, FAINT, MARKS, METHODS, SCALE, laid_out
+from kd_hpo.dashboards.matrices import NEGLIGIBLE, Layer, Matrices, largest_first
+from kd_hpo.dashboards.words import figure_text
 
 
 def layer_text(layer: Layer, letters: int, between: str = "<br>") -> str:

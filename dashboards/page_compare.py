@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import figures
-from dashboards.analysis import SCORES, tests
-from dashboards.parts import bound, chart, heading
-from dashboards.tracked import StudyRuns, Tracking
-from dashboards.words import count, markdown, one_line
+from kd_hpo.dashboards import figures
+from kd_hpo.dashboards.analysis import SCORES, tests
+from kd_hpo.dashboards.parts import bound, chart, heading
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.words import count, markdown, one_line
 
 Scores = Mapping[str, Mapping[int, float]]
 

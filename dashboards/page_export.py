@@ -8,11 +8,11 @@ import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 
-from dashboards.matrices import Layer, Matrices
-from dashboards.matrix_figures import heatmap
-from dashboards.parts import bound, chart, heading
-from dashboards.tracked import StudyRuns, Tracking
-from dashboards.words import accuracy, count, markdown
+from kd_hpo.dashboards.matrices import Layer, Matrices
+from kd_hpo.dashboards.matrix_figures import heatmap
+from kd_hpo.dashboards.parts import bound, chart, heading
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.words import accuracy, count, markdown
 from kd_hpo.study.matrices.export import Export, ExportedMatrix, export_of
 from kd_hpo.study.store.folder import TestScores
 

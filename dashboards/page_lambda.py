@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboards.analysis import agreement
-from dashboards.matrices import METHOD, Matrices, NoMatrix, choices, matrices, seeds
-from dashboards.matrix_figures import heatmap, stability, trajectories
-from dashboards.parts import bound, chart, heading
-from dashboards.ribbons import heaviest, ribbons
-from dashboards.tracked import StudyRuns, Tracking
-from dashboards.words import accuracy, count, markdown
+from kd_hpo.dashboards.analysis import agreement
+from kd_hpo.dashboards.matrices import METHOD, Matrices, NoMatrix, choices, matrices, seeds
+from kd_hpo.dashboards.matrix_figures import heatmap, stability, trajectories
+from kd_hpo.dashboards.parts import bound, chart, heading
+from kd_hpo.dashboards.ribbons import heaviest, ribbons
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.words import accuracy, count, markdown
 
 NOTHING = "nothing"
 PLAYING = "playing"

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboards import figures
-from dashboards.analysis import TooFew, importance, varied
-from dashboards.parts import ALL, TEXT, bound, chart, dark, heading, more_once_drawn, wanted_now
-from dashboards.tracked import StudyRuns, Tracking
-from dashboards.words import accuracy, count, duration, markdown, one_line, plain_note
+from kd_hpo.dashboards import figures
+from kd_hpo.dashboards.analysis import TooFew, importance, varied
+from kd_hpo.dashboards.parts import ALL, TEXT, bound, chart, dark, heading, more_once_drawn, wanted_now
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.words import accuracy, count, duration, markdown, one_line, plain_note
 
 EVERY = "all methods"
 MOST_CURVES = 10

@@ -5,10 +5,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
-from dashboards.figures import SCALE, laid_out
-from dashboards.matrices import NEGLIGIBLE, Matrices
-from dashboards.matrix_figures import layer_text
-from dashboards.words import figure_text
+from kd_hpo.dashboards.figures import SCALE, laid_out
+from kd_hpo.dashboards.matrices import NEGLIGIBLE, Matrices
+from kd_hpo.dashboards.matrix_figures import layer_text
+from kd_hpo.dashboards.words import figure_text
 
 MOST_RIBBONS = 200
 """Drawn; the largest ones."""

@@ -16,8 +16,8 @@ from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from dashboards.words import one_line, shorten, without_credentials
 from kd_hpo.config.study import Search
+from kd_hpo.dashboards.words import one_line, shorten, without_credentials
 from kd_hpo.study.tracking.runs import MATRIX_SECTION
 from kd_hpo.trial.result import METRIC
 
