@@ -15,7 +15,8 @@ from rich.text import Text
 
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.cluster.stopper import StudyStopper
-from kd_hpo.study.report.pages import shorten
+from kd_hpo.study.report.words import shorten
+from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.search.searcher import EPOCH
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.store.lease import Lease
@@ -26,6 +27,8 @@ _STATES = {"completed": "green", "stopped": "yellow", "failed": "red"}
 _LINES_AROUND_TRIALS = 11
 """Of the live view, beside those of running trials."""
 _FEWEST_TRIALS, _PAIRS = 3, 3
+_NOTHING = 0.0005
+"""A weight that would be told as 0.000."""
 
 
 class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
@@ -205,9 +208,8 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         teacher, student = self._layers
         if len(weights) != len(teacher) or {len(row) for row in weights} != {len(student)}:
             return []
-        cells = [(weight, t, s) for t, row in enumerate(weights) for s, weight in enumerate(row)]
-        largest = sorted(cells, reverse=True)[:_PAIRS]
-        return [(weight, one_line(teacher[t]), one_line(student[s])) for weight, t, s in largest if weight >= 0.0005]
+        largest = strongest_pairs(weights, _PAIRS, above=_NOTHING)
+        return [(weights[t][s], one_line(teacher[t]), one_line(student[s])) for t, s in largest]
 
     # ---- time
 

@@ -10,9 +10,11 @@ import pytest
 from kd_hpo.config.pairs import NoPairs
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
+from kd_hpo.study.report.comparison import caption
 from kd_hpo.study.report.list_studies import list_studies, studies_table
+from kd_hpo.study.report.sentences import headline, missing, next_commands, progress_of, whose
 from kd_hpo.study.results.comparison import compared, read_comparison
-from kd_hpo.study.results.findings import headline, missing, next_commands, read_findings
+from kd_hpo.study.results.findings import read_findings
 from kd_hpo.study.results.standing import learned_weights, searched_points, standing
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.prepare import Prepared
@@ -45,7 +47,7 @@ def test_study_that_has_not_begun(study: StudyConfig) -> None:
     stands = standing(study, StudyFolder.of(study))
     assert (stands.state, stands.ended, stands.planned) == ("unfinished", 0, 10)
     assert math.isnan(stands.best)
-    assert stands.words() == "unfinished, 0 of 10 trials"
+    assert progress_of(stands) == "unfinished, 0 of 10 trials"
     findings = read_findings(StudyFolder.of(study))
     assert (findings.comparison, findings.learned) == (None, None)
     assert headline(findings) == ["The study is unfinished, 0 of 10 trials."]
@@ -62,18 +64,24 @@ def test_study_in_the_middle_has_the_matrix_of_its_best_trial(study: StudyConfig
     assert {name: (count.ended, count.planned) for name, count in stands.compare.items()} == {"ce": (1, 2), LEARNED: (0, 2)}
     learned = learned_weights(study, folder)
     assert learned is not None and (learned.trials, learned.compared) == ((f"{LEARNED}-t001",), False)
-    assert learned.matrix == [list(row) for row in CORNER]
+    assert learned.matrix == CORNER
     assert "2 of 6 trials to go" in missing(read_findings(folder))[0]
 
 
 def test_finished_study_has_the_mean_over_seeds_and_its_course(study: StudyConfig, prepared: Prepared) -> None:
     folder = finish(study, prepared)
     stands = standing(study, folder)
-    assert (stands.state, stands.words(), stands.ended, stands.planned, stands.best) == ("finished", "finished", 10, 10, 0.95)
+    assert (stands.state, progress_of(stands), stands.ended, stands.planned, stands.best) == (
+        "finished",
+        "finished",
+        10,
+        10,
+        0.95,
+    )
     learned = learned_weights(study, folder)
-    assert learned is not None and learned.whose() == f"{LEARNED}, mean of 2 seeds"
-    assert learned.matrix == [list(row) for row in OTHER] and learned.epochs == (1, 2)
-    assert learned.course == ([list(row) for row in CORNER], [list(row) for row in OTHER])
+    assert learned is not None and whose(learned) == f"{LEARNED}, mean of 2 seeds"
+    assert learned.matrix == OTHER and learned.epochs == (1, 2)
+    assert learned.course == (CORNER, OTHER)
     assert missing(read_findings(folder)) == []
 
 
@@ -81,7 +89,7 @@ def test_finished_study_of_which_more_is_asked_is_not_finished(study: StudyConfi
     folder = finish(study, prepared)
     more = study.replace(compare={"methods": ["ce", "kd", LEARNED], "seeds": 2})
     folder.write_settings(more)
-    assert standing(more, folder).words() == "unfinished, 10 of 12 trials"
+    assert progress_of(standing(more, folder)) == "unfinished, 10 of 12 trials"
     assert "More methods or seeds were asked for" in missing(read_findings(folder))[-1]
 
 
@@ -100,7 +108,7 @@ def test_comparison_is_read_as_it_was_written(study: StudyConfig, prepared: Prep
     written, found = compared(study, folder, prepared, {}), read_comparison(study, folder)
     assert found is not None and found.document() == written.document()
     assert [method.is_control for method in found.methods] == [True, False]
-    assert found.caption() == written.caption()
+    assert caption(found) == caption(written)
 
 
 def test_broken_files_are_named(study: StudyConfig, prepared: Prepared) -> None:
