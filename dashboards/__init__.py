@@ -13,5 +13,5 @@ It reads MLflow and nothing else, so it works while a study runs, and on a track
 | `page_study`, `page_lambda`, `page_compare`, `page_export` | a page each |
 | `app`, `__main__` | the frame around the pages; the server |
 
-Names of layers, methods and settings are untrusted: they reach a page through `words` only.
+Names of layers, methods and settings are untrusted: they reach a page through `kd_hpo.study.report.escaping` only.
 """

@@ -19,6 +19,7 @@ from kd_hpo.errors import StudyError
 from kd_hpo.study.cluster.connection import check_cluster, ray_running, resources_of_trial, slots
 from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
 from kd_hpo.study.cluster.signals import heed_sigterm, stopped_by_sigterm
+from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.design.trials import Searched, acting_paths, compared_ids, judged_records, method_trials, searches, trial_config
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.matrices.export import export_study, learned_trials
@@ -31,6 +32,7 @@ from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.run.checks import check_methods, check_pairs, refuse_other_settings, settle_settings
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
+from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.run.worker import execute
 from kd_hpo.study.search.searcher import MethodSearch, StudyAsha, StudySearch, known_trials, mend_journal
 from kd_hpo.study.status_line import status_line
@@ -85,8 +87,9 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
 
         def board(title: str, trials: int) -> ProgressReporter:
             layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
+            keeper, epochs = StatusKeeper(folder, StudyStopper()), study.training.epochs
             return ProgressReporter(
-                console, title, folder, trials=trials, epochs=study.training.epochs, layers=layers, each_epoch=verbose
+                console, title, folder, keeper, trials=trials, epochs=epochs, layers=layers, each_epoch=verbose
             )
 
         with mirrored(study, console, views_of(study, searched)) as mirror:
@@ -266,7 +269,7 @@ def run_trials(
             name=board.name,
             storage_path=mkdtemp(dir=made(folder.ray)),
             verbose=0,
-            callbacks=[board, StudyMetrics(study.name, folder)],
+            callbacks=[board.keeper, board, StudyMetrics(study.name, folder)],
             stop=board.halt,
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         ),

@@ -100,7 +100,7 @@ def test_all_is_written_before_the_last_report(worker: Worker) -> None:
 
 
 def test_trial_that_the_scheduler_stops(worker: Worker) -> None:
-    """The driver writes `stopped`, as ProgressReporter does, before Ray ends the trial inside a report."""
+    """The driver writes `stopped`, as StatusKeeper does, before Ray ends the trial inside a report."""
 
     def stop_after_two(metrics: dict[str, float]) -> None:
         if metrics["epoch"] == 2:
