@@ -30,6 +30,11 @@ class Splits:
     digests: Mapping[str, str]
     """For each split above, the first 16 hex digits of the sha256 of its indices."""
 
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """How many images each split has."""
+        return {name: len(getattr(self, name)) for name in self.digests}
+
 
 def make_splits(
     labels: Indices,

@@ -136,7 +136,7 @@ class Comparison:
 
 def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched]) -> Comparison:
     """What the study's folder holds of its comparison, once all of its trials have ended and `test` has been opened."""
-    from kd_hpo.trial.evaluate import score  # with torch, which a comparison that is read does without
+    from kd_hpo.study.results.final_scores import accuracy_on_test  # with torch, which a comparison that is read does without
 
     splits = prepared.splits
     return Comparison(
@@ -144,11 +144,8 @@ def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", sear
         methods=tuple(method_scores(study, folder, prepared, searched, name) for name in method_names(study)),
         seeds=tuple(range(study.seed, study.seed + study.compare.seeds)),
         epochs=study.training.epochs,
-        teacher={
-            "val": prepared.teacher.val.accuracy,
-            "test": score(prepared.teacher.network, prepared.batches, splits.test).accuracy,
-        },
-        splits={name: (len(getattr(splits, name)), splits.digests[name]) for name in ("train", "outer", "val", "test")},
+        teacher={"val": prepared.teacher.val.accuracy, "test": accuracy_on_test(prepared.teacher.network, prepared)},
+        splits={name: (splits.sizes[name], splits.digests[name]) for name in ("train", "outer", "val", "test")},
     )
 
 
