@@ -119,7 +119,7 @@ def _leaderboard(study: StudyRuns, *, best_alone: bool) -> None:
         "seed": st.column_config.NumberColumn("seed", format="%d"),
         "minutes": st.column_config.NumberColumn("minutes", format="%.1f"),
     }
-    shape |= {str(name): st.column_config.Column(one_line(name)) for name in settings}
+    shape |= {str(name): st.column_config.Column(one_line(str(name))) for name in settings}
     st.dataframe(table, hide_index=True, column_config=shape, placeholder="–", key="leaderboard", alt="Leaderboard")
 
 

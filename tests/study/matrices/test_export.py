@@ -19,6 +19,8 @@ from kd_hpo.trial.result import TOTAL, TrialResult
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import record, result_of
 
+HELD = ((0.25, 0.25), (0.0, 0.25), (0.25, 0.0))
+
 REGENERATE = """.venv/bin/python -c '
 import json
 from kd_hpo.study.matrices.export import SCHEMA, Export
@@ -47,6 +49,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder.root / "out" / "lambda.json"
     export_study(study, folder, path, top=5)
     return path
+
+
+def test_the_mean_over_held_epochs_is_exported_beside_the_last_matrix_and_applied(tmp_path: Path) -> None:
+    study = digits_study(tmp_path)
+    folder, corner = StudyFolder.of(study), ((0.0, 1.0), (0.0, 0.0), (0.0, 0.0))
+    add_trial(folder, "trial-000", result_of([record(1, 0.5), record(2, 0.7, corner)]).replace(held_mean=HELD))
+    (entry,) = export_study(study, folder, tmp_path / "lambda.json", top=1).matrices
+    assert (entry.weights, entry.held_mean) == (corner, HELD)
+    assert applied_config(entry, []).weighting.matrix == HELD  # type: ignore[union-attr]
 
 
 def test_best_by_last_epoch_comes_first_and_the_way_back_is_whole(exported: Path) -> None:

@@ -238,3 +238,36 @@ def test_time_left_is_reckoned_from_the_first_result(phase: Phase, monkeypatch: 
     now[0] += 2
     phase.report(trial, 2, 0.5)
     assert phase.line.endswith("1:02, about 1:16 left")  # 2 s x (8 + 3 x 10)
+
+
+def test_time_left_counts_what_ended_trials_took_and_what_running_ones_have_to_go(
+    phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four trials completes its 10 epochs, one is stopped after 2, one has come to 4: 16 epochs, 15 of them after the
+    first result, in 60 s, or 4 s each. The running one has 6 to go, and the fourth 16 / 3, the mean of those before it."""
+    now = [phase.board._started]
+    monkeypatch.setattr("kd_hpo.study.run.progress.time.monotonic", lambda: now[0])
+    one, two, three = (RayTrial(f"trial-00{i}") for i in range(3))
+    for trial in (one, two, three):
+        phase.start(trial)
+    now[0] += 5
+    phase.report(one, 1, 0.5)
+    now[0] += 60
+    for trial, epoch in ((one, 10), (two, 2), (three, 4)):
+        phase.report(trial, epoch, 0.5)
+    phase.complete(one, "completed")
+    phase.complete(two, "stopped")
+    assert phase.board._seconds_left() == pytest.approx(60 / 15 * (6 + 16 / 3))
+    assert phase.line.endswith("1:05, about 0:45 left")
+    phase.complete(three, "stopped")
+    assert phase.board._seconds_left() == pytest.approx(60 / 15 * 16 / 3)
+
+
+def test_bar_of_the_live_view_is_as_full_as_the_epochs_that_are_done(tmp_path: Path) -> None:
+    """20 of 40 epochs: two trials of four have completed, and none runs."""
+    phase = Phase(StudyFolder(tmp_path), terminal=True, width=80)
+    for trial in (RayTrial("trial-000"), RayTrial("trial-001")):
+        phase.start(trial)
+        phase.report(trial, 10, 0.5)
+        phase.complete(trial, "completed")
+    assert phase.board._epochs_left() == 20
