@@ -2,7 +2,7 @@
 
 It reads MLflow and nothing else, so it works while a study runs, and on a tracking server of another machine:
 
-    MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m dashboards --port 5001
+    MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m kd_hpo.dashboards --port 5001
 
 | module | what is in it |
 |---|---|
@@ -13,5 +13,5 @@ It reads MLflow and nothing else, so it works while a study runs, and on a track
 | `page_study`, `page_lambda`, `page_compare`, `page_export` | a page each |
 | `app`, `__main__` | the frame around the pages; the server |
 
-Names of layers, methods and settings are untrusted: they reach a page through `words` only.
+Names of layers, methods and settings are untrusted: they reach a page through `kd_hpo.study.report.escaping` only.
 """

@@ -1,4 +1,4 @@
-"""Serves the dashboard, on 127.0.0.1 unless told: MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m dashboards --port 5001"""
+"""Serves the dashboard on 127.0.0.1: MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m kd_hpo.dashboards --port 5001"""
 
 import argparse
 import gc
@@ -26,7 +26,7 @@ FLAGS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dashboards", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kd_hpo.dashboards", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="beyond loopback, whoever reaches the port sees every study")
     parser.add_argument("--port", type=int, default=5001)
     parser.add_argument("--study", help="the one that is read before anybody visits; the newest if not given")
@@ -49,8 +49,8 @@ def warm_up(uri: str, study: str | None) -> None:
     gc.disable()
     from streamlit.testing.v1 import AppTest
 
-    from dashboards.parts import ALL, DRAWN
-    from dashboards.tracked import UNREADABLE, refusal, tracking
+    from kd_hpo.dashboards.parts import ALL, DRAWN
+    from kd_hpo.dashboards.tracked import UNREADABLE, refusal, tracking
 
     try:
         if uri:  # else the page says so

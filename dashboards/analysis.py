@@ -14,6 +14,7 @@ from optuna.trial import create_trial
 from scipy.stats import rankdata
 
 from kd_hpo.study.results.comparison import paired, spread
+from kd_hpo.study.results.significance import holm
 
 LEAST_TRIALS = 5
 """Completed trials below which no importance is told."""
@@ -76,16 +77,9 @@ def tests(scores: Mapping[str, Mapping[int, float]], against: str) -> pd.DataFra
         difference, p_value = paired(by_seed, scores[against]) if method != against else (np.nan, np.nan)
         rows.append((method, len(by_seed), average, deviation, difference, p_value))
     frame = pd.DataFrame(rows, columns=["method", "seeds", "mean", "deviation", "difference", "p_value"]).set_index("method")
-    frame["p_holm"] = holm(frame["p_value"])
+    frame["p_holm"] = holm(list(frame["p_value"]))
     frame["rank"] = _mean_ranks(scores)
     return frame.sort_values("mean", ascending=False)
-
-
-def holm(p_values: pd.Series) -> pd.Series:
-    """Corrected by Holm's step-down; nan stays nan and does not count."""
-    ordered = p_values.dropna().sort_values()
-    stepped = ordered * np.arange(len(ordered), 0, -1)
-    return stepped.cummax().clip(upper=1.0).reindex(p_values.index)
 
 
 def _mean_ranks(scores: Mapping[str, Mapping[int, float]]) -> pd.Series:

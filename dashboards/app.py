@@ -1,5 +1,5 @@
 """What Streamlit runs, again at every change of a page."""
 
-from dashboards.frame import show
+from kd_hpo.dashboards.frame import show
 
 show()

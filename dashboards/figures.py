@@ -10,8 +10,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
-from dashboards.analysis import is_log
-from dashboards.words import figure_text, short_paths
+from kd_hpo.dashboards.analysis import is_log
+from kd_hpo.dashboards.words import short_paths
+from kd_hpo.study.report.colours import VIRIDIS
+from kd_hpo.study.report.escaping import in_plotly
 
 STATES = {
     "completed": ("#0072b2", "circle"),
@@ -23,7 +25,7 @@ STATES = {
 METHODS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8f98")
 MARKS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "cross")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SCALE = "Viridis"
+SCALE = list(VIRIDIS)
 LINES = {dark: sample_colorscale(SCALE, np.linspace(*ends, 12)) for dark, ends in {False: (0.0, 0.85), True: (0.3, 1.0)}.items()}
 """For thin lines on a light and on a dark page: without the end of the scale that could not be told from the page."""
 OUTLINED = {True: {"line": {"width": 2}}, False: {}}
@@ -55,11 +57,11 @@ def over_time(trials: pd.DataFrame) -> go.Figure:
         chosen = shown["state"] == state
         if chosen.any():
             some = shown[chosen]
-            told = [figure_text(trial, 60) for trial in some.index]
+            told = [in_plotly(trial, 60) for trial in some.index]
             figure.add_scatter(
                 x=at[chosen], y=some["accuracy"], mode="markers", name=state,
                 marker={"color": colour, "symbol": mark, "size": size, "opacity": 0.85} | OUTLINED[mark.endswith("-open")],
-                customdata=np.column_stack([told, some["method"].map(figure_text), some["epoch"].fillna(0)]),
+                customdata=np.column_stack([told, some["method"].map(in_plotly), some["epoch"].fillna(0)]),
                 hovertemplate="<b>%{customdata[0]}</b> (%{customdata[1]})<br>accuracy %{y:.4f} after epoch %{customdata[2]}"
                 f"<br>%{{x:.1f}} {'h' if hours else 'min'}<extra>{state}</extra>",
             )  # fmt: skip
@@ -74,7 +76,7 @@ def parallel(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False)
     Ranges are chosen by dragging along an axis.
     """
     names = short_paths([str(name) for name in settings])
-    dimensions = [_axis(figure_text(names[str(name)], 26), settings[name]) for name in settings]
+    dimensions = [_axis(in_plotly(names[str(name)], 26), settings[name]) for name in settings]
     dimensions.append({"label": "<b>accuracy</b>", "values": accuracy})
     bar = {"title": "accuracy", "thickness": 12}
     line = {"color": accuracy, "colorscale": LINES[dark], "showscale": True, "colorbar": bar}
@@ -87,7 +89,7 @@ def parallel(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False)
 def lines(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) -> go.Figure:
     """What `parallel` shows, to look at only: drawn without WebGL, which takes a browser without a graphics card seconds."""
     names = short_paths([str(name) for name in settings])
-    axes = [_axis(figure_text(names[str(name)], 26), settings[name]) for name in settings]
+    axes = [_axis(in_plotly(names[str(name)], 26), settings[name]) for name in settings]
     axes.append({"label": "<b>accuracy</b>", "values": accuracy})
     heights, ticks = zip(*map(_heights, axes), strict=True)
     table = np.column_stack([*heights, np.full(len(accuracy), np.nan)])  # nan ends a line
@@ -110,7 +112,7 @@ def lines(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) ->
     figure.add_scatter(
         x=np.full(len(accuracy), len(axes) - 1), y=table[:, -2], mode="markers", showlegend=False,
         marker={"color": accuracy, "colorscale": LINES[dark], "size": 6, "colorbar": {"title": "accuracy", "thickness": 12}},
-        customdata=np.column_stack([[figure_text(trial, 60) for trial in settings.index], accuracy]),
+        customdata=np.column_stack([[in_plotly(trial, 60) for trial in settings.index], accuracy]),
         hovertemplate="<b>%{customdata[0]}</b>: %{customdata[1]:.4f}<extra></extra>",
     )  # fmt: skip
     labels = [axis["label"] for axis in axes]
@@ -135,7 +137,7 @@ def _heights(axis: Mapping[str, Any]) -> tuple[NDArray[np.float64], list[tuple[f
 def _axis(label: str, values: pd.Series) -> dict[str, object]:
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         words = sorted(values.astype(str).unique())
-        texts = [figure_text(word, 18) for word in words]
+        texts = [in_plotly(word, 18) for word in words]
         places = values.astype(str).map({word: place for place, word in enumerate(words)})
         return {"label": label, "values": places, "tickvals": list(range(len(words))), "ticktext": texts}
     if not is_log(values):
@@ -148,7 +150,7 @@ def _axis(label: str, values: pd.Series) -> dict[str, object]:
 
 def importances(shares: pd.Series) -> go.Figure:
     shares = shares[::-1]
-    labels = [figure_text(name, 34) for name in shares.index]
+    labels = [in_plotly(name, 34) for name in shares.index]
     figure = go.Figure(
         go.Bar(
             x=shares, y=labels, orientation="h", marker={"color": "#0072b2"}, width=0.62,
@@ -164,7 +166,7 @@ def states(trials: pd.DataFrame) -> go.Figure:
     """How many trials of each method and kind stand where."""
     counts = trials.groupby(["method", "kind", "state"], sort=False).size()
     rows = list(dict.fromkeys((method, kind) for method, kind, _ in counts.index))[::-1]
-    labels = [f"{figure_text(method, 26)}, {'comparison' if kind == 'compare' else kind}" for method, kind in rows]
+    labels = [f"{in_plotly(method, 26)}, {'comparison' if kind == 'compare' else kind}" for method, kind in rows]
     shapes = {"stopped": "/", "failed": "x", "running": ".", "interrupted": "-"}
     overlay = {"fillmode": "overlay", "size": 7, "solidity": 0.12, "fgopacity": 0.6}
     figure = go.Figure()
@@ -193,7 +195,7 @@ def methods(scores: Mapping[str, Mapping[int, float]], titles: Mapping[str, str]
         figure.add_scatter(
             x=[values.mean()], y=[row], mode="markers", error_x={"array": [deviation], "thickness": 2, "width": 8},
             marker={"size": 17, "symbol": "line-ns-open", "color": "#0072b2", "line": {"width": 3}}, showlegend=False,
-            hovertemplate=f"<b>{figure_text(titles[method], 60)}</b><br>{values.mean():.4f} ± {deviation:.4f}<extra></extra>",
+            hovertemplate=f"<b>{in_plotly(titles[method], 60)}</b><br>{values.mean():.4f} ± {deviation:.4f}<extra></extra>",
         )  # fmt: skip
     for seed, mark in places.items():
         having = [(row, scores[method][seed]) for row, method in enumerate(ordered) if seed in scores[method]]
@@ -202,7 +204,7 @@ def methods(scores: Mapping[str, Mapping[int, float]], titles: Mapping[str, str]
             marker={"size": 8, "symbol": mark, "color": "#d55e00", "opacity": 0.8},
             hovertemplate=f"seed {seed}: %{{x:.4f}}<extra></extra>",
         )  # fmt: skip
-    texts = [figure_text(titles[method], 38) for method in ordered]
+    texts = [in_plotly(titles[method], 38) for method in ordered]
     figure.update_yaxes(tickvals=list(range(len(ordered))), ticktext=texts, range=[-0.6, len(ordered) - 0.4], zeroline=False)
     figure.update_xaxes(title=f"accuracy on {label}", minallowed=-0.02, maxallowed=1.02)  # a deviation may reach beyond
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
@@ -214,7 +216,7 @@ def curves(histories: Mapping[str, pd.Series]) -> go.Figure:
     figure = go.Figure()
     for i, (trial, history) in enumerate(histories.items()):
         figure.add_scatter(
-            x=history.index, y=history, name=figure_text(trial, 24), mode="lines+markers",
+            x=history.index, y=history, name=in_plotly(trial, 24), mode="lines+markers",
             line={"color": METHODS[i % len(METHODS)], "dash": DASHES[i % len(DASHES)]},
             marker={"symbol": MARKS[i % len(MARKS)], "size": 6}, hovertemplate="epoch %{x}: %{y:.4f}",
         )  # fmt: skip

@@ -11,10 +11,11 @@ import pandas as pd
 import streamlit as st
 from mlflow.entities import Experiment
 
-from dashboards import page_compare, page_export, page_lambda, page_study
-from dashboards.parts import bound
-from dashboards.tracked import UNREADABLE, StudyRuns, Tracking, refusal, tracking
-from dashboards.words import count, markdown
+from kd_hpo.dashboards import page_compare, page_export, page_lambda, page_study
+from kd_hpo.dashboards.parts import bound
+from kd_hpo.dashboards.tracked import UNREADABLE, StudyRuns, Tracking, refusal, tracking
+from kd_hpo.dashboards.words import count
+from kd_hpo.study.report.escaping import in_streamlit
 
 ICON = Path(__file__).with_name("icon.svg")
 REFRESH_S = 5.0
@@ -67,7 +68,7 @@ def _told(uri: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        st.error(markdown(f"{refusal(uri, error)}. Check that it is there, then refresh the page."))
+        st.error(in_streamlit(f"{refusal(uri, error)}. Check that it is there, then refresh the page."))
 
 
 def _sidebar(tracked: Tracking) -> Chosen | None:
@@ -98,7 +99,7 @@ def _links(experiment: str) -> None:
 def _page(chosen: Chosen, title: str, show: Show) -> None:
     tracked = chosen.tracked
     study = tracked.read(chosen.experiment)
-    st.title(markdown(study.name), anchor=False)
+    st.title(in_streamlit(study.name), anchor=False)
     just_read = [study]
     following = chosen.following and study.running and not st.session_state.get(page_lambda.PLAYING, False)
 
@@ -108,7 +109,7 @@ def _page(chosen: Chosen, title: str, show: Show) -> None:
             running = int((now.trials["state"] == "running").sum())
             state = f"{count(running, 'trial')} running" if running else ("ended" if now.ended else "no trial is running")
             told = f"{title} · {count(len(now.trials), 'trial')} · {state} · read at {pd.Timestamp.now():%H:%M:%S}"
-            st.caption(markdown(told))  # a time's colons would have the browser fetch emoji
+            st.caption(in_streamlit(told))  # a time's colons would have the browser fetch emoji
             show(tracked, now)
 
     st.fragment(body, run_every=REFRESH_S if following else None)()

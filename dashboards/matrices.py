@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.tracking.runs import LAMBDA, LAMBDA_BY_EPOCH, MATRIX_SECTION
 
 _CELL = re.compile(re.escape(MATRIX_SECTION) + r"/(\d+) (.*) to (\d+) (.*)")
@@ -53,7 +54,7 @@ class Matrices:
     @property
     def pairs(self) -> list[tuple[int, int]]:
         """By their weight at the end, the largest first."""
-        return largest_first(self.weights[-1])
+        return strongest_pairs(self.weights[-1])
 
     def pair_name(self, pair: tuple[int, int]) -> str:
         return f"{self.teacher[pair[0]].name} → {self.student[pair[1]].name}"
@@ -61,11 +62,6 @@ class Matrices:
     def frame(self, epoch: int) -> pd.DataFrame:
         rows, columns = ([layer.name for layer in layers] for layers in (self.teacher, self.student))
         return pd.DataFrame(self.at(epoch), index=pd.Index(rows, name="teacher layer"), columns=columns)
-
-
-def largest_first(weights: NDArray[np.float64]) -> list[tuple[int, int]]:
-    order = np.argsort(-weights.ravel(), kind="stable")
-    return [(int(i) // weights.shape[1], int(i) % weights.shape[1]) for i in order]
 
 
 def choices(study: StudyRuns) -> list[str]:

@@ -6,13 +6,15 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboards.figures import DASHES, FAINT, MARKS, METHODS, SCALE, laid_out
-from dashboards.matrices import NEGLIGIBLE, Layer, Matrices, largest_first
-from dashboards.words import figure_text
+from kd_hpo.dashboards.figures import DASHES, FAINT, MARKS, METHODS, SCALE, laid_out
+from kd_hpo.dashboards.matrices import NEGLIGIBLE, Layer, Matrices
+from kd_hpo.study.report.colours import colours, ink_on
+from kd_hpo.study.report.escaping import in_plotly
+from kd_hpo.study.results.pairs import strongest_pairs
 
 
 def layer_text(layer: Layer, letters: int, between: str = "<br>") -> str:
-    name = figure_text(layer.name, letters)
+    name = in_plotly(layer.name, letters)
     return f"{name}{between}<i>{layer.size}</i>" if layer.size else name
 
 
@@ -27,7 +29,7 @@ def heatmap(matrices: Matrices, epoch: int, largest: float) -> go.Figure:
         [layer_text(layer, 26) for layer in matrices.teacher],
         [layer_text(layer, 16) for layer in matrices.student],
     )
-    names = np.array([[figure_text(matrices.pair_name((t, s)), 90) for s in range(columns)] for t in range(rows)])
+    names = np.array([[in_plotly(matrices.pair_name((t, s)), 90) for s in range(columns)] for t in range(rows)])
     figure = go.Figure(
         go.Heatmap(
             z=weights, x=list(range(columns)), y=list(range(rows)), zmin=0, zmax=largest, colorscale=SCALE, xgap=2, ygap=2,
@@ -36,11 +38,11 @@ def heatmap(matrices: Matrices, epoch: int, largest: float) -> go.Figure:
         )
     )  # fmt: skip
     if rows * columns <= 100:
-        inks = np.where(weights > 0.45 * largest, "#000000", "#ffffff")  # a contrast of 4.3 and more
+        inks = [ink_on(colour) for colour in colours(weights.ravel() / largest)]
         figure.add_scatter(
             x=np.tile(np.arange(columns), rows), y=np.repeat(np.arange(rows), columns), mode="text", hoverinfo="skip",
             text=[f"{weight:.3f}" for weight in weights.ravel()], showlegend=False,
-            textfont={"size": 13 if columns <= 6 else 11, "color": inks.ravel()},
+            textfont={"size": 13 if columns <= 6 else 11, "color": inks},
         )  # fmt: skip
     figure.update_yaxes(tickvals=list(range(rows)), ticktext=teacher, range=[rows - 0.5, -0.5], title="teacher layer")
     figure.update_xaxes(
@@ -58,7 +60,7 @@ def trajectories(matrices: Matrices, top: int, epoch: int | None = None) -> go.F
     pairs = [pair for pair in matrices.pairs if matrices.weights[:, pair[0], pair[1]].max() >= NEGLIGIBLE][:top]
     for i, (t, s) in enumerate(pairs):
         figure.add_scatter(
-            x=matrices.epochs, y=matrices.weights[:, t, s], name=figure_text(matrices.pair_name((t, s)), 40),
+            x=matrices.epochs, y=matrices.weights[:, t, s], name=in_plotly(matrices.pair_name((t, s)), 40),
             mode="lines+markers",
             line={"color": METHODS[i % len(METHODS)], "dash": DASHES[i % len(DASHES)], "width": 2.5},
             marker={"symbol": MARKS[i % len(MARKS)], "size": 7, "maxdisplayed": 12}, hovertemplate="%{y:.4f}",
@@ -80,14 +82,14 @@ def trajectories(matrices: Matrices, top: int, epoch: int | None = None) -> go.F
 def stability(seeds: Sequence[Matrices], top: int) -> go.Figure:
     """The pairs that weigh most at the end, in the mean of the seeds: each seed, and the mean with one standard deviation."""
     last: NDArray[np.float64] = np.array([each.weights[-1] for each in seeds])  # (seeds, T, S)
-    pairs = [(t, s) for t, s in largest_first(last.mean(0)) if last[:, t, s].max() >= NEGLIGIBLE][:top][::-1]
+    pairs = [(t, s) for t, s in strongest_pairs(last.mean(0)) if last[:, t, s].max() >= NEGLIGIBLE][:top][::-1]
     figure = go.Figure()
     means = [last[:, t, s].mean() for t, s in pairs]
     deviations = [last[:, t, s].std(ddof=1) for t, s in pairs]
     for i, each in enumerate(seeds):
         figure.add_scatter(
             x=[each.weights[-1][pair] for pair in pairs], y=list(range(len(pairs))), mode="markers",
-            name=figure_text(each.title, 24), hovertemplate="%{x:.4f}",
+            name=in_plotly(each.title, 24), hovertemplate="%{x:.4f}",
             marker={"symbol": MARKS[i % len(MARKS)], "size": 9, "color": "#d55e00", "opacity": 0.75},
         )  # fmt: skip
     figure.add_scatter(
@@ -95,7 +97,7 @@ def stability(seeds: Sequence[Matrices], top: int) -> go.Figure:
         error_x={"array": deviations, "thickness": 2, "width": 7},
         marker={"symbol": "line-ns-open", "size": 17, "color": "#0072b2", "line": {"width": 3}},
     )  # fmt: skip
-    texts = [figure_text(seeds[0].pair_name(pair), 44) for pair in pairs]
+    texts = [in_plotly(seeds[0].pair_name(pair), 44) for pair in pairs]
     figure.update_yaxes(tickvals=list(range(len(pairs))), ticktext=texts, range=[-0.6, len(pairs) - 0.4], zeroline=False)
     figure.update_xaxes(title="λ at the end", range=[-0.02 * last.max(), 1.05 * last.max()])
     return laid_out(figure, 130 + 34 * len(pairs), hovermode="closest")

@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboards import figures
-from dashboards.analysis import SCORES, tests
-from dashboards.parts import bound, chart, heading
-from dashboards.tracked import StudyRuns, Tracking
-from dashboards.words import count, markdown, one_line
+from kd_hpo.config.wording import one_line
+from kd_hpo.dashboards import figures
+from kd_hpo.dashboards.analysis import SCORES, tests
+from kd_hpo.dashboards.parts import bound, chart, heading
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.words import count
+from kd_hpo.study.report.escaping import in_streamlit
 
 Scores = Mapping[str, Mapping[int, float]]
 
@@ -45,7 +47,7 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
     against = right.selectbox("Tested against", names, **bound("against"), help="the best control comes first")
     heading("Methods", "Mean and standard deviation over the seeds; every mark is a seed.")
     chart(figures.methods(scores, found.titles, SCORES[score]), "methods", "Accuracy of each method: mean, spread and seeds")
-    heading(f"Against {markdown(found.titles[against])}")
+    heading(f"Against {in_streamlit(found.titles[against])}")
     _table(scores, found, against)
     _seeds(scores, found)
 
@@ -111,7 +113,7 @@ def _from_summary(tracked: Tracking, study: StudyRuns) -> Compared | None:
     rows = {row["method"]: {int(seed): scores for seed, scores in row["by_seed"].items()} for row in told["methods"]}
     scores = {name: {m: {seed: each[name] for seed, each in by.items()} for m, by in rows.items()} for name in SCORES}
     notes = [
-        f"{markdown(row['title'])}: {count(row['failed'], 'trial')} failed: {markdown(row['failures'][0])}"
+        f"{in_streamlit(row['title'])}: {count(row['failed'], 'trial')} failed: {in_streamlit(row['failures'][0])}"
         for row in told["methods"]
         if row["failed"]
     ]

@@ -9,12 +9,13 @@ import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 
-from dashboards.matrices import Layer, Matrices
-from dashboards.matrix_figures import heatmap
-from dashboards.parts import bound, chart, heading
-from dashboards.tracked import StudyRuns, Tracking
-from dashboards.words import accuracy, count, markdown
+from kd_hpo.dashboards.matrices import Layer, Matrices
+from kd_hpo.dashboards.matrix_figures import heatmap
+from kd_hpo.dashboards.parts import bound, chart, heading
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.words import accuracy, count
 from kd_hpo.study.matrices.export import export_of
+from kd_hpo.study.report.escaping import in_streamlit
 from kd_hpo.study.store.export_file import Export, ExportedMatrix
 from kd_hpo.study.store.folder import TestScores
 
@@ -38,7 +39,7 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
     matrices = [matrix for matrix in found.values() if matrix is not None]
     if missing := [trial for trial, matrix in found.items() if matrix is None]:
         st.warning(
-            f"{markdown(', '.join(missing))}: MLflow has no file to apply of this, since an earlier version logged it. "
+            f"{in_streamlit(', '.join(missing))}: MLflow has no file to apply of this, since an earlier version logged it. "
             f"`kd-hpo export {study.name} --top 3` writes one from the study's folder."
         )
     if not matrices:
@@ -57,7 +58,8 @@ def _best_of_the_study(tracked: Tracking, study: StudyRuns) -> None:
     try:
         export = Export.model_validate_json(text)
     except ValidationError as error:
-        st.error(f"lambda.json of the study's summary is not an export of this version: {markdown(error.errors()[0]['msg'])}.")
+        said = in_streamlit(error.errors()[0]["msg"])
+        st.error(f"lambda.json of the study's summary is not an export of this version: {said}.")
         return
     _preview(export)
     _hand_out(study, export)

@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboards.analysis import agreement
-from dashboards.matrices import METHOD, Matrices, NoMatrix, choices, matrices, seeds
-from dashboards.matrix_figures import heatmap, stability, trajectories
-from dashboards.parts import bound, chart, heading
-from dashboards.ribbons import heaviest, ribbons
-from dashboards.tracked import StudyRuns, Tracking
-from dashboards.words import accuracy, count, markdown
+from kd_hpo.dashboards.analysis import agreement
+from kd_hpo.dashboards.matrices import METHOD, Matrices, NoMatrix, choices, matrices, seeds
+from kd_hpo.dashboards.matrix_figures import heatmap, stability, trajectories
+from kd_hpo.dashboards.parts import bound, chart, heading
+from kd_hpo.dashboards.ribbons import heaviest, ribbons
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.words import accuracy, count
+from kd_hpo.study.report.escaping import in_streamlit
 
 NOTHING = "nothing"
 PLAYING = "playing"
@@ -35,7 +36,7 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
         try:
             found.append(_matrices(tracked, study, choice, _stamp(study, choice)))
         except NoMatrix as nothing:
-            st.warning(markdown(f"{nothing}."))
+            st.warning(in_streamlit(f"{nothing}."))
     if not found:
         return
     _at_epoch(found)
@@ -79,7 +80,7 @@ def _epoch_view(found: list[Matrices]) -> None:
     scale = max(heaviest(each) for each in found)
     for i, (column, each) in enumerate(zip(st.columns(len(found), gap="large"), found, strict=True)):
         with column:
-            heading(markdown(each.title), _caption(each, epoch))
+            heading(in_streamlit(each.title), _caption(each, epoch))
             sides = [st.container()] * 2 if len(found) > 1 else st.columns([1, 1], gap="large")
             with sides[0]:
                 chart(heatmap(each, epoch, largest), f"cells_{i}", f"The matrix of {each.title} after epoch {epoch}")
@@ -115,7 +116,7 @@ def _epoch(epochs: list[int]) -> int:
 
 def _caption(each: Matrices, epoch: int) -> str:
     t, s = np.unravel_index(int(each.at(epoch).argmax()), each.at(epoch).shape)
-    told = f"Largest pair: {markdown(each.pair_name((int(t), int(s))))}, {each.at(epoch).max():.3f}."
+    told = f"Largest pair: {in_streamlit(each.pair_name((int(t), int(s))))}, {each.at(epoch).max():.3f}."
     weights = each.at(epoch)[each.at(epoch) > 0]
     told += f" The weight is spread as over {np.exp(-(weights * np.log(weights)).sum()):.1f} equal pairs."
     if not all(layer.shape for layer in (*each.teacher, *each.student)):
@@ -128,28 +129,28 @@ def _trajectories(found: list[Matrices], top: int) -> None:
     for i, (column, each) in enumerate(zip(st.columns(len(found), gap="large"), found, strict=True)):
         with column:
             if len(each.epochs) < 2:
-                st.info(f"{markdown(each.title)} has one epoch so far.")
+                st.info(f"{in_streamlit(each.title)} has one epoch so far.")
                 continue
-            st.markdown(f"**{markdown(each.title)}**")
+            st.markdown(f"**{in_streamlit(each.title)}**")
             chart(trajectories(each, top), f"trajectories_{i}", f"The largest pairs of {each.title} over the epochs")
 
 
 def _stability(tracked: Tracking, study: StudyRuns, method: str, top: int) -> None:
-    heading(f"Over the seeds of {markdown(method)}")
+    heading(f"Over the seeds of {in_streamlit(method)}")
     several = _seeds(tracked, study, method, _stamp(study, METHOD + method))
     if len(several) < 2:
         st.info(
-            f"{count(len(several), 'completed trial')} of {markdown(method)} in the comparison; two seeds or more are needed."
+            f"{count(len(several), 'completed trial')} of {in_streamlit(method)} in the comparison; two seeds or more are needed."
         )
         return
     if len({(one.teacher, one.student) for one in several}) > 1:
-        st.info(f"The seeds of {markdown(method)} have different layers.")
+        st.info(f"The seeds of {in_streamlit(method)} have different layers.")
         return
     last = [one.weights[-1] for one in several]
     firsts = pd.Series([one.pair_name(one.pairs[0]) for one in several]).value_counts()
     same = agreement([weights.ravel() for weights in last])
     st.caption(
-        f"{markdown(firsts.index[0])} is the largest pair of {firsts.iloc[0]} of {count(len(several), 'seed')}. "
+        f"{in_streamlit(firsts.index[0])} is the largest pair of {firsts.iloc[0]} of {count(len(several), 'seed')}. "
         f"Rank correlation of two seeds' matrices: {accuracy(same, 2)} on average (Spearman, 1 is the same order)."
     )
     chart(stability(several, top), f"stability_{method}", f"The largest pairs of {method} at each seed")

@@ -4,11 +4,14 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboards import figures
-from dashboards.analysis import TooFew, importance, varied
-from dashboards.parts import ALL, TEXT, bound, chart, dark, heading, more_once_drawn, wanted_now
-from dashboards.tracked import StudyRuns, Tracking
-from dashboards.words import accuracy, count, duration, markdown, one_line, plain_note
+from kd_hpo.config.wording import one_line
+from kd_hpo.dashboards import figures
+from kd_hpo.dashboards.analysis import TooFew, importance, varied
+from kd_hpo.dashboards.parts import ALL, TEXT, bound, chart, dark, heading, more_once_drawn, wanted_now
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards.words import accuracy, count, plain_note
+from kd_hpo.study.report.escaping import in_streamlit
+from kd_hpo.study.report.words import duration
 
 EVERY = "all methods"
 MOST_CURVES = 10
@@ -116,14 +119,14 @@ def _leaderboard(study: StudyRuns, *, best_alone: bool) -> None:
         "seed": st.column_config.NumberColumn("seed", format="%d"),
         "minutes": st.column_config.NumberColumn("minutes", format="%.1f"),
     }
-    shape |= {str(name): st.column_config.Column(one_line(name)) for name in settings}
+    shape |= {str(name): st.column_config.Column(one_line(str(name))) for name in settings}
     st.dataframe(table, hide_index=True, column_config=shape, placeholder="–", key="leaderboard", alt="Leaderboard")
 
 
 def _as_text(trials: pd.DataFrame) -> str:
     """A table in Markdown."""
     rows = [
-        (markdown(trial), markdown(method), markdown(state), markdown(accuracy(reached)))
+        (in_streamlit(trial), in_streamlit(method), in_streamlit(state), in_streamlit(accuracy(reached)))
         for trial, method, state, reached in trials[["method", "state", "accuracy"]].itertuples()
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [("trial", "method", "state", "accuracy"), ("---",) * 4, *rows])
@@ -143,7 +146,7 @@ def _outer_settings(study: StudyRuns) -> None:
     settings = study.settings.loc[chosen.index]
     names = varied(settings)
     if not names:
-        st.info(f"{count(len(chosen), 'trial')} of {markdown(method)} with an accuracy so far; two that differ are needed.")
+        st.info(f"{count(len(chosen), 'trial')} of {in_streamlit(method)} with an accuracy so far; two that differ are needed.")
         return
     drag = st.toggle("Choose ranges by dragging", **bound("drag"), help="drawn by WebGL: slow without a graphics card")
     best_on_top = chosen.sort_values("accuracy")
@@ -158,7 +161,7 @@ def _outer_settings(study: StudyRuns) -> None:
     chart(figure, "parallel", "Parallel coordinates over the outer settings")
     completed = chosen[chosen["state"] == "completed"]
     heading(
-        f"Importance of the outer settings of {markdown(method)}",
+        f"Importance of the outer settings of {in_streamlit(method)}",
         f"By Optuna (PED-ANOVA) over {count(len(completed), 'completed trial')}; the ranges are taken from what was sampled.",
     )
     try:

@@ -5,10 +5,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
-from dashboards.figures import SCALE, laid_out
-from dashboards.matrices import NEGLIGIBLE, Matrices
-from dashboards.matrix_figures import layer_text
-from dashboards.words import figure_text
+from kd_hpo.dashboards.figures import SCALE, laid_out
+from kd_hpo.dashboards.matrices import NEGLIGIBLE, Matrices
+from kd_hpo.dashboards.matrix_figures import layer_text
+from kd_hpo.study.report.escaping import in_plotly
 
 MOST_RIBBONS = 200
 """Drawn; the largest ones."""
@@ -42,7 +42,7 @@ def ribbons(matrices: Matrices, epoch: int, largest: float, heaviest_layer: floa
         figure.add_scatter(
             x=np.concatenate([_ALONG, _ALONG[::-1]]), y=np.concatenate([top, (top + weight * scale)[::-1]]),
             fill="toself", fillcolor=colour, line={"width": 0.6, "color": "rgba(255,255,255,0.55)"}, mode="lines", opacity=0.86,
-            hoveron="fills", hoverinfo="text", text=f"{figure_text(matrices.pair_name((t, s)), 90)}: {weight:.4f}",
+            hoveron="fills", hoverinfo="text", text=f"{in_plotly(matrices.pair_name((t, s)), 90)}: {weight:.4f}",
             showlegend=False,
         )  # fmt: skip
     for x, layers, centres, totals in (

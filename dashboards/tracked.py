@@ -16,8 +16,10 @@ from mlflow.entities import Experiment, LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from dashboards.words import one_line, shorten, without_credentials
 from kd_hpo.config.study import Search
+from kd_hpo.config.wording import one_line
+from kd_hpo.dashboards.words import without_credentials
+from kd_hpo.study.report.words import shorten
 from kd_hpo.study.tracking.runs import MATRIX_SECTION
 from kd_hpo.trial.result import METRIC
 
@@ -172,7 +174,7 @@ def require_database(uri: str) -> None:
 
 def refusal(uri: str, error: Exception) -> str:
     """What a person is told where MLflow could not be read: a line, without credentials."""
-    said = shorten(without_credentials(one_line(error)) or type(error).__name__, 400)
+    said = shorten(without_credentials(one_line(str(error))) or type(error).__name__, 400)
     return f"MLflow at {without_credentials(uri)} cannot be read: {said}"
 
 

@@ -14,7 +14,11 @@ from kd_hpo.study.environment import prepare_environment
 
 prepare_environment()  # before anything imports Ray
 ROOT = Path(kd_hpo.__file__).parent
-MODULES = {".".join(("kd_hpo", *path.relative_to(ROOT).with_suffix("").parts)): path for path in sorted(ROOT.rglob("*.py"))}
+MODULES = {
+    ".".join(("kd_hpo", *path.relative_to(ROOT).with_suffix("").parts)): path
+    for folder in (ROOT, ROOT / "dashboards")  # a link, which `rglob` does not follow
+    for path in sorted(folder.rglob("*.py"))
+}
 
 BELOW: dict[str, set[str]] = {"errors": set(), "files": {"errors"}, "callables": {"errors"}}
 BELOW["config"] = {"errors", "files"}
@@ -22,13 +26,20 @@ BELOW["core"] = {"errors", "files", "callables"}
 BELOW["nets"] = BELOW["core"] | {"core"}
 BELOW["data"] = BELOW["nets"] | {"nets"}
 BELOW["trial"] = BELOW["data"] | {"data", "config"}
-BELOW["testing"] = BELOW["trial"] | {"trial"}  # for authors of parts: nothing of kd_hpo imports it
 BELOW["study"] = BELOW["trial"] | {"trial"}
-BELOW["cli"] = BELOW["study"] | {"study"}
+BELOW["cli"] = BELOW["dashboards"] = BELOW["study"] | {"study"}
 BELOW["testing"] = BELOW["study"] | {"study"}  # for authors of parts: nothing of kd_hpo imports it
 """What each floor may import, beside itself."""
 
-ONLY_IN = {"ray": {"study.cluster", "study.search", "study.run"}, "mlflow": {"study.tracking"}, "optuna": {"study.search"}}
+ROOMS = ("store", "design", "results", "matrices", "report", "tracking", "cluster", "search", "run")
+"""Of the study, each of which may import those before it."""
+
+ONLY_IN = {
+    "ray": {"study.cluster", "study.search", "study.run"},
+    "mlflow": {"study.tracking", "dashboards"},
+    "optuna": {"study.search", "dashboards"},
+    "streamlit": {"dashboards"},
+}
 """Where a framework may be imported, and is."""
 
 
@@ -65,6 +76,13 @@ def test_imports_run_downhill(module: str) -> None:
 def test_framework_is_imported_in_its_rooms_only(package: str) -> None:
     users = {room_of(name) for name, path in MODULES.items() if package in {i.split(".")[0] for i in imports_of(path)}}
     assert users == ONLY_IN[package]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("kd_hpo.study.") and room_of(name)[6:] in ROOMS])
+def test_rooms_of_the_study_are_in_order(module: str) -> None:
+    ours = {room_of(name)[6:] for name in imports_of(MODULES[module]) if name.startswith("kd_hpo.study.")} & set(ROOMS)
+    later = ours - set(ROOMS[: ROOMS.index(room_of(module)[6:]) + 1])
+    assert not later, f"{module} imports from {sorted(later)}, which come after its own room"
 
 
 def test_every_floor_is_known() -> None:

@@ -26,7 +26,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"not installed: {', '.join(missing)}")
     copy = tmp_path_factory.mktemp("sources")
     for part in PARTS:
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, copy / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for file in FILES:
         shutil.copy(ROOT / file, copy)
     ended = subprocess.run(
@@ -57,13 +57,14 @@ def test_twine_takes_both(dist: Path) -> None:
 
 def test_wheel_holds_all_that_runs_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"kd_hpo", "dashboards"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"kd_hpo"}  # no other name in a user's environment
     own = {
         str(path.relative_to(ROOT))
-        for part in ("kd_hpo", "dashboards")
-        for path in (ROOT / part).rglob("*")
+        for folder in (ROOT / "kd_hpo", ROOT / "kd_hpo" / "dashboards")  # a link, which `rglob` does not follow
+        for path in folder.rglob("*")
         if path.is_file() and path.suffix not in (".pyc",)
     }
+    assert "kd_hpo/dashboards/app.py" in own
     assert own <= names, f"not in the wheel: {sorted(own - names)}; see package-data in pyproject.toml"
     assert "kd_hpo/py.typed" in names  # its types are for its users, too
     assert any(name.endswith("/licenses/LICENSE") for name in names)
@@ -73,7 +74,14 @@ def test_sources_hold_studies_tests_and_what_cites_them(dist: Path) -> None:
     (file,) = dist.glob("*.tar.gz")
     with tarfile.open(file) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"studies/digits.yaml", "studies/tour.ipynb", "tests/test_package.py", "CITATION.cff", "CHANGELOG.md"} <= names
+    assert {
+        "kd_hpo/dashboards/icon.svg",
+        "studies/digits.yaml",
+        "studies/tour.ipynb",
+        "tests/test_package.py",
+        "CITATION.cff",
+        "CHANGELOG.md",
+    } <= names
 
 
 def test_package_says_what_it_is(about: Message) -> None:

@@ -37,7 +37,7 @@ from kd_hpo.nets.weights import load_weights, save_weights
 from kd_hpo.nets.zoo import build_network
 from kd_hpo.study.design.study_file import load_study
 from kd_hpo.study.environment import prepare_environment
-from kd_hpo.study.matrices.export import load_export
+from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.loop import CHECKPOINT
 from kd_hpo.trial.parts import Prepared, choose_device

@@ -68,7 +68,7 @@ def ui(
         raise StudyError(
             f"there is no {database}; run a study first, give its folder with --runs, or an MLflow server with --tracking-uri"
         )
-    if missing := [name for name in ("streamlit", "plotly", "dashboards") if find_spec(name) is None]:
+    if missing := [name for name in ("streamlit", "plotly") if find_spec(name) is None]:
         raise StudyError(f"the dashboard needs {' and '.join(missing)}: {_EXTRA}")
     journal = _journal(root, study, required=optuna is True) if optuna or (optuna is None and local) else None
     options = ({} if remote else {"--port": port}) | {"--dashboard-port": dashboard_port}
@@ -181,14 +181,14 @@ def _trials_page(mlflow: str, study: str | None) -> str:
 def _dashboard(host: str, port: int, study: str | None, links: Mapping[str, str]) -> Server:
     shown = LOOPBACK if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/" + (f"?study={study}" if study else "")
-    command = [*_PYTHON, "dashboards", *(("--study", study) if study else ()), "--host", host, "--port", str(port)]
+    command = [*_PYTHON, "kd_hpo.dashboards", *(("--study", study) if study else ()), "--host", host, "--port", str(port)]
     return Server("dashboard", command, port, address, links, shown)
 
 
 def _optuna(journal: Path, port: int) -> Server:
     return Server(
         f"Optuna's dashboard, study {journal.parent.name}",
-        [*_PYTHON, "dashboards.optuna_own", str(journal), "--port", str(port)],
+        [*_PYTHON, "kd_hpo.dashboards.optuna_own", str(journal), "--port", str(port)],
         port,
         f"http://{LOOPBACK}:{port}/dashboard",
     )

@@ -30,6 +30,11 @@ class Splits:
     digests: Mapping[str, str]
     """`split_digest` of each split above."""
 
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """How many images each split has."""
+        return {name: len(getattr(self, name)) for name in self.digests}
+
 
 def make_splits(
     labels: Indices,

@@ -23,8 +23,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from playwright.sync_api import sync_playwright
 
-from dashboards.tracked import Tracking
 from kd_hpo.cli.servers import listens
+from kd_hpo.dashboards.tracked import Tracking
 from kd_hpo.study.design.study_file import load_study
 from kd_hpo.study.tracking.runs import PairLayers, open_experiment
 
@@ -109,7 +109,7 @@ def first_pages(uri: str, port: int, times: int) -> None:
             flags = [*quiet, "--server.address=127.0.0.1", f"--server.port={i}"]
             pages[name] = Page(started(ends, "streamlit", "run", str(script), *flags, port=i), i, element)
         began = time.perf_counter()
-        dashboard = started(ends, "dashboards", f"--port={port}", port=port, uri=uri)
+        dashboard = started(ends, "kd_hpo.dashboards", f"--port={port}", port=port, uri=uri)
         print(f"the dashboard answers after {time.perf_counter() - began:.1f} s, {cpu_s(dashboard):.1f} s of CPU")
         later = {"the grid of all trials": GRID, "the first figure": ".js-plotly-plot .main-svg"}
         pages["leaderboard"] = Page(dashboard, port, LEADERBOARD, later)

@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from kd_hpo import load_study, run_trial
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.nets.weights import load_weights
+from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.loop import LAST_WEIGHTS
 from kd_hpo.trial.parts import build
@@ -38,8 +39,8 @@ def accuracy_on_dev(config: TrialConfig, cache: Path) -> tuple[float, TrialResul
 
 def strongest(result: TrialResult) -> str:
     """The pairs that have most weight at the end, by place."""
-    cells = [(weight, t, s) for t, row in enumerate(result.last.weights) for s, weight in enumerate(row) if weight > 0.005]
-    return ", ".join(f"{t}->{s} {weight:.2f}" for weight, t, s in sorted(cells, reverse=True)[:STRONGEST])
+    weights = result.last.weights
+    return ", ".join(f"{t}->{s} {weights[t][s]:.2f}" for t, s in strongest_pairs(weights, STRONGEST, above=0.005))
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ def build(folder: Path) -> None:
     pdoc.render.configure(template_directory=Path(__file__).parent)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        # By name, since `__all__` has the public names alone.
-        pdoc.pdoc("kd_hpo", *(room.name for room in pkgutil.iter_modules(kd_hpo.__path__, "kd_hpo.")), output_directory=folder)
+        # By name, since `__all__` has the public names alone; without the pages of the dashboard, which nobody imports.
+        rooms = [room.name for room in pkgutil.iter_modules(kd_hpo.__path__, "kd_hpo.") if room.name != "kd_hpo.dashboards"]
+        pdoc.pdoc("kd_hpo", *rooms, output_directory=folder)
     if mistakes := [str(warning.message) for warning in told if "pdoc" in Path(warning.filename).parts]:
         raise SystemExit("\n".join(mistakes))
 

@@ -12,19 +12,18 @@ import pytest
 from mlflow import MlflowClient
 from streamlit.testing.v1 import AppTest
 
-from dashboards import page_study
-from dashboards.__main__ import warm_up
-from dashboards.figures import STATES, curves, lines, states
-from dashboards.parts import ALL, DRAWN, GRID
-from dashboards.tracked import StudyRuns, Tracking
+from kd_hpo.dashboards import page_study
+from kd_hpo.dashboards.__main__ import APP, warm_up
+from kd_hpo.dashboards.figures import STATES, curves, lines, states
+from kd_hpo.dashboards.parts import ALL, DRAWN, GRID
+from kd_hpo.dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.study.store.export_file import Export
 from tests.dashboards.conftest import Studies
 from tests.dashboards.made_up import COMPARED, ENDED, HOSTILE, RUNNING, SEARCHED
 
-ROOT = Path(__file__).parents[2] / "dashboards"
 PAGE = """
-from dashboards import page_{page}
-from dashboards.tracked import tracking
+from kd_hpo.dashboards import page_{page}
+from kd_hpo.dashboards.tracked import tracking
 tracked = tracking({uri!r})
 page_{page}.show(tracked, tracked.read(tracked.studies()[{study!r}]))
 """
@@ -204,7 +203,7 @@ def test_study_without_trials_says_what_is_missing(studies: Studies, page: str) 
 
 def test_frame_without_mlflow_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120).run()
+    app = AppTest.from_file(str(APP), default_timeout=120).run()
     assert not app.exception and "kd-hpo ui" in app.error[0].value
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -212,17 +211,12 @@ def test_frame_without_mlflow_says_what_to_do(monkeypatch: pytest.MonkeyPatch, t
     assert not app.exception and "cannot be read" in app.error[0].value
 
 
-@pytest.mark.parametrize("module", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
-def test_module_is_short(module: Path) -> None:
-    assert len(module.read_text().splitlines()) <= 350
-
-
 def test_pages_load_neither_torch_nor_ray(studies: Studies) -> None:
     """The dashboard's process stays small: every page is drawn once, and what came with it is looked at."""
     code = f"""
 import json, sys
 from streamlit.testing.v1 import AppTest
-import dashboards.__main__, dashboards.frame
+import kd_hpo.dashboards.__main__, kd_hpo.dashboards.frame
 for page in ("study", "lambda", "compare", "export"):
     app = AppTest.from_string({PAGE!r}.format(page=page, uri={studies.uri!r}, study={ENDED!r}), default_timeout=120)
     app.session_state[{DRAWN!r}] = {ALL}
@@ -232,7 +226,7 @@ print(json.dumps(sorted(sys.modules)))
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(json.loads(told.stdout.splitlines()[-1]))
-    assert "dashboards.page_export" in loaded
+    assert "kd_hpo.dashboards.page_export" in loaded
     assert not loaded & {"torch", "torchvision", "ray"}
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dashboards.tracked import UNREADABLE, refusal, require_database, tracking
 from kd_hpo.cli import serve as module
 from kd_hpo.cli.serve import ui
 from kd_hpo.cli.servers import Server, listens, serve
+from kd_hpo.dashboards.tracked import UNREADABLE, refusal, require_database, tracking
 from kd_hpo.errors import StudyError
 from kd_hpo.study.store.folder import StudyFolder
 from tests.conftest import digits_study

@@ -26,7 +26,7 @@ def test_every_server_listens_on_loopback(tmp_path: Path, monkeypatch: pytest.Mo
     dashboard, mlflow = started
     assert ip_address(mlflow.command[mlflow.command.index("--host") + 1]).is_loopback
     assert mlflow.address == "http://127.0.0.1:5596"
-    assert list(dashboard.command[1:3]) == ["-m", "dashboards"]  # tests/dashboards looks at its socket
+    assert list(dashboard.command[1:3]) == ["-m", "kd_hpo.dashboards"]  # tests/dashboards looks at its socket
 
 
 def test_ray_asks_for_a_token_that_nobody_else_has(monkeypatch: pytest.MonkeyPatch) -> None:

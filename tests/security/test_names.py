@@ -16,7 +16,8 @@ from kd_hpo.files import only_one_process, write_atomically
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.plain_conv import PlainConv
 from kd_hpo.study.design.study_file import load_study
-from kd_hpo.study.report.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
+from kd_hpo.study.report.matrix import MatrixHistory, matrix_image, matrix_page
+from kd_hpo.study.report.plots import settings_figure, svg
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.descriptions import trial_note
@@ -224,8 +225,8 @@ def test_a_page_has_the_same_elements_whatever_the_names(name: str) -> None:
     def pages(said: str) -> list[str]:
         history = MatrixHistory((said, "b"), (said,), (1, 2), (((0.5,), (0.5,)), ((0.1,), (0.9,))))
         point = {"trial": said, "state": "completed", "accuracy": 0.5, said: "x", "word": said}
-        other = {"trial": "b", "state": "failed", "accuracy": None, said: "y", "word": "z"}
-        return [matrix_page(said, history), scatter_page(said, [point, other], [said, "word"])]
+        other = {"trial": "b", "state": "failed", "accuracy": 0.4, said: "y", "word": "z"}
+        return [matrix_page(said, history), svg(settings_figure([point, other]))]
 
     for page, plain in zip(pages(name or "e"), pages("layer"), strict=True):
         assert elements(page) == elements(plain)

@@ -30,9 +30,11 @@ from kd_hpo.study.search.searcher import known_trials
 from kd_hpo.study.store.export_file import SCHEMA, load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, tracking_uri
+from kd_hpo.trial.parts import load_data
 from kd_hpo.trial.result import EpochRecord
 from tests.conftest import digits_study
 from tests.security.listening import reachable_from_elsewhere
+from tests.study.by_hand import accuracy_by_hand
 
 pytestmark = pytest.mark.service
 
@@ -203,6 +205,19 @@ def test_summary_holds_every_method(finished: Finished) -> None:
     comparison = {"comparison.csv", "comparison.json", "comparison.png"}
     assert artifacts == {*comparison, "lambda.json", "outer_settings", "study.yaml"}
     assert frame["title"][1] in summary.data.tags["mlflow.note.content"]
+
+
+def test_numbers_of_the_table_are_those_of_the_saved_weights(finished: Finished) -> None:
+    """Worked out from the files of the weights and the raw images."""
+    _, splits = load_data(finished.study.trial(), finished.folder.cache, lambda _: None)
+    rows = {row["method"]: row for row in json.loads(finished.folder.comparison("json").read_text())["methods"]}
+    for method in ("ce", "hetero"):
+        trial = finished.folder.trial(f"{method}-s0")
+        last, best = (
+            accuracy_by_hand(trial / name, splits.test, splits.train) for name in ("last.safetensors", "best.safetensors")
+        )
+        assert (rows[method]["test"], rows[method]["test_best"]) == (last, best)
+        assert rows[method]["by_seed"]["0"]["test"] == last
 
 
 def test_export_validates_and_its_matrix_trains_a_student(finished: Finished, tmp_path: Path) -> None:

@@ -1,9 +1,38 @@
-"""What a trial returns: the best epoch, and JSON that comes back."""
+"""What a trial returns, against its own epochs."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from kd_hpo.trial.result import GOALS, TrialResult
+from kd_hpo.config.weightings import ReplayedMatrices
+from kd_hpo.trial.result import GOALS, METRIC, TrialResult
+from kd_hpo.trial.run import run_trial
+from tests.conftest import digits_trial
 from tests.study.helpers import record, result_of
+
+FIRST = ((1.0, 0.0), (0.0, 0.0), (0.0, 0.0))
+LATER = ((0.0, 0.0), (0.0, 0.5), (0.5, 0.0))
+
+
+def test_held_mean_is_over_the_held_epochs_and_not_the_last_matrix(cache: Path) -> None:
+    """A replayed trajectory is held throughout: over one epoch of FIRST and three of LATER the mean is a quarter of FIRST and
+    three of LATER."""
+    result = run_trial(
+        digits_trial(weighting=ReplayedMatrices(matrices=(FIRST, LATER, LATER, LATER))), lambda _: None, cache=cache
+    )
+    assert all(record.held for record in result.records)
+    np.testing.assert_allclose(result.last.weights, LATER, atol=1e-6)
+    np.testing.assert_allclose(result.held_mean, [[0.25, 0], [0, 0.375], [0.375, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("pairs", [True, False], ids=["pairs", "no pairs"])
+def test_best_epoch_is_the_earliest_of_the_highest_on_val(cache: Path, pairs: bool) -> None:
+    weighting = {"kind": "uniform" if pairs else "none"}
+    result = run_trial(digits_trial(weighting=weighting), lambda _: None, cache=cache)
+    scores = [record.metrics[METRIC] for record in result.records]
+    assert result.best.epoch == 1 + scores.index(max(scores)) and result.last.epoch == 4
+    assert bool(result.held_mean) == pairs
 
 
 def test_the_best_epoch_is_the_earliest_of_the_highest() -> None:

@@ -15,10 +15,10 @@ from kd_hpo.data.splits import split_digest
 from kd_hpo.errors import ExportError
 from kd_hpo.files import write_atomically
 from kd_hpo.nets.features import LOGITS
-from kd_hpo.study.results.final_scores import accuracy_on_test
+from kd_hpo.study.results.final_scores import student_on_test
 from kd_hpo.study.store.export_file import Export, ExportedMatrix
 from kd_hpo.study.store.folder import TestScores
-from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
+from kd_hpo.trial.loop import LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.result import RESULT, TOTAL, EpochRecord, TrialResult
@@ -53,8 +53,7 @@ def apply_matrix(
     prepared = with_outer_in_train(prepare(config, cache, progress))
     result = run_trial(config, report, cache=cache, folder=folder, prepared=prepared)
     write_atomically(folder / RESULT, result.model_dump_json(indent=1))
-    last, best = (accuracy_on_test(config, folder / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
-    test = TestScores(last=last, best=best)
+    test = student_on_test(config, folder, prepared)
     write_atomically(folder / "test.json", test.model_dump_json())
     return Applied(result, test, folder / LAST_WEIGHTS, prepared.teacher_digest == entry.teacher.weights_sha256)
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import KdHpoError
-from kd_hpo.study.results.comparison import Comparison, number, read_comparison, spread
+from kd_hpo.study.report.words import number
+from kd_hpo.study.results.comparison import Comparison, read_comparison, spread
 from kd_hpo.study.results.standing import standing
 from kd_hpo.study.store.folder import StudyFolder
 

@@ -1,8 +1,11 @@
-"""The pictures of a study: methods side by side, accuracy over the epochs, accuracy over the trials of a search."""
+"""The pictures of a study: methods side by side, accuracy over the epochs, over the trials of a search and against its settings.
+
+Values of settings are untrusted words: they reach a figure on one line, and are not read as formulae.
+"""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO, StringIO
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from statistics import mean
 
@@ -10,16 +13,19 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
+from kd_hpo.config.wording import one_line
 from kd_hpo.files import write_atomically
+from kd_hpo.study.report.words import shorten
 from kd_hpo.study.results.comparison import Comparison, spread
+from kd_hpo.study.results.standing import settings_of
 
 _POINTS, _CONTROL, _INK, _FAINT, _GRID = "#0072b2", "#c8501e", "#202124", "#9aa0a6", "#e4e6e9"
 _LINES = ("#0072b2", "#c8501e", "#00805c", "#a8488c", "#8a6a00", "#444444")
 _DASHES = ("-", "--", ":", "-.")
 _STATES = {"completed": ("o", _POINTS), "stopped": ("^", _FAINT), "failed": ("x", _CONTROL)}
-_MOST_COLUMNS = 4
+_MOST_COLUMNS, _MOST_PANELS = 4, 24
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
@@ -109,6 +115,69 @@ def _search_panel(axes: Axes, method: str, points: Sequence[Mapping[str, object]
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8)
     _open(axes)
+
+
+def settings_figure(points: Sequence[Mapping[str, object]]) -> Figure:
+    """Accuracy on `val` against each outer setting of a search: a panel a setting, a mark a trial.
+
+    points  of one search, as `searched_points` gives them
+    Positive numbers that span more than a decade get a logarithmic axis; words and booleans a place each. A trial without the
+    setting, or that never reached an accuracy, is left out of the panel. Of many settings, such as the cells of a matrix, the
+    first 24 are drawn, and the figure says so.
+    """
+    searched = settings_of(points)
+    settings = searched[:_MOST_PANELS]
+    columns = min(max(len(settings), 1), _MOST_COLUMNS)
+    rows = ceil(max(len(settings), 1) / columns)
+    figure = _figure(8, 0.7 + (2.6 if columns == 1 else 2.1) * rows)
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    best = max((p for p in points if p["state"] == "completed" and _is_number(p["accuracy"])), key=_accuracy, default=None)
+    for axes, setting in zip(panels, settings, strict=False):
+        _setting_panel(axes, setting, [p for p in points if p.get(setting) is not None and _is_number(p["accuracy"])], best)
+    for axes in panels[len(settings) :]:
+        axes.set_visible(False)
+    figure.supylabel("accuracy on val", fontsize=9)
+    if len(settings) < len(searched):
+        figure.supxlabel(f"the first {len(settings)} of {len(searched)} settings", fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, fontsize=8, frameon=False, loc="outside upper right", ncols=4)
+    return figure
+
+
+def _setting_panel(axes: Axes, setting: str, points: Sequence[Mapping[str, object]], best: Mapping[str, object] | None) -> None:
+    numbers = [float(str(point[setting])) for point in points if _is_number(point[setting])]
+    words = sorted({str(point[setting]) for point in points})
+    numeric = len(numbers) == len(points)
+    places = numbers if numeric else [float(words.index(str(point[setting]))) for point in points]
+    for state, (marker, colour) in _STATES.items():
+        there = [i for i, point in enumerate(points) if point["state"] == state]
+        xs, ys = [places[i] for i in there], [_accuracy(points[i]) for i in there]
+        axes.plot(xs, ys, marker, color=colour, alpha=0.75, markersize=5, label=state)
+    at = [(place, _accuracy(point)) for place, point in zip(places, points, strict=True) if point is best]
+    xs, ys = [x for x, _ in at], [y for _, y in at]
+    axes.plot(xs, ys, "o", color=_INK, fillstyle="none", markersize=10, label="best completed")
+    if not numeric:
+        axes.set_xticks(
+            range(len(words)), [shorten(one_line(word), max(4, 38 // len(words))) for word in words], parse_math=False
+        )
+        axes.set_xlim(-0.5, len(words) - 0.5)
+    elif places and min(places) > 0 and max(places) > 10 * min(places):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(places) < 100 * min(places) else (1,), numticks=6))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    axes.set_title(shorten(one_line(setting), 34), fontsize=9, loc="left", parse_math=False)
+    axes.tick_params(labelsize=8)
+    _open(axes)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _accuracy(point: Mapping[str, object]) -> float:
+    return float(str(point["accuracy"]))
 
 
 def svg(figure: Figure) -> str:

@@ -1,10 +1,9 @@
 """The findings of a study as one file that a person can send to a colleague: a page without a network, or Markdown.
 
 Names of layers, methods and studies are untrusted: the page's template escapes all that it is given but the SVG made here,
-and Markdown's special characters are escaped by `in_markdown`.
+and that of Markdown by `in_markdown` and `in_code`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,22 +19,26 @@ from markupsafe import Markup
 from kd_hpo.config.study import Asha
 from kd_hpo.config.trial import Network
 from kd_hpo.config.weightings import LearnedWeights
-from kd_hpo.config.wording import one_line
 from kd_hpo.errors import ConfigError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import compared_ids
-from kd_hpo.study.report.pages import MatrixHistory, matrix_page, scatter_page
-from kd_hpo.study.report.plots import comparison_figure, curves_figure, search_figure, svg
-from kd_hpo.study.results.comparison import number, p_value, with_spread
-from kd_hpo.study.results.findings import (
-    Findings,
+from kd_hpo.study.report.comparison import caption, failures
+from kd_hpo.study.report.escaping import in_code, in_markdown
+from kd_hpo.study.report.matrix import MatrixHistory, matrix_in_markdown, matrix_page
+from kd_hpo.study.report.plots import comparison_figure, curves_figure, search_figure, settings_figure, svg
+from kd_hpo.study.report.sentences import (
     headline,
     matrix_in_words,
     missing,
     next_commands,
-    read_findings,
-    strongest_pairs,
+    of_test,
+    of_trend,
+    pairs_in_words,
+    progress_of,
+    whose,
 )
+from kd_hpo.study.report.words import duration, number, p_value, with_spread
+from kd_hpo.study.results.findings import Findings, read_findings
 from kd_hpo.study.results.significance import FEWEST_TRIALS, LEVEL, trends
 from kd_hpo.study.results.standing import searched_points
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
@@ -56,21 +59,10 @@ def write_report(folder: StudyFolder, path: Path, now: datetime) -> Findings:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": in_markdown, "code": as_code, "number": number, "p_value": p_value, "with_spread": with_spread}
+    environment.filters |= {"md": in_markdown, "code": in_code, "number": number, "p_value": p_value, "with_spread": with_spread}
+    environment.filters |= {"said": of_test}
     write_atomically(path, environment.get_template(TEMPLATES[path.suffix]).render(report=report, findings=report.findings))
     return report.findings
-
-
-def in_markdown(text: object) -> str:
-    """A sentence on one line: nothing in it is taken for Markdown, HTML or the end of a table's cell."""
-    return re.sub(r"([\\`*_\[\]<>|~&#])", r"\\\1", one_line(str(text)))
-
-
-def as_code(text: object) -> str:
-    """A name as it is, in a code span that no backtick in it ends."""
-    words = one_line(str(text)).replace("|", "\\|")
-    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
-    return f"{fence}{words}{fence}" if len(fence) == 1 else f"{fence} {words} {fence}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,10 @@ class Report:
     @property
     def headline(self) -> list[str]:
         return headline(self.findings)
+
+    @property
+    def progress(self) -> str:
+        return progress_of(self.findings.standing)
 
     @property
     def missing(self) -> list[str]:
@@ -113,7 +109,7 @@ class Report:
             ("comparison", f"{len(self.findings.standing.compare)} methods, {study.compare.seeds} seeds each"),
         ]
         if seconds := sum(status.duration_s for status in self.findings.folder.statuses()):
-            facts.append(("time", f"{lasting(seconds)}, all trials together"))
+            facts.append(("time", f"{duration(seconds)}, all trials together"))
         if result := self._some_result():
             facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))
         return facts
@@ -190,18 +186,19 @@ class Report:
         return Markup(svg(search_figure(self.searches)))
 
     @property
-    def setting_pages(self) -> list[tuple[str, str]]:
-        """Method and the page of its accuracy against each outer setting."""
-        return [
-            (method, scatter_page(f"accuracy on val against the outer settings of {method}", points, settings_of(points)))
-            for method, points in self.searches.items()
-        ]
+    def setting_plots(self) -> list[tuple[str, Markup]]:
+        """Each searched method, and the plot of its accuracy against each outer setting."""
+        return [(method, Markup(svg(settings_figure(points)))) for method, points in self.searches.items()]
 
     # ---- lambda
 
     @property
     def pairs(self) -> list[tuple[str, str, str]]:
-        return strongest_pairs(self.findings.learned) if self.findings.learned else []
+        return pairs_in_words(self.findings.learned) if self.findings.learned else []
+
+    @property
+    def whose(self) -> str:
+        return whose(self.findings.learned) if self.findings.learned else ""
 
     @property
     def matrix_words(self) -> str:
@@ -212,9 +209,13 @@ class Report:
         learned = self.findings.learned
         if learned is None:
             return ""
-        course = tuple(tuple(tuple(row) for row in matrix) for matrix in learned.course)
-        history = MatrixHistory(learned.teacher_names, learned.student_names, learned.epochs, course)
-        return matrix_page(f"lambda: {learned.whose()}", history)
+        history = MatrixHistory(learned.teacher_names, learned.student_names, learned.epochs, learned.course)
+        return matrix_page(f"lambda: {self.whose}", history)
+
+    @property
+    def matrix_table(self) -> str:
+        learned = self.findings.learned
+        return matrix_in_markdown(learned.teacher_names, learned.student_names, learned.matrix) if learned else ""
 
     @property
     def course(self) -> list[tuple[int, list[float]]]:
@@ -230,12 +231,21 @@ class Report:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Of the comparison's table, with the verdict on the method that learns lambda against each."""
+        """Of the comparison's table, with the test of the method that learns lambda against each."""
         if self.findings.comparison is None:
             return []
-        found = {verdict.control.name: verdict for verdict in self.findings.verdicts}
+        found = {test.control.name: test for test in self.findings.tests}
         rows: list[dict[Any, Any]] = self.findings.comparison.frame().to_dict("records")
-        return [row | {"verdict": found.get(row["method"])} for row in rows]
+        return [row | {"against": found.get(row["method"])} for row in rows]
+
+    @property
+    def failures(self) -> list[str]:
+        return failures(self.findings.comparison) if self.findings.comparison else []
+
+    @property
+    def conditions(self) -> list[str]:
+        """What the numbers of the comparison depend on."""
+        return caption(self.findings.comparison, table=False) if self.findings.comparison else []
 
     @property
     def level(self) -> float:
@@ -276,19 +286,7 @@ def settings_in_words(points: Sequence[Mapping[str, object]]) -> str:
     clear = [trend for trend in trends(points) if trend.p < LEVEL]
     if len(points) < FEWEST_TRIALS:
         return "too few trials to say"
-    return "; ".join(trend.words for trend in clear) or "no clear trend"
-
-
-def settings_of(points: list[dict[str, object]]) -> list[str]:
-    return list(dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy")))
-
-
-def lasting(seconds: float) -> str:
-    """45 s, 4 min 5 s, 2 h 7 min"""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+    return "; ".join(map(of_trend, clear)) or "no clear trend"
 
 
 def described(network: Network) -> str:

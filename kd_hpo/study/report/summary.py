@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -12,9 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kd_hpo.config.wording import one_line
-from kd_hpo.study.report.pages import colours, ink_on
-from kd_hpo.study.results.comparison import Comparison, number, p_value, with_spread
-from kd_hpo.study.results.findings import Findings, headline, missing
+from kd_hpo.study.report.colours import colours, ink_on
+from kd_hpo.study.report.comparison import caption, failures
+from kd_hpo.study.report.sentences import headline, missing, progress_of, whose
+from kd_hpo.study.report.words import number, p_value, with_spread
+from kd_hpo.study.results.comparison import Comparison
+from kd_hpo.study.results.findings import Findings
+from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.results.standing import Count, Learned, Standing
 
 _WIDE = 120
@@ -37,15 +40,15 @@ class Summary:
 
 def render(comparison: Comparison, learned: Learned | None, width: int) -> RenderableType:
     """The comparison and the matrix as a person reads them on a terminal of that width, 80 columns or more."""
-    lines = [Text(line, "red") for line in _wrapped(comparison.failures(), width)]
-    lines += [Text(line, "dim") for line in _wrapped(comparison.caption(), width)]
+    lines = [Text(line, "red") for line in _wrapped(failures(comparison), width)]
+    lines += [Text(line, "dim") for line in _wrapped(caption(comparison), width)]
     shown: list[RenderableType] = [_table(comparison, wide=width >= _WIDE), Text(), *lines]
     return Group(*shown, *([Text(), render_learned(learned, width)] if learned else []))
 
 
 def render_learned(learned: Learned, width: int) -> RenderableType:
     """The matrix; where it is too wide even with numbers for names, its largest weights."""
-    title = f"Learned lambda ({learned.whose()}): which teacher layer (row) teaches which student layer (column)"
+    title = f"Learned lambda ({whose(learned)}): which teacher layer (row) teaches which student layer (column)"
     lines = [Text(line, "bold") for line in _wrapped([title], width)]
     teacher, student = ([one_line(name) for name in names] for names in (learned.teacher_names, learned.student_names))
     left = max(map(len, teacher)) + 2
@@ -56,16 +59,9 @@ def render_learned(learned: Learned, width: int) -> RenderableType:
         columns = [f"{s}" for s in range(1, len(student) + 1)]
         below = [Text(line, "dim") for line in _wrapped([f"Columns: {named}."], width)]
         return Group(*lines, _matrix(learned, teacher, columns, "{:.3f}"), *below)
-    pairs = "".join(f"\n  {weight:.3f}  {t} -> {s}" for t, s, weight in largest_pairs(learned, _MOST_PAIRS))
+    largest = strongest_pairs(learned.matrix, _MOST_PAIRS)
+    pairs = "".join(f"\n  {learned.matrix[t][s]:.3f}  {teacher[t]} -> {student[s]}" for t, s in largest)
     return Group(*lines, Text(f"Of its {len(teacher)} x {len(student)} weights, the largest are:{pairs}"))
-
-
-def largest_pairs(learned: Learned, most: int) -> list[tuple[str, str, float]]:
-    """Teacher layer, student layer and weight, the heaviest first."""
-    weights: Any = np.array(learned.matrix)
-    places = np.dstack(np.unravel_index(np.argsort(-weights, axis=None, kind="stable")[:most], weights.shape))[0]
-    names = learned.teacher_names, learned.student_names
-    return [(one_line(names[0][t]), one_line(names[1][s]), float(weights[t, s])) for t, s in places]
 
 
 def render_standing(standing: Standing, width: int) -> RenderableType:
@@ -76,13 +72,13 @@ def render_standing(standing: Standing, width: int) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     for method in dict.fromkeys([*standing.search, *standing.compare]):
         table.add_row(method, *_counted(standing.search, method), *_counted(standing.compare, method))
-    caption = "search, seeds: trials that have ended, of those planned; best val: after the last epoch of a completed trial."
-    return Group(table, Text(), *(Text(line, "dim") for line in _wrapped([caption], width)))
+    about = "search, seeds: trials that have ended, of those planned; best val: after the last epoch of a completed trial."
+    return Group(table, Text(), *(Text(line, "dim") for line in _wrapped([about], width)))
 
 
 def render_findings(findings: Findings, width: int) -> RenderableType:
     """What a study has come to so far: of one that is not finished, how much of each method is done comes first."""
-    about = Text.assemble((findings.study.name, "bold"), f": {findings.standing.words()}")
+    about = Text.assemble((findings.study.name, "bold"), f": {progress_of(findings.standing)}")
     said = [Text(line) for line in _wrapped(headline(findings), width)]
     if findings.comparison is not None and findings.finished:
         return Group(about, *said, Text(), render(findings.comparison, findings.learned, width))

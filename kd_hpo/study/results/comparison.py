@@ -1,4 +1,4 @@
-"""Methods side by side: the numbers of a comparison, with what they depend on, as a data frame, CSV, JSON and Markdown."""
+"""Methods side by side: the numbers of a comparison, with what they depend on, as a data frame, CSV and JSON."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,6 @@ from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import Searched, compared_ids, trial_config
-from kd_hpo.study.report.markdown import as_text
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.trial.result import METRIC
 
@@ -41,7 +40,7 @@ COLUMNS = {
     "p_value": "of a paired t-test of this difference, two-sided, not corrected for the number of methods",
     "tuning": "what was searched for it",
 }
-"""The columns of Comparison.frame, in order; where a number does not exist there is nan."""
+"""The columns of Comparison.frame, in order; where a number does not exist there is nan. They stand in comparison.json too."""
 NAN = float("nan")
 
 
@@ -95,7 +94,7 @@ class Comparison:
         return max(controls, key=lambda method: mean(method.all("test").values()), default=None)
 
     def frame(self) -> pd.DataFrame:
-        """A row a method; COLUMNS says what each column is, and `attrs` has the caption."""
+        """A row a method; COLUMNS says what each column is."""
         ranks = mean_ranks([method.all("test") for method in self.methods], self.seeds)
         rows = []
         for method, rank in zip(self.methods, ranks, strict=True):
@@ -107,53 +106,7 @@ class Comparison:
             against = self.control.all("test") if self.control and self.control is not method else {}
             row["difference"], row["p_value"] = paired(method.all("test"), against)
             rows.append(row | {"tuning": method.tuning})
-        frame = pd.DataFrame(rows, columns=list(COLUMNS))
-        frame.attrs["caption"] = "\n".join(self.caption())
-        return frame
-
-    def caption(self, *, table: bool = True) -> list[str]:
-        """What the numbers depend on, a sentence a line.
-
-        table  whether they stand under the table of `markdown` and `frame`; else its columns are told elsewhere
-        """
-        least, most = (pick((method.steps for method in self.methods), default=0) for pick in (min, max))
-        each = f"{least}" if least == most else f"{least} to {most}, not the same for all,"
-        best = "best: on test at the best epoch by val; " if table else ""
-        lines = [
-            f"test: accuracy on test after the last epoch; {best}val: on val after the last; "
-            "mean ± sample standard deviation over seeds. rank: by test, mean over seeds; s: seconds a trial.",
-            f"Seeds {self.seeds[0]} to {self.seeds[-1]}." if len(self.seeds) > 1 else f"Seed {self.seeds[0]}.",
-            f"Budget: {each} inner steps a trial ({self.epochs} epochs).",
-            "Splits: " + ", ".join(f"{name} {size} images {digest[:8]}" for name, (size, digest) in self.splits.items()) + ".",
-            f"Teacher: val {self.teacher['val']:.4f}, test {self.teacher['test']:.4f}.",
-            *(f"Tuning of {', '.join(names)}: {tuning}." for tuning, names in self._by_tuning().items()),
-        ]
-        if assisted := [f"{m.name} (val {number(m.assistant_val, '.4f')})" for m in self.methods if m.assisted]:
-            lines.append(f"Before its steps an assistant, which then teaches, is trained for {', '.join(assisted)}.")
-        if self.control and table:
-            lines.append(
-                f"difference: test less that of {self.control.name}, the best control by mean, on the same seeds; "
-                "p: paired t-test, two-sided, not corrected for the number of methods."
-            )
-        elif not self.control:
-            lines.append("There is no control to compare with.")
-        return lines
-
-    def failures(self) -> list[str]:
-        return [
-            f"{method.name}: {len(method.failures)} of {len(self.seeds)} trials failed: {method.failures[0]}"
-            for method in self.methods
-            if method.failures
-        ]
-
-    def markdown(self) -> str:
-        lines = ["| method | test | best | val | rank | s | difference | p |", "|---|---|---|---|---|---|---|---|"]
-        for row in self.frame().to_dict("records"):
-            accuracies = [with_spread(row[name], row[f"{name}_sd"]) for name in ("test", "test_best", "val")]
-            others = [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
-            others += [number(row["difference"], "+.4f"), p_value(row["p_value"])]
-            lines.append(f"| {row['title']} | {' | '.join(accuracies + others)} |")
-        return "\n".join([*lines, "", *(f"{line}  " for line in [*map(as_text, self.failures()), *self.caption()])])
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def document(self) -> dict[str, Any]:
         """As JSON: the rows of the frame with the scores of every seed; null for what does not exist."""
@@ -180,16 +133,10 @@ class Comparison:
         write_atomically(folder.comparison("csv"), self.frame().to_csv(index=False))
         write_atomically(folder.comparison("json"), json.dumps(self.document(), indent=1))
 
-    def _by_tuning(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for method in self.methods:
-            found.setdefault(method.tuning, []).append(method.name)
-        return found
-
 
 def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched]) -> Comparison:
     """What the study's folder holds of its comparison, once all of its trials have ended and `test` has been opened."""
-    from kd_hpo.trial.evaluate import score  # with torch, which a comparison that is read does without
+    from kd_hpo.study.results.final_scores import score_on_test  # with torch, which a comparison that is read does without
 
     splits = prepared.splits
     return Comparison(
@@ -197,11 +144,8 @@ def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", sear
         methods=tuple(method_scores(study, folder, prepared, searched, name) for name in method_names(study)),
         seeds=tuple(range(study.seed, study.seed + study.compare.seeds)),
         epochs=study.training.epochs,
-        teacher={
-            "val": prepared.teacher.val.value,
-            "test": score(prepared.teacher.network, prepared.task, prepared.batches, splits.test).value,
-        },
-        splits={name: (len(getattr(splits, name)), splits.digests[name]) for name in ("train", "outer", "val", "test")},
+        teacher={"val": prepared.teacher.val.value, "test": score_on_test(prepared.teacher.network, prepared)},
+        splits={name: (splits.sizes[name], splits.digests[name]) for name in ("train", "outer", "val", "test")},
     )
 
 
@@ -311,21 +255,3 @@ def paired(scores: Mapping[int, float], others: Mapping[int, float]) -> tuple[fl
     if max(differences) - min(differences) < 1e-9:  # far below one image; what is left is rounding
         return mean(differences), NAN
     return mean(differences), float(ttest_rel([scores[seed] for seed in seeds], [others[seed] for seed in seeds]).pvalue)
-
-
-# ---- words
-
-
-def number(value: float, form: str) -> str:
-    """A dash for what does not exist."""
-    return "-" if value != value else f"{value:{form}}"
-
-
-def p_value(value: float) -> str:
-    return "<.001" if value < 0.001 else number(value, ".3f")
-
-
-def with_spread(average: float, deviation: float, digits: int = 4) -> str:
-    """0.5000 ±.0707"""
-    around = "" if deviation != deviation else f" ±{deviation:.{digits}f}".replace("±0.", "±.")
-    return number(average, f".{digits}f") + around

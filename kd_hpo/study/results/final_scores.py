@@ -1,15 +1,44 @@
-"""The one place that opens the test split."""
+"""The one place that opens the test split: nothing else reads its images."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
+from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.nets.weights import load_weights
+from kd_hpo.study.design.trials import trial_config
+from kd_hpo.study.store.folder import StudyFolder, TestScores
 from kd_hpo.trial.evaluate import score
+from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared, build
 
 
-def accuracy_on_test(config: TrialConfig, weights: Path, prepared: Prepared) -> float:
-    """Of the trial's student with the weights of a file. Raises ConfigError where they do not fit."""
-    network = build(config.student.network, prepared.batches, prepared.task, seed=config.seed)
-    load_weights(network, weights)
+def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared, progress: Callable[[str], None]) -> None:
+    """Scores each completed trial of the comparison on `test`, once, and writes what it has reached into its folder."""
+    done = [status for status in folder.statuses() if status.spec.kind == "compare" and status.state == "completed"]
+    waiting = [status for status in done if not folder.test_scores(status.spec.id)]
+    for number, status in enumerate(waiting, 1):
+        progress(f"opening the test split: trial {number} of {len(waiting)}")
+        scores = student_on_test(trial_config(study, status.spec), folder.trial(status.spec.id), prepared)
+        folder.write_test_scores(status.spec.id, scores)
+
+
+def student_on_test(config: TrialConfig, folder: Path, prepared: Prepared) -> TestScores:
+    """The student of a trial with the weights in its folder: of the last epoch, and of the best one by `val`.
+
+    Raises ConfigError where they do not fit the student.
+    """
+
+    def accuracy(weights: str) -> float:
+        network = build(config.student.network, prepared.batches, prepared.task, seed=config.seed)
+        load_weights(network, folder / weights)
+        return score_on_test(network, prepared)
+
+    return TestScores(last=accuracy(LAST_WEIGHTS), best=accuracy(BEST_WEIGHTS))
+
+
+def score_on_test(network: nn.Module, prepared: Prepared) -> float:
+    """By the metric of the task's goal: of classification, the share of the images whose class the largest logit names."""
     return score(network, prepared.task, prepared.batches, prepared.splits.test).value

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from scipy.stats import spearmanr
 
 from kd_hpo.study.results.comparison import Comparison, MethodScores, paired
+from kd_hpo.study.results.standing import settings_of
 
 LEVEL = 0.05
 """Of significance."""
@@ -24,7 +25,7 @@ class Significance:
     p: float
     """Of the paired t-test, two-sided; nan where it cannot be done."""
     corrected: float
-    """p after Holm's correction for all verdicts on the method."""
+    """p after Holm's correction for the number of controls that the method is tested against."""
 
     @property
     def sign(self) -> Literal["better", "worse", "tie", "untested"]:
@@ -33,11 +34,9 @@ class Significance:
         return "tie" if self.p >= LEVEL else "better" if self.difference > 0 else "worse"
 
     @property
-    def words(self) -> str:
-        """better; better, but not after correction; a tie; not tested"""
-        if self.sign in ("tie", "untested"):
-            return {"tie": "a tie", "untested": "not tested"}[self.sign]
-        return self.sign if self.corrected < LEVEL else f"{self.sign}, but not after correction"
+    def survives(self) -> bool:
+        """Whether the difference is told from chance after correction too."""
+        return self.corrected < LEVEL
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,9 @@ class Trend:
     """Spearman's, in [-1, 1]."""
     p: float
 
-    @property
-    def words(self) -> str:
-        direction = "rises" if self.correlation > 0 else "falls"
-        return f"accuracy {direction} with {self.setting} (rank correlation {self.correlation:+.2f}, {self.trials} trials)"
 
-
-def verdicts(comparison: Comparison, name: str) -> list[Significance]:
-    """The method against every control that has scores, as the comparison orders them."""
+def against_controls(comparison: Comparison, name: str) -> list[Significance]:
+    """Tests the method against every control that has scores, in the order of the comparison."""
     (method,) = (each for each in comparison.methods if each.name == name)
     controls = [each for each in comparison.methods if each.is_control and each.by_seed and each is not method]
     tests = [paired(method.all("test"), control.all("test")) for control in controls]
@@ -82,9 +76,8 @@ def trends(points: Sequence[Mapping[str, object]]) -> list[Trend]:
     A trial that the scheduler has stopped ranks as it stood then: it was stopped for being behind.
     """
     reached = [point for point in points if point["accuracy"] is not None]
-    settings = dict.fromkeys(name for point in reached for name in point if name not in ("trial", "state", "accuracy"))
     found = []
-    for setting in settings:
+    for setting in settings_of(reached):
         pairs: list[tuple[Any, Any]] = [(point[setting], point["accuracy"]) for point in reached if setting in point]
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in pairs)
         values, scores = zip(*pairs, strict=True) if pairs else ((), ())

@@ -14,9 +14,8 @@ from kd_hpo.study.design.trials import compared_ids, searches
 from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.comparison import read_comparison
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
+from kd_hpo.trial.result import METRIC, LayerRecord, Rows, TrialResult
 
-Rows = list[list[float]]
 _ENDED = {"search": ("completed", "stopped", "failed"), "compare": ("completed", "failed")}
 
 
@@ -53,10 +52,6 @@ class Standing:
         best = [count.best for count in (*self.search.values(), *self.compare.values()) if count.best == count.best]
         return max(best, default=float("nan"))
 
-    def words(self) -> str:
-        """finished; unfinished, 3 of 20 trials"""
-        return self.state if self.state == "finished" else f"{self.state}, {self.ended} of {self.planned} trials"
-
 
 @dataclass(frozen=True)
 class Learned:
@@ -84,12 +79,6 @@ class Learned:
     @property
     def student_names(self) -> tuple[str, ...]:
         return tuple(layer.name for layer in self.student)
-
-    def whose(self) -> str:
-        """hetero, mean of 5 seeds"""
-        if not self.compared:
-            return f"{self.method}, the best trial of the search so far, {self.trials[0]}"
-        return f"{self.method}, mean of {len(self.trials)} seeds" if len(self.trials) > 1 else f"{self.method}, one seed"
 
 
 def standing(study: StudyConfig, folder: StudyFolder) -> Standing:
@@ -145,6 +134,11 @@ def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
     return found
 
 
+def settings_of(points: Sequence[Mapping[str, object]]) -> list[str]:
+    """The names of the outer settings that any of the points of a search has, in their order."""
+    return list(dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy")))
+
+
 def _count(folder: StudyFolder, statuses: Sequence[TrialStatus], kind: str, method: str, planned: int) -> Count:
     own = [status for status in statuses if (status.spec.kind, status.spec.method) == (kind, method)]
     ended = [status for status in own if status.state in _ENDED[kind]]
@@ -163,9 +157,13 @@ def _learned(method: str, trials: Sequence[str], results: Sequence[TrialResult],
         compared=compared,
         teacher=results[0].teacher_layers,
         student=results[0].student_layers,
-        matrix=held.mean(0).tolist(),
-        low=held.min(0).tolist(),
-        high=held.max(0).tolist(),
+        matrix=_rows(held.mean(0)),
+        low=_rows(held.min(0)),
+        high=_rows(held.max(0)),
         epochs=tuple(record.epoch for record in epochs),
-        course=tuple(course.tolist()),
+        course=tuple(map(_rows, course)),
     )
+
+
+def _rows(matrix: Any) -> Rows:
+    return tuple(tuple(row) for row in matrix.tolist())

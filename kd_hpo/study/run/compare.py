@@ -37,11 +37,15 @@ def compare(
     prepare_environment()
     from rich.console import Console
 
+    from kd_hpo.study.report.comparison import caption
     from kd_hpo.study.run.driver import run_study
 
     given = study if isinstance(study, StudyConfig) else load_study(Path(study), [NO_SEARCH])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    return run_study(comparing(given, methods, seeds=seeds, tune=tune), console).comparison.frame()
+    comparison = run_study(comparing(given, methods, seeds=seeds, tune=tune), console).comparison
+    frame = comparison.frame()
+    frame.attrs["caption"] = "\n".join(caption(comparison))
+    return frame
 
 
 def comparing(study: StudyConfig, methods: Sequence[str] | None, *, seeds: int | None, tune: int | None) -> StudyConfig:

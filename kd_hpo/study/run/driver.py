@@ -12,34 +12,35 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from rich.console import Console
 from rich.text import Text
 
-from kd_hpo.config.load import method_names
 from kd_hpo.config.study import Asha, StudyConfig
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import StudyError
 from kd_hpo.study.cluster.connection import check_cluster, ray_running, resources_of_trial, slots
 from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
 from kd_hpo.study.cluster.signals import heed_sigterm, stopped_by_sigterm
-from kd_hpo.study.design.trials import Searched, acting_paths, compared_ids, judged_records, method_trials, searches, trial_config
+from kd_hpo.study.cluster.stopper import StudyStopper
+from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, method_trials, searches
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
-from kd_hpo.study.results.best import best_searched, learned_trials, searched_trials, start_of_lambda, start_of_seeds
-from kd_hpo.study.results.comparison import Comparison, compared
-from kd_hpo.study.results.final_scores import accuracy_on_test
+from kd_hpo.study.results.best import learned_trials, start_of_lambda
+from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.final_scores import open_test_split
 from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.run.checks import check_methods, check_pairs, refuse_other_settings, settle_settings
+from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
+from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.run.worker import execute
 from kd_hpo.study.search.searcher import MethodSearch, StudyAsha, StudySearch, known_trials, mend_journal
 from kd_hpo.study.status_line import status_line
-from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
+from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.study.tracking.best_student import export_best_student
 from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
-from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
-from kd_hpo.trial.parts import Prepared, load_data
+from kd_hpo.trial.parts import load_data
 from kd_hpo.trial.prepare import prepare, shared_settings
 from kd_hpo.trial.result import GOALS
 
@@ -85,8 +86,9 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
 
         def board(title: str, trials: int) -> ProgressReporter:
             layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
+            keeper, epochs = StatusKeeper(folder, StudyStopper()), study.training.epochs
             return ProgressReporter(
-                console, title, folder, trials=trials, epochs=study.training.epochs, layers=layers, each_epoch=verbose
+                console, title, folder, keeper, trials=trials, epochs=epochs, layers=layers, each_epoch=verbose
             )
 
         with mirrored(study, console) as mirror:
@@ -96,7 +98,8 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
                     slots(study)  # a trial that fits nowhere is told, not waited for
                     search(study, folder, searched, worker, board)
                     compare_methods(study, folder, searched, worker, board)
-            open_test_split(study, folder, prepared, console)
+            with status_line(console) as progress:
+                open_test_split(study, folder, prepared, progress)
             comparison = compared(study, folder, prepared, searched)
             comparison.write(folder)
             require_some_result(comparison)
@@ -138,10 +141,6 @@ def searches_left(folder: StudyFolder, searched: Mapping[str, Searched]) -> int:
     """How many trials of the searches have not ended."""
     ended = {name: sum(trial.state.is_finished() for trial in known_trials(folder, name)) for name in searched}
     return sum(max(search.trials - ended[name], 0) for name, search in searched.items())
-
-
-def ended_ids(folder: StudyFolder) -> set[str]:
-    return {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
 
 
 def search(
@@ -190,54 +189,17 @@ def compare_methods(
     worker: Callable[..., None],
     board: ProgressReporters,
 ) -> None:
-    """Every method once a seed at its settings, those that are left."""
-    ended, left = ended_ids(folder), list[dict[str, Any]]()
-    settings = {name: best_settings(study, folder, searched, name) for name in method_names(study)}
-    starts = {name: start_of_seeds(study, folder, name) for name in method_names(study)}
-    for trial, (name, seed) in compared_ids(study).items():
-        if trial in ended:
-            continue
-        spec = TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=settings[name] or {}, start=starts[name])
-        if settings[name] is None:
-            why = f"no trial of its search was completed, so it has no settings{first_failure(folder, name)}"
-            folder.write_status(TrialStatus(spec=spec, state="failed", message=why))
-        else:
-            left.append(spec.model_dump(mode="json"))
+    """Every method once a seed at its settings, those trials that are left."""
+    left = trials_to_compare(study, folder, searched)
     if not left:
         return
     with board("compare", len(left)) as told:
-        space = {"spec": tune.grid_search(left)}
+        space = {"spec": tune.grid_search([spec.model_dump(mode="json") for spec in left])}
         # Not TuneConfig's max_concurrent_trials, which this generator does not heed.
         searcher = BasicVariantGenerator(max_concurrent=study.resources.concurrent_trials or 0)
         run_trials(study, folder, worker, told, 1, searcher, FIFOScheduler(), space)
     if lost := set(compared_ids(study)) - ended_ids(folder):
         raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(compared_ids(study))} trials to go")
-
-
-def best_settings(
-    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], method: str
-) -> dict[str, Any] | None:
-    """Those of the method's own search; else what acts on it of those that the study's search has found; else the file's.
-
-    Seeds that have ended settle it: one that comes later, or is run again, has the settings of those that it stands beside.
-    None where its own search has completed no trial. Raises StudyError where the study's search has completed none.
-    """
-    for status in folder.statuses():
-        if (status.spec.kind, status.spec.method, status.state) == ("compare", method, "completed"):
-            return status.spec.settings
-    if study.search.trials and best_searched(study, folder, study.search.method) is None:
-        why = first_failure(folder, study.search.method)
-        raise StudyError(f"no trial of the search was completed, so there is nothing to compare or export{why}")
-    if method in searched:
-        best = best_searched(study, folder, method)
-        return best.spec.settings if best else None
-    best = best_searched(study, folder, study.search.method) if study.search.trials else None
-    return {path: best.spec.settings[path] for path in acting_paths(study, method)} if best else {}
-
-
-def first_failure(folder: StudyFolder, method: str) -> str:
-    failed = [status.message for status in searched_trials(folder, method) if status.state == "failed"]
-    return f"; the first failure: {failed[0]}" if failed else ""
 
 
 def run_trials(
@@ -266,7 +228,7 @@ def run_trials(
             name=board.name,
             storage_path=mkdtemp(dir=made(folder.ray)),
             verbose=0,
-            callbacks=[board, StudyMetrics(study.name, folder)],
+            callbacks=[board.keeper, board, StudyMetrics(study.name, folder)],
             stop=board.halt,
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         ),
@@ -276,25 +238,6 @@ def run_trials(
             tuner.fit()
     finally:
         board.halt.raise_error()  # rather than what Ray makes of it
-
-
-def require_some_result(comparison: Comparison) -> None:
-    """Raises StudyError where every trial of the comparison has failed."""
-    failures = [message for method in comparison.methods for message in method.failures]
-    if failures and not any(method.by_seed for method in comparison.methods):
-        raise StudyError(f"all {len(failures)} trials of the comparison failed; the first: {failures[0]}")
-
-
-def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared, console: Console) -> None:
-    """Scores each trial of the comparison on `test`, once: its last epoch and its best epoch by `val`."""
-    done = [status for status in folder.statuses() if status.spec.kind == "compare" and status.state == "completed"]
-    waiting = [status for status in done if not folder.test_scores(status.spec.id)]
-    with status_line(console) as progress:
-        for number, status in enumerate(waiting, 1):
-            progress(f"opening the test split: trial {number} of {len(waiting)}")
-            config, trial = trial_config(study, status.spec), folder.trial(status.spec.id)
-            last, best = (accuracy_on_test(config, trial / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
-            folder.write_test_scores(status.spec.id, TestScores(last=last, best=best))
 
 
 def made(folder: Path) -> str:

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from kd_hpo.config.wording import one_line
-from kd_hpo.study.cluster.stopper import StudyStopper
-from kd_hpo.study.report.pages import shorten
+from kd_hpo.study.report.words import shorten
+from kd_hpo.study.results.pairs import strongest_pairs
+from kd_hpo.study.run.status_keeper import StatusKeeper, id_of
 from kd_hpo.study.search.searcher import EPOCH
-from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.store.lease import Lease
+from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.result import METRIC
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -26,13 +26,16 @@ _STATES = {"completed": "green", "stopped": "yellow", "failed": "red"}
 _LINES_AROUND_TRIALS = 11
 """Of the live view, beside those of running trials."""
 _FEWEST_TRIALS, _PAIRS = 3, 3
+_NOTHING = 0.0005
+"""A weight that would be told as 0.000."""
 
 
 class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
-    """Counts trials by state, keeps the best accuracy so far, and tells how long the phase will still take.
+    """Shows trials by state, the best accuracy so far, and how long the phase will still take; it writes nothing.
 
     Stands in for Ray's own callback of that kind, which Ray adds where there is none.
 
+    keeper      says how trials have ended; Ray is given it before
     trials      how much work the phase is, with
     epochs      of a trial
     layers      names of the teacher's and the student's layers, for the pairs of the best trial
@@ -45,15 +48,16 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         console: Console,
         title: str,
         folder: StudyFolder,
+        keeper: StatusKeeper,
         *,
         trials: int,
         epochs: int,
         layers: tuple[Sequence[str], Sequence[str]],
         each_epoch: bool = False,
     ) -> None:
-        self._console, self.name, self._folder = console, title, folder
+        self._console, self.name, self._folder, self.keeper = console, title, folder, keeper
         self._trials, self._epochs, self._layers, self._each_epoch = trials, epochs, layers, each_epoch
-        self.halt = StudyStopper()
+        self.halt = keeper.stopper
         self._reported: dict[str, int] = {}
         self._accuracy: dict[str, float] = {}
         self._ended: dict[str, str] = {}
@@ -78,13 +82,13 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         return {}  # Ray keeps a copy of its callbacks on disk; the terminal cannot go there, and nobody reads it
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._reported.setdefault(_name(trial), 0)
+        self._reported.setdefault(id_of(trial), 0)
         self._tell()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         if METRIC not in result:
             return
-        name = _name(trial)
+        name = id_of(trial)
         self._first_result = self._first_result or time.monotonic()
         self._reported[name] = max(self._reported.get(name, 0), result[EPOCH])
         self._accuracy[name] = result[METRIC]
@@ -94,30 +98,13 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         self._tell()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        status = self._folder.status(_name(trial))
-        if status and status.state == "running":  # the scheduler ends it, and its process has not come to say so
-            words = f"after epoch {self._reported.get(_name(trial), 0)}, by the scheduler"
-            status = status.replace(state="stopped", message=words)
-            self._write(status)
-        self._end(_name(trial), status)
+        self._end(id_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial's process died, or raised, more often than `max_failures` allows. Where it lives on, it writes no more."""
-        with self.halt.on_error(self._folder.trial(_name(trial))):
-            Lease.begin(self._folder.trial(_name(trial)))
-        status = self._folder.status(_name(trial))
-        if status is None or status.state == "running":
-            spec = TrialSpec.model_validate(trial.config["spec"])
-            said = status.message if status else ""  # what it raised, where it could still write that
-            status = TrialStatus(spec=spec, state="failed", message=said or _last_line(trial))
-            self._write(status)
-        self._end(_name(trial), status)
+        self._end(id_of(trial))
 
-    def _write(self, status: TrialStatus) -> None:
-        with self.halt.on_error(self._folder.trial(status.spec.id)):
-            self._folder.write_status(status)
-
-    def _end(self, name: str, status: TrialStatus | None) -> None:
+    def _end(self, name: str) -> None:
+        status = self.keeper.end_of(name)
         self._ended[name] = status.state if status else "failed"
         self._follow_the_best()
         if status and status.state == "failed":
@@ -205,9 +192,8 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         teacher, student = self._layers
         if len(weights) != len(teacher) or {len(row) for row in weights} != {len(student)}:
             return []
-        cells = [(weight, t, s) for t, row in enumerate(weights) for s, weight in enumerate(row)]
-        largest = sorted(cells, reverse=True)[:_PAIRS]
-        return [(weight, one_line(teacher[t]), one_line(student[s])) for weight, t, s in largest if weight >= 0.0005]
+        largest = strongest_pairs(weights, _PAIRS, above=_NOTHING)
+        return [(weights[t][s], one_line(teacher[t]), one_line(student[s])) for t, s in largest]
 
     # ---- time
 
@@ -224,16 +210,6 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         each = seen / len(self._reported) if self._ended else self._epochs
         running = sum(self._epochs - done for name, done in list(self._reported.items()) if name not in self._ended)
         return max(self._trials - len(self._reported), 0) * each + running
-
-
-def _name(trial: Any) -> str:
-    return str(trial.config["spec"]["id"])
-
-
-def _last_line(trial: Any) -> str:
-    error = trial.get_error()
-    lines = [line for line in str(error or "").strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "its process ended without a word"
 
 
 def _clock(seconds: float) -> str:

@@ -35,11 +35,11 @@ def execute(
     timed: Callable[[TrialSpec, EpochTime], None] = lambda *_: None,
 ) -> None:
     """The trainable. Ends early when `report` raises SystemExit, as Ray does to stop a trial: with the state `stopped` that
-    the driver has written (ProgressReporter), or still `running` where the driver was interrupted.
+    the driver has written (StatusKeeper), or still `running` where the driver was interrupted.
 
     timed  is told how long the training of each epoch took
     An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other is written to the
-    status, for ProgressReporter to tell, and goes on to Ray, which starts the trial again from its checkpoint. Where that has
+    status, for the driver to tell, and goes on to Ray, which starts the trial again from its checkpoint. Where that has
     been done already, without this process having been told, it writes nothing more (Lease).
     """
     study = StudyConfig.model_validate_json(study_json)

@@ -26,8 +26,9 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.nets.weights import load_weights
 from kd_hpo.study.design.trials import trial_config
+from kd_hpo.study.report.escaping import in_code
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
-from kd_hpo.study.tracking.descriptions import code, ranking_of
+from kd_hpo.study.tracking.descriptions import ranking_of
 from kd_hpo.study.tracking.links import TEST_METRIC, run_link
 from kd_hpo.study.tracking.uri import NAME
 from kd_hpo.trial.loop import LAST_WEIGHTS
@@ -121,7 +122,7 @@ def register_best_student(client: MlflowClient, study: StudyConfig, experiment: 
         run_id=run,
         model_id=model.model_id,
         tags=about,
-        description=f"Student {code(study.student.network.name)} of trial [{trial}]({run_link(experiment, run)}): {told}.",
+        description=f"Student {in_code(study.student.network.name)} of trial [{trial}]({run_link(experiment, run)}): {told}.",
     )
     client.set_registered_model_alias(study.name, ALIAS, version.version)
     return study.name

@@ -1,16 +1,20 @@
 """Descriptions in MLflow, in Markdown: of a trial, of a study on its way and at its end.
 
 Layer names and messages are untrusted, since they come from modules and files that users name: they reach a description only
-through `code` and `as_text`.
+through `in_code` and `in_markdown`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.wording import one_line
-from kd_hpo.study.report.markdown import as_text
-from kd_hpo.study.results.comparison import Comparison, MethodScores, number, p_value, spread, with_spread
+from kd_hpo.study.report.comparison import comparison_in_markdown
+from kd_hpo.study.report.escaping import in_code, in_markdown
+from kd_hpo.study.report.matrix import matrix_in_markdown
+from kd_hpo.study.report.sentences import whose
+from kd_hpo.study.report.words import number, p_value, with_spread
+from kd_hpo.study.results.comparison import Comparison, MethodScores, spread
+from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.results.standing import Learned
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.links import best_first_link, metrics_link, model_link, run_link
@@ -20,12 +24,6 @@ from kd_hpo.trial.result import GOALS, LOSS, METRIC, EpochRecord, Goal, Rows
 _GOAL = {METRIC: "the highest accuracy", LOSS: "the lowest cross-entropy"}
 _MOST_PAIRS = 100
 """Of a matrix that is shown as a table; of a larger one the strongest pairs are named."""
-
-
-def code(text: object) -> str:
-    """On one line and as it is: what stands in a code span is read neither as Markdown nor as HTML."""
-    line = one_line(str(text)).replace("`", "'").replace("|", "¦")
-    return f"`{line}`" if line else ""
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,9 @@ def summary_note(comparison: Comparison, learned: Learned | None, ranking: Ranki
     """
     compared = learned is not None and learned.compared
     lines = [verdict(comparison, learned.method) if learned and compared else "No method of the comparison has learned lambda."]
-    lines += [_roomy(comparison.markdown())]
+    lines += [_roomy(comparison_in_markdown(comparison))]
     if learned:
-        lines += [f"**Learned lambda** ({learned.whose()}):", _roomy(_matrix(learned))]
+        lines += [f"**Learned lambda** ({whose(learned)}):", _roomy(_matrix(learned))]
     lines += why(ranking, experiment)
     if model:
         lines.append(
@@ -135,7 +133,7 @@ def trial_note(
     layers  the names of the teacher's and the student's layers of its pairs
     """
     spec = status.spec
-    lines = [f"**{spec.method}**, seed {spec.seed}: {status.state} {as_text(status.message)}".rstrip()]
+    lines = [f"**{spec.method}**, seed {spec.seed}: {status.state} {in_markdown(status.message)}".rstrip()]
     if records:
         best, last = max(records, key=lambda r: r.metrics[METRIC]), records[-1]
         lines.append(
@@ -162,10 +160,10 @@ def running_trial_note(spec: TrialSpec, experiment: str, run: str, *, pairs: boo
     return "\n\n".join([*lines, *_settings(spec)])
 
 
-def strongest(weights: Rows | Sequence[Sequence[float]], teacher: Sequence[str], student: Sequence[str], *, most: int) -> str:
+def strongest(weights: Rows, teacher: Sequence[str], student: Sequence[str], *, most: int) -> str:
     """The pairs of the largest weights, in words."""
-    pairs = sorted(((w, t, s) for t, row in enumerate(weights) for s, w in enumerate(row)), key=lambda pair: -pair[0])
-    return ", ".join(f"{code(teacher[t])} → {code(student[s])} {w:.3f}" for w, t, s in pairs[:most])
+    pairs = strongest_pairs(weights, most)
+    return ", ".join(f"{in_code(teacher[t])} → {in_code(student[s])} {weights[t][s]:.3f}" for t, s in pairs)
 
 
 def _roomy(table: str) -> str:
@@ -177,12 +175,7 @@ def _matrix(learned: Learned) -> str:
     teacher, student = learned.teacher_names, learned.student_names
     if len(teacher) * len(student) > _MOST_PAIRS:
         return strongest(learned.matrix, teacher, student, most=10)
-    head = f"| teacher \\ student | {' | '.join(map(code, student))} |"
-    rows = [
-        f"| {code(name)} | {' | '.join(f'{weight:.3f}' for weight in row)} |"
-        for name, row in zip(teacher, learned.matrix, strict=True)
-    ]
-    return "\n".join([head, "|---" * (len(student) + 1) + "|", *rows])
+    return matrix_in_markdown(teacher, student, learned.matrix)
 
 
 def _trial(ranking: Ranking, experiment: str, status: TrialStatus) -> str:
@@ -192,7 +185,7 @@ def _trial(ranking: Ranking, experiment: str, status: TrialStatus) -> str:
 
 def _settings(spec: TrialSpec) -> list[str]:
     given = spec.settings
-    told = [f"{code(name)} {f'{value:.4g}' if isinstance(value, float) else code(value)}" for name, value in given.items()]
+    told = [f"{in_code(name)} {f'{value:.4g}' if isinstance(value, float) else in_code(value)}" for name, value in given.items()]
     return [f"Its outer settings: {', '.join(told)}."] if told else []
 
 

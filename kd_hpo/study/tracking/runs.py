@@ -21,7 +21,8 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import LearnedWeights, Weighting
 from kd_hpo.errors import StudyError
 from kd_hpo.files import only_one_process
-from kd_hpo.study.report.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
+from kd_hpo.study.report.matrix import MatrixHistory, matrix_image, matrix_page
+from kd_hpo.study.report.plots import settings_figure
 from kd_hpo.study.results.standing import searched_points
 from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.descriptions import running_trial_note, trial_note
@@ -250,7 +251,7 @@ class PairLayers:
 
 
 def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text: str, status: str = "FINISHED") -> str:
-    """One more run, beside the trials: the comparison, the study's file, accuracy against each outer setting, the export.
+    """One more run, beside the trials: the comparison, the study's file, the export, and accuracy against each outer setting.
 
     text     in Markdown, for the run's description; its files are taken from the folder
     status   of the run: RUNNING while the study is on its way, KILLED where it was interrupted
@@ -259,12 +260,8 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text
     client = MlflowClient(tracking_uri(study))
     tags = {"kd.study": study.name, "kd.kind": "summary"}
     run = RunLog.find_or_create(client, experiment, "summary", folder.identity(), tags)
-    running = {each.spec.id for each in folder.statuses() if each.state == "running" and status == "RUNNING"}
-    for method, found in searched_points(folder).items():
-        points = [point for point in found if point["trial"] not in running]
-        title = f"{study.name}: accuracy on val against the outer settings of {method}"
-        settings = dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy"))
-        client.log_text(run.run_id, scatter_page(title, points, list(settings)), f"outer_settings/{method}.html")
+    for method, points in searched_points(folder).items() if status != "RUNNING" else ():  # drawn once: it takes a second
+        client.log_figure(run.run_id, settings_figure(points), f"outer_settings/{method}.png")
     files = [folder.comparison(suffix) for suffix in ("csv", "json", "png")]
     for file in (*files, folder.settings, folder.export):
         if file.is_file():

@@ -5,12 +5,24 @@ from pathlib import Path
 import pytest
 
 from kd_hpo.errors import StudyError
+from kd_hpo.study.matrices.apply import applied_config
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.store.export_file import Export, load_export
 from kd_hpo.study.store.folder import StudyFolder, TestScores
 from tests.conftest import digits_study, digits_trial
 from tests.study.exports import add_trial
 from tests.study.helpers import record, result_of
+
+HELD = ((0.25, 0.25), (0.0, 0.25), (0.25, 0.0))
+
+
+def test_the_mean_over_held_epochs_is_exported_beside_the_last_matrix_and_applied(tmp_path: Path) -> None:
+    study = digits_study(tmp_path)
+    folder, corner = StudyFolder.of(study), ((0.0, 1.0), (0.0, 0.0), (0.0, 0.0))
+    add_trial(folder, "trial-000", result_of([record(1, 0.5), record(2, 0.7, corner)]).replace(held_mean=HELD))
+    (entry,) = export_study(study, folder, tmp_path / "lambda.json", top=1).matrices
+    assert (entry.weights, entry.held_mean) == (corner, HELD)
+    assert applied_config(entry, []).weighting.matrix == HELD  # type: ignore[union-attr]
 
 
 def test_best_by_last_epoch_comes_first_and_the_way_back_is_whole(exported: Path) -> None:

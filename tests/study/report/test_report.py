@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import ConfigError
-from kd_hpo.study.report.report import as_code, in_markdown, lasting, write_report
+from kd_hpo.study.report.report import write_report
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.parts import Prepared
@@ -97,7 +97,7 @@ def test_page_tells_the_story(folder: StudyFolder) -> None:
     ):
         assert said in words, (said, words)
     assert "What is still missing" not in words
-    assert page.tags.count("svg") == 3 and len(page.pages) == 2
+    assert page.tags.count("svg") == 4 and len(page.pages) == 1
 
 
 def test_page_needs_no_network_and_is_small(folder: StudyFolder) -> None:
@@ -116,7 +116,7 @@ def test_page_does_not_trust_names(folder: StudyFolder) -> None:
     assert page.tags.count("script") == 1  # our own
     assert EVIL in page.words
     assert all('<script>alert("1")' not in inner for inner in page.pages)
-    assert [Page(inner).tags.count("script") for inner in page.pages] == [1, 2]
+    assert [Page(inner).tags.count("script") for inner in page.pages] == [2]
 
 
 def test_markdown_tells_the_story_and_does_not_trust_names(folder: StudyFolder) -> None:
@@ -125,21 +125,12 @@ def test_markdown_tells_the_story_and_does_not_trust_names(folder: StudyFolder) 
     page = Page(html)
     assert "<script>" not in html and "a" not in page.tags and "strong" in page.tags
     assert page.tags.count("table") == 6
-    assert EVIL in page.words and "It ties with KD: a difference may be chance." in page.words
+    assert EVIL.replace("|", "¦") in page.words and "It ties with KD: a difference may be chance." in page.words
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in html.split("<tr>")]
     (ours,) = [row for row in cells if row and row[0] == "<strong>KD + learned lambda</strong>"]
     assert ours[1:3] == ["3", "0.6000 ±.1000"]
     (first,) = [row for row in cells if len(row) == 3 and "alert" in row[0]]
     assert first[1:] == ["0.700", "0.000"]
-
-
-@pytest.mark.parametrize("text", [EVIL, "``", "a`", "`", "@name #1", "a\nb", "x\x1b"])
-def test_markdown_is_escaped(text: str) -> None:
-    for written, tag in ((in_markdown(text), ""), (as_code(text), "code")):
-        (row,) = re.findall(r"<td>(.*)</td>", MarkdownIt("gfm-like", {"linkify": False}).render(f"| a |\n|---|\n| {written} |\n"))
-        page = Page(row)
-        assert page.tags == [tag] * bool(tag)
-        assert page.words == text.replace("\n", " ").replace("\x1b", "\\x1b")
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -154,7 +145,7 @@ def test_unfinished_study_says_what_is_missing(tmp_path: Path, begun: bool) -> N
         assert said in page.words
     assert ("The search has 4 of 6 trials to go" in page.words) == begun
     assert ("too few trials to say" in page.words) == begun
-    assert len(page.pages) == 2 * begun
+    assert len(page.pages) == begun
     text = markdown_of(folder)
     assert "What is still missing" in text and ("| `conv1` | 0.700 |" in text) == begun
 
@@ -176,8 +167,3 @@ def test_comparison_by_itself_has_no_search(tmp_path: Path, prepared: Prepared) 
 def test_other_kind_of_file_is_refused(folder: StudyFolder) -> None:
     with pytest.raises(ConfigError, match=r"report\.pdf ends in '\.pdf'; give a file that ends in \.html or \.md"):
         write_report(folder, folder.root / "report.pdf", NOW)
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(44.6, "45 s"), (65, "1 min 5 s"), (7620, "2 h 7 min")])
-def test_duration_is_told_in_units_that_fit_it(seconds: float, words: str) -> None:
-    assert lasting(seconds) == words

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.study.report.sentences import whose
 from kd_hpo.study.report.summary import Summary, render, render_learned
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.results.standing import Learned, learned_weights
@@ -60,8 +61,8 @@ def summary(tmp_path: Path, prepared: Prepared) -> Summary:
 
 def test_matrix_is_the_mean_over_seeds_with_the_names_of_its_layers(summary: Summary) -> None:
     assert summary.learned is not None
-    assert summary.learned.matrix == [[0.25, 0.25], [0.125, 0.125], [0.125, 0.125]]
-    assert summary.learned.whose() == f"{LEARNED}, mean of 2 seeds"
+    assert summary.learned.matrix == ((0.25, 0.25), (0.125, 0.125), (0.125, 0.125))
+    assert whose(summary.learned) == f"{LEARNED}, mean of 2 seeds"
     text = shown(summary)
     lines = text[text.index(f"Learned lambda ({LEARNED}, mean of 2 seeds)") :].splitlines()[1:]
     cells = [re.findall(r"[\w.]+", line) for line in lines]
@@ -110,7 +111,7 @@ def test_study_without_learned_weights_shows_no_matrix(tmp_path: Path, prepared:
 
 
 def wide_matrix(columns: int) -> Learned:
-    matrix = [[(s + 1) / 1000 for s in range(columns)], [0.9, *[0.0] * (columns - 1)]]
+    matrix = (tuple((s + 1) / 1000 for s in range(columns)), (0.9, *[0.0] * (columns - 1)))
     teacher = tuple(LayerRecord(name=name, shape=(1, 1, 1)) for name in ("[red]odd\x1b[2J", "fc"))
     student = tuple(LayerRecord(name=f"layer{s}.conv", shape=(1, 1, 1)) for s in range(columns))
     course = (matrix,)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from kd_hpo.study.results.comparison import Comparison, MethodScores, Scores
-from kd_hpo.study.results.significance import FEWEST_TRIALS, holm, trends, verdicts
+from kd_hpo.study.results.significance import FEWEST_TRIALS, against_controls, holm, trends
 
 NAN = float("nan")
 
@@ -34,24 +34,24 @@ def test_a_tie_is_called_a_tie() -> None:
     ours = method("ours", [0.5, 0.6, 0.7], is_control=False)
     worse, same = method("worse", [0.4, 0.49, 0.58]), method("same", [0.51, 0.6, 0.69])
     doubtful = method("doubtful", [0.49, 0.58, 0.67])
-    found = verdicts(comparison(worse, same, doubtful, ours, method("never", [])), "ours")
-    assert [verdict.control.name for verdict in found] == ["worse", "same", "doubtful"]
-    assert [verdict.words for verdict in found] == ["better", "a tie", "a tie"]
+    found = against_controls(comparison(worse, same, doubtful, ours, method("never", [])), "ours")
+    assert [test.control.name for test in found] == ["worse", "same", "doubtful"]
+    assert [test.sign for test in found] == ["better", "tie", "tie"]
     assert found[0].p == pytest.approx(0.00274, abs=1e-4) and found[0].corrected == pytest.approx(3 * found[0].p)
 
 
 def test_a_difference_that_correction_takes_away_is_said_to_be_so() -> None:
     """Differences .02, .03, .04: t = .03 / (.01 / sqrt 3) = 5.2, p = .035; of two tests, .07."""
     ours = method("ours", [0.5, 0.6, 0.7], is_control=False)
-    found = verdicts(comparison(ours, method("a", [0.48, 0.57, 0.66]), method("b", [0.5, 0.61, 0.69])), "ours")
-    assert found[0].words == "better, but not after correction" and found[0].sign == "better"
-    alone = verdicts(comparison(ours, method("a", [0.52, 0.63, 0.74])), "ours")
-    assert alone[0].words == "worse"
+    found = against_controls(comparison(ours, method("a", [0.48, 0.57, 0.66]), method("b", [0.5, 0.61, 0.69])), "ours")
+    assert (found[0].sign, found[0].survives) == ("better", False)
+    alone = against_controls(comparison(ours, method("a", [0.52, 0.63, 0.74])), "ours")
+    assert (alone[0].sign, alone[0].survives) == ("worse", True)
 
 
 def test_one_seed_is_not_tested() -> None:
-    found = verdicts(comparison(method("ours", [0.5], is_control=False), method("a", [0.4])), "ours")
-    assert (found[0].sign, found[0].words) == ("untested", "not tested")
+    found = against_controls(comparison(method("ours", [0.5], is_control=False), method("a", [0.4])), "ours")
+    assert (found[0].sign, found[0].survives) == ("untested", False)
 
 
 def point(number: int, accuracy: float | None, **settings: object) -> dict[str, object]:
@@ -64,8 +64,7 @@ def test_a_setting_that_accuracy_rises_with() -> None:
     lr, weight = trends(points)
     assert (lr.setting, lr.trials, lr.correlation, weight.correlation) == ("lr", 6, pytest.approx(1), pytest.approx(-1))
     assert lr.p < 0.01
-    assert lr.words == "accuracy rises with lr (rank correlation +1.00, 6 trials)"
-    assert weight.words.startswith("accuracy falls with weight")
+    assert (weight.setting, weight.trials) == ("weight", 6)
 
 
 def test_few_trials_show_no_trend() -> None:

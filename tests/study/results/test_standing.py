@@ -5,19 +5,22 @@ import math
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import StudyError
+from kd_hpo.study.report.comparison import caption
 from kd_hpo.study.report.list_studies import list_studies, studies_table
+from kd_hpo.study.report.sentences import headline, missing, next_commands, pairs_in_words, progress_of, whose
 from kd_hpo.study.results.comparison import compared, read_comparison
-from kd_hpo.study.results.findings import headline, missing, next_commands, read_findings
+from kd_hpo.study.results.findings import read_findings
 from kd_hpo.study.results.standing import learned_weights, searched_points, standing
-from kd_hpo.study.store.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.trial.parts import Prepared
 from tests.conftest import digits_study, digits_trial
-from tests.study.helpers import LEARNED, add_compared, add_search, record, result_of
+from tests.study.helpers import LEARNED, add_compared, add_completed, add_search, record, result_of
 
 CORNER = ((0.0, 1.0), (0.0, 0.0), (0.0, 0.0))
 OTHER = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5))
@@ -45,7 +48,7 @@ def test_study_that_has_not_begun(study: StudyConfig) -> None:
     stands = standing(study, StudyFolder.of(study))
     assert (stands.state, stands.ended, stands.planned) == ("unfinished", 0, 10)
     assert math.isnan(stands.best)
-    assert stands.words() == "unfinished, 0 of 10 trials"
+    assert progress_of(stands) == "unfinished, 0 of 10 trials"
     findings = read_findings(StudyFolder.of(study))
     assert (findings.comparison, findings.learned) == (None, None)
     assert headline(findings) == ["The study is unfinished, 0 of 10 trials."]
@@ -62,26 +65,51 @@ def test_study_in_the_middle_has_the_matrix_of_its_best_trial(study: StudyConfig
     assert {name: (count.ended, count.planned) for name, count in stands.compare.items()} == {"ce": (1, 2), LEARNED: (0, 2)}
     learned = learned_weights(study, folder)
     assert learned is not None and (learned.trials, learned.compared) == ((f"{LEARNED}-t001",), False)
-    assert learned.matrix == [list(row) for row in CORNER]
+    assert learned.matrix == CORNER
     assert "2 of 6 trials to go" in missing(read_findings(folder))[0]
 
 
 def test_finished_study_has_the_mean_over_seeds_and_its_course(study: StudyConfig, prepared: Prepared) -> None:
     folder = finish(study, prepared)
     stands = standing(study, folder)
-    assert (stands.state, stands.words(), stands.ended, stands.planned, stands.best) == ("finished", "finished", 10, 10, 0.95)
+    assert (stands.state, progress_of(stands), stands.ended, stands.planned, stands.best) == (
+        "finished",
+        "finished",
+        10,
+        10,
+        0.95,
+    )
     learned = learned_weights(study, folder)
-    assert learned is not None and learned.whose() == f"{LEARNED}, mean of 2 seeds"
-    assert learned.matrix == [list(row) for row in OTHER] and learned.epochs == (1, 2)
-    assert learned.course == ([list(row) for row in CORNER], [list(row) for row in OTHER])
+    assert learned is not None and whose(learned) == f"{LEARNED}, mean of 2 seeds"
+    assert learned.matrix == OTHER and learned.epochs == (1, 2)
+    assert learned.course == (CORNER, OTHER)
     assert missing(read_findings(folder)) == []
+
+
+def test_learned_matrix_is_the_mean_of_what_was_held_with_its_range_over_the_seeds(tmp_path: Path) -> None:
+    """Held are (.7, .3), (.2, .8) and (.6, .4): the mean is (.5, .5), the least (.2, .3), the most (.7, .8)."""
+    study = digits_study(tmp_path, compare={"methods": [LEARNED], "seeds": 3})
+    folder = StudyFolder.of(study)
+    for seed, first in enumerate((0.7, 0.2, 0.6)):
+        held = ((first, 0.0), (0.0, 1 - first), (0.0, 0.0))
+        result = result_of([record(1, 0.5, CORNER), record(2, 0.6, OTHER)]).replace(held_mean=held)
+        spec = TrialSpec(id=f"{LEARNED}-s{seed}", kind="compare", method=LEARNED, seed=seed)
+        add_completed(folder, spec, result)
+    learned = learned_weights(study, folder)
+    assert learned is not None and len(learned.trials) == 3
+    for matrix, expected in ((learned.matrix, (0.5, 0.5)), (learned.low, (0.2, 0.3)), (learned.high, (0.7, 0.8))):
+        np.testing.assert_allclose(matrix, [[expected[0], 0], [0, expected[1]], [0, 0]], atol=1e-12)
+    assert pairs_in_words(learned) == [
+        ("conv1", "conv1", "0.500 (0.200 to 0.700 over the seeds)"),
+        ("conv2", "fc", "0.500 (0.300 to 0.800 over the seeds)"),
+    ]
 
 
 def test_finished_study_of_which_more_is_asked_is_not_finished(study: StudyConfig, prepared: Prepared) -> None:
     folder = finish(study, prepared)
     more = study.replace(compare={"methods": ["ce", "kd", LEARNED], "seeds": 2})
     folder.write_settings(more)
-    assert standing(more, folder).words() == "unfinished, 10 of 12 trials"
+    assert progress_of(standing(more, folder)) == "unfinished, 10 of 12 trials"
     assert "More methods or seeds were asked for" in missing(read_findings(folder))[-1]
 
 
@@ -100,7 +128,7 @@ def test_comparison_is_read_as_it_was_written(study: StudyConfig, prepared: Prep
     written, found = compared(study, folder, prepared, {}), read_comparison(study, folder)
     assert found is not None and found.document() == written.document()
     assert [method.is_control for method in found.methods] == [True, False]
-    assert found.caption() == written.caption()
+    assert caption(found) == caption(written)
 
 
 def test_broken_files_are_named(study: StudyConfig, prepared: Prepared) -> None:

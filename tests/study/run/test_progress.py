@@ -1,6 +1,5 @@
-"""What a person sees of a phase, and what the driver writes of trials that cannot write themselves."""
+"""What a person sees of a phase."""
 
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.run.progress import ProgressReporter
+from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.search.searcher import EPOCH
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.study.store.lease import Lease, Superseded
 from kd_hpo.trial.result import METRIC
 from tests.study.helpers import record
 
@@ -37,7 +37,10 @@ class Phase:
             file=self._file, width=width, height=20, force_terminal=terminal, color_system=None, _environ={"TERM": "xterm"}
         )
         layers = ["conv1", "blocks.0[x]\x1b", "fc"], ["conv1", "fc"]
-        self.board = ProgressReporter(self._console, "search", folder, trials=4, epochs=10, layers=layers, each_epoch=each_epoch)
+        self.keeper = StatusKeeper(folder, StudyStopper())
+        self.board = ProgressReporter(
+            self._console, "search", folder, self.keeper, trials=4, epochs=10, layers=layers, each_epoch=each_epoch
+        )
 
     @property
     def told(self) -> str:
@@ -59,11 +62,17 @@ class Phase:
         self.board.on_trial_start(0, [], trial)
 
     def report(self, trial: RayTrial, epoch: int, accuracy: float) -> None:
-        self.board.on_trial_result(0, [], trial, {EPOCH: epoch, METRIC: accuracy})
+        for callback in (self.keeper, self.board):
+            callback.on_trial_result(0, [], trial, {EPOCH: epoch, METRIC: accuracy})
 
     def complete(self, trial: RayTrial, state: State, message: str = "") -> None:
         self.folder.write_status(TrialStatus(spec=trial.spec, state=state, message=message))
-        self.board.on_trial_complete(0, [], trial)
+        for callback in (self.keeper, self.board):
+            callback.on_trial_complete(0, [], trial)
+
+    def fail(self, trial: RayTrial) -> None:
+        for callback in (self.keeper, self.board):
+            callback.on_trial_error(0, [], trial)
 
 
 @pytest.fixture
@@ -104,77 +113,6 @@ def test_message_of_a_failed_trial_is_told_at_once(phase: Phase) -> None:
     assert phase.told == "trial-003 failed: the loss is not finite [at step 3]\n"
 
 
-def test_trial_that_ray_completes_while_it_runs_is_stopped_by_the_scheduler(phase: Phase) -> None:
-    trial = RayTrial("trial-000")
-    phase.start(trial)
-    phase.report(trial, 3, 0.5)
-    phase.complete(trial, "running")
-    status = phase.folder.status("trial-000")
-    assert status is not None and (status.state, status.message) == ("stopped", "after epoch 3, by the scheduler")
-    assert phase.told == ""
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (RuntimeError("Traceback\n  File x\nOSError: no space left on device\n\n"), "OSError: no space left on device"),
-        (None, "its process ended without a word"),
-    ],
-)
-def test_error_of_a_process_fails_its_trial(phase: Phase, error: Exception | None, words: str) -> None:
-    trial = RayTrial("trial-000", error)
-    phase.start(trial)
-    phase.board.on_trial_error(0, [], trial)
-    assert phase.folder.status("trial-000") == TrialStatus(spec=trial.spec, state="failed", message=words)
-    assert phase.told == f"trial-000 failed: {words}\n"
-    assert "1 failed" in phase.line
-
-
-def test_what_the_trial_wrote_of_its_error_is_told(phase: Phase) -> None:
-    trial = RayTrial("trial-000")
-    phase.start(trial)
-    phase.folder.write_status(TrialStatus(spec=trial.spec, state="running", message="ValueError: odd (own.py:3, in f)"))
-    phase.board.on_trial_error(0, [], trial)
-    assert phase.told == "trial-000 failed: ValueError: odd (own.py:3, in f)\n"
-
-
-def test_error_before_the_trial_wrote_anything_fails_it_too(phase: Phase) -> None:
-    trial = RayTrial("trial-000", RuntimeError("no module named x"))
-    phase.board.on_trial_error(0, [], trial)
-    status = phase.folder.status("trial-000")
-    assert status is not None and (status.state, status.message) == ("failed", "no module named x")
-
-
-def test_process_that_ray_has_given_up_cannot_change_the_end(phase: Phase) -> None:
-    trial = RayTrial("trial-000")
-    phase.start(trial)
-    lost = Lease.begin(phase.folder.trial("trial-000"))
-    phase.board.on_trial_error(0, [], trial)
-    with pytest.raises(Superseded):
-        replace(phase.folder, write=lost.write).write_status(TrialStatus(spec=trial.spec, state="completed"))
-    status = phase.folder.status("trial-000")
-    assert status is not None and status.state == "failed"
-
-
-def test_what_the_driver_cannot_write_halts_the_phase(phase: Phase) -> None:
-    trial = RayTrial("trial-000")
-    (phase.folder.root / "trials").write_text("no folder")
-    assert not phase.board.halt.stop_all()
-    phase.board.on_trial_error(0, [], trial)
-    assert phase.board.halt.stop_all()
-    with pytest.raises(OSError, match=r"Not a directory|File exists"):
-        phase.board.halt.raise_error()
-
-
-def test_error_after_the_end_does_not_change_the_end(phase: Phase) -> None:
-    trial = RayTrial("trial-000", RuntimeError("killed"))
-    phase.start(trial)
-    phase.folder.write_status(TrialStatus(spec=trial.spec, state="completed"))
-    phase.board.on_trial_error(0, [], trial)
-    status = phase.folder.status("trial-000")
-    assert status is not None and status.state == "completed"
-
-
 def test_log_gets_a_line_at_the_end_and_a_terminal_a_live_one(tmp_path: Path) -> None:
     plain, live = Phase(StudyFolder(tmp_path / "a")), Phase(StudyFolder(tmp_path / "b"), terminal=True)
     for phase in (plain, live):
@@ -182,6 +120,33 @@ def test_log_gets_a_line_at_the_end_and_a_terminal_a_live_one(tmp_path: Path) ->
             phase.start(RayTrial("trial-000"))
     assert plain.told.count("\n") == 1 and plain.told.startswith("search  0/4 trials: 1 running")
     assert "\x1b[" in live.told and "search  0/4 trials: 1 running" in live.told
+
+
+def test_error_of_a_process_is_told_and_counted(phase: Phase) -> None:
+    trial = RayTrial("trial-000", RuntimeError("no space left on device"))
+    phase.start(trial)
+    phase.fail(trial)
+    assert phase.told == "trial-000 failed: no space left on device\n"
+    assert "0 running, 0 completed, 0 stopped, 1 failed" in phase.line
+
+
+def test_end_that_could_not_be_written_is_told_all_the_same(phase: Phase) -> None:
+    """As on a full disk, where the phase is over."""
+    (phase.folder.root / "trials").write_text("no folder")
+    phase.fail(RayTrial("trial-000", RuntimeError("no module named x")))
+    assert phase.told == "trial-000 failed: no module named x\n"
+    assert "1 failed" in phase.line and phase.board.halt.stop_all()
+
+
+def test_reporter_writes_nothing(phase: Phase) -> None:
+    """It shows what it is told: what a trial has come to is for the keeper to decide."""
+    trial = RayTrial("trial-000")
+    phase.start(trial)
+    before = {path: path.read_bytes() for path in phase.folder.root.rglob("*") if path.is_file()}
+    phase.board.on_trial_result(0, [], trial, {EPOCH: 1, METRIC: 0.5})
+    phase.board.on_trial_complete(0, [], trial)
+    phase.board.on_trial_error(0, [], trial)
+    assert {path: path.read_bytes() for path in phase.folder.root.rglob("*") if path.is_file()} == before
 
 
 def test_board_stands_in_for_rays_own_printer(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,3 +238,36 @@ def test_time_left_is_reckoned_from_the_first_result(phase: Phase, monkeypatch: 
     now[0] += 2
     phase.report(trial, 2, 0.5)
     assert phase.line.endswith("1:02, about 1:16 left")  # 2 s x (8 + 3 x 10)
+
+
+def test_time_left_counts_what_ended_trials_took_and_what_running_ones_have_to_go(
+    phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four trials completes its 10 epochs, one is stopped after 2, one has come to 4: 16 epochs, 15 of them after the
+    first result, in 60 s, or 4 s each. The running one has 6 to go, and the fourth 16 / 3, the mean of those before it."""
+    now = [phase.board._started]
+    monkeypatch.setattr("kd_hpo.study.run.progress.time.monotonic", lambda: now[0])
+    one, two, three = (RayTrial(f"trial-00{i}") for i in range(3))
+    for trial in (one, two, three):
+        phase.start(trial)
+    now[0] += 5
+    phase.report(one, 1, 0.5)
+    now[0] += 60
+    for trial, epoch in ((one, 10), (two, 2), (three, 4)):
+        phase.report(trial, epoch, 0.5)
+    phase.complete(one, "completed")
+    phase.complete(two, "stopped")
+    assert phase.board._seconds_left() == pytest.approx(60 / 15 * (6 + 16 / 3))
+    assert phase.line.endswith("1:05, about 0:45 left")
+    phase.complete(three, "stopped")
+    assert phase.board._seconds_left() == pytest.approx(60 / 15 * 16 / 3)
+
+
+def test_bar_of_the_live_view_is_as_full_as_the_epochs_that_are_done(tmp_path: Path) -> None:
+    """20 of 40 epochs: two trials of four have completed, and none runs."""
+    phase = Phase(StudyFolder(tmp_path), terminal=True, width=80)
+    for trial in (RayTrial("trial-000"), RayTrial("trial-001")):
+        phase.start(trial)
+        phase.report(trial, 10, 0.5)
+        phase.complete(trial, "completed")
+    assert phase.board._epochs_left() == 20

@@ -34,6 +34,22 @@ def test_trials_that_differ_in_searched_settings_share_what_is_prepared(tmp_path
     assert prepared_for(trial_config(inside, spec_of()), cache).plan.shape == (4, 3)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("channels_last", True), ("precision", "bfloat16"), ("workers", 1)])
+def test_what_is_prepared_is_as_the_trial_asks_for(tmp_path: Path, cache: Path, setting: str, value: object) -> None:
+    """How images are laid out, in what precision and by how many processes is the study's word for every trial."""
+    study = digits_study(tmp_path, **{setting: value})
+    config = trial_config(study, spec_of())
+    plain, asked = prepared_for(trial_config(digits_study(tmp_path), spec_of()), cache), prepared_for(config, cache)
+    assert getattr(config, setting) == value and asked is not plain
+    told = {
+        "channels_last": asked.batches.memory_format is torch.channels_last,
+        "precision": asked.batches.precision,
+        "workers": asked.batches._workers,
+    }
+    assert told[setting] == value
+    assert plain.batches.memory_format is torch.contiguous_format and plain.batches.precision == "float32"
+
+
 # a trial that runs
 
 
@@ -100,7 +116,7 @@ def test_all_is_written_before_the_last_report(worker: Worker) -> None:
 
 
 def test_trial_that_the_scheduler_stops(worker: Worker) -> None:
-    """The driver writes `stopped`, as ProgressReporter does, before Ray ends the trial inside a report."""
+    """The driver writes `stopped`, as StatusKeeper does, before Ray ends the trial inside a report."""
 
     def stop_after_two(metrics: dict[str, float]) -> None:
         if metrics["epoch"] == 2:

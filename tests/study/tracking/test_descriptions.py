@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
-
 from kd_hpo.study.results.standing import Learned
 from kd_hpo.study.store.folder import TrialSpec, TrialStatus
 from kd_hpo.study.tracking.descriptions import (
     Ranking,
-    code,
     experiment_note,
     running_note,
     running_trial_note,
@@ -39,26 +36,9 @@ def ranking(*ranked: tuple[TrialStatus, float], weights: tuple[tuple[float, ...]
 
 
 def learned(teacher: Sequence[str], student: Sequence[str], matrix: Sequence[Sequence[float]]) -> Learned:
-    rows = [list(row) for row in matrix]
+    rows = tuple(tuple(row) for row in matrix)
     layers = [tuple(LayerRecord(name=name, shape=(1, 1, 1)) for name in names) for names in (teacher, student)]
     return Learned("hetero", ("hetero-s0",), True, *layers, rows, rows, rows, (1,), (rows,))
-
-
-@pytest.mark.parametrize(
-    ("given", "shown"),
-    [
-        ("layer1.0", "`layer1.0`"),
-        ("a`b", "`a'b`"),
-        ("a|b", "`a¦b`"),
-        ("<img src=x onerror=alert(1)>", "`<img src=x onerror=alert(1)>`"),
-        ("[x](http://e.org)", "`[x](http://e.org)`"),
-        ("two\n\n# lines", "`two # lines`"),
-        ("\x00", "`\\x00`"),
-        ("", ""),
-    ],
-)
-def test_code_takes_text_as_it_is(given: str, shown: str) -> None:
-    assert code(given) == shown
 
 
 def test_experiment_names_the_best_and_leads_on_in_its_first_line() -> None:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from kd_hpo.study.report.pages import MatrixHistory, matrix_image, matrix_page, scatter_page
+from kd_hpo.study.report.matrix import MatrixHistory, matrix_image, matrix_in_markdown, matrix_page
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
@@ -48,16 +48,6 @@ def data_of(page: str) -> dict[str, list]:
     return json.loads(block, parse_constant=pytest.fail)
 
 
-def trial(number: int, state: str = "completed", accuracy: float | None = 0.5, **settings: object) -> dict[str, object]:
-    return {"trial": number, "state": state, "accuracy": accuracy, **settings}
-
-
-def marks_of(page: str) -> list[tuple[str, str, float, float, str]]:
-    """(state, trial, x, y, tooltip) of every mark, in the order of the page."""
-    mark = r'<g class="(\w+)" data-trial="([^"]*)" transform="translate\(([-\d.]+),([-\d.]+)\)"><title>(.*?)</title>'
-    return [(s, n, float(x), float(y), unescape(told)) for s, n, x, y, told in re.findall(mark, page)]
-
-
 @pytest.mark.parametrize(("teachers", "students", "epochs"), [(1, 1, 1), (2, 3, 4), (12, 10, 1), (12, 10, 30)])
 def test_matrix_page_carries_every_weight_name_and_epoch(teachers: int, students: int, epochs: int) -> None:
     given = history(teachers, students, epochs)
@@ -77,37 +67,31 @@ def test_weight_that_is_not_finite_is_null_in_the_page_and_grey_in_the_picture()
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_stays_text(name: str) -> None:
-    plain = [
-        matrix_page("t", MatrixHistory(("n",), ("n",), (0,), (((1.0,),),))),
-        scatter_page("t", [trial(0, n="v")], ["n"]),
-    ]
-    hostile = [
-        matrix_page(name, MatrixHistory((name,), (name,), (0,), (((1.0,),),))),
-        scatter_page(name, [trial(0, **{name: name})], [name]),
-    ]
-    for expected, page in zip(map(Tags, plain), hostile, strict=True):
-        page.encode()  # no lone surrogate is left
-        assert Tags(page).found == expected.found
-        assert Tags(page).attributes == expected.attributes
-    data = data_of(hostile[0])
+    expected = Tags(matrix_page("t", MatrixHistory(("n",), ("n",), (0,), (((1.0,),),))))
+    page = matrix_page(name, MatrixHistory((name,), (name,), (0,), (((1.0,),),)))
+    page.encode()  # no lone surrogate is left
+    assert Tags(page).found == expected.found
+    assert Tags(page).attributes == expected.attributes
+    data = data_of(page)
     assert data["teacher"] == data["student"] == [name]
     if name.isprintable():
-        assert name in unescape(hostile[0].split("<h1>")[1].split("</h1>")[0])
-        assert name in unescape(hostile[1].split("<figcaption>")[1])
+        assert name in unescape(page.split("<h1>")[1].split("</h1>")[0])
     assert matrix_image(name, [name], [name], [[1.0]], vmax=1).shape == (400, 480, 3)
 
 
-def test_pages_ask_for_nothing_outside_and_are_the_same_twice() -> None:
-    for render in (
-        lambda: matrix_page("trial", history(3, 2)),
-        lambda: scatter_page("study", [trial(0, lr=0.1), trial(1, "stopped", 0.2, lr=0.5)], ["lr"]),
-    ):
-        page = render()
-        assert page == render()
-        assert re.findall(r"(?:https?:)?//\w[^\s'\"]*", page.replace("http://www.w3.org/2000/svg", "")) == []
-        assert not {"link", "iframe", "img", "object", "embed"} & set(Tags(page).found)
-        assert not {"src", "href", "action"} & set(Tags(page).attributes)
-        assert not re.search(r"localStorage|sessionStorage|document\.cookie|fetch\(|@import|url\(", page)
+def test_page_asks_for_nothing_outside_and_is_the_same_twice() -> None:
+    page = matrix_page("trial", history(3, 2))
+    assert page == matrix_page("trial", history(3, 2))
+    assert re.findall(r"(?:https?:)?//\w[^\s'\"]*", page.replace("http://www.w3.org/2000/svg", "")) == []
+    assert not {"link", "iframe", "img", "object", "embed"} & set(Tags(page).found)
+    assert not {"src", "href", "action"} & set(Tags(page).attributes)
+    assert not re.search(r"localStorage|sessionStorage|document\.cookie|fetch\(|@import|url\(", page)
+
+
+def test_table_has_a_row_a_teacher_layer_and_names_that_end_no_cell() -> None:
+    lines = matrix_in_markdown(["conv|1", "fc"], ["a", "b"], ((0.25, 0.0), (0.5, 0.25))).splitlines()
+    assert lines[0] == "| teacher \\ student | `a` | `b` |" and lines[1] == "|---|---|---|"
+    assert lines[2:] == ["| `conv¦1` | 0.250 | 0.000 |", "| `fc` | 0.500 | 0.250 |"]
 
 
 def test_template_is_small() -> None:
@@ -166,59 +150,3 @@ def test_picture_prints_weights_up_to_100_pairs() -> None:
 def test_picture_refuses_what_it_cannot_draw(matrix: list[list[float]], vmax: float) -> None:
     with pytest.raises(ValueError, match="matrix_image got"):
         matrix_image("", ["t"], ["a", "b"], matrix, vmax=vmax)
-
-
-def test_scatter_places_trials_on_log_axis_and_tells_their_numbers() -> None:
-    page = scatter_page(
-        "s", [trial(i, accuracy=a, lr=lr) for i, a, lr in [(0, 0.2, 0.001), (1, 0.9, 0.01), (2, 0.5, 0.1)]], ["lr"]
-    )
-    marks = marks_of(page)
-    assert "log axis" in page
-    assert marks[2][2] - marks[1][2] == pytest.approx(marks[1][2] - marks[0][2], abs=0.2)  # even decades
-    assert marks[1][3] < marks[2][3] < marks[0][3]  # y grows downwards
-    assert marks[1][4] == "trial 1 (completed): lr = 0.01, accuracy 0.9"
-    assert "best completed: trial 1, accuracy 0.9" in page
-
-
-@pytest.mark.parametrize("values", [(0.0, 1.0, 100.0), (-1.0, 5.0, 50.0), (1.0, 2.0, 9.0)], ids=["zero", "negative", "narrow"])
-def test_scatter_axis_is_linear_otherwise(values: tuple[float, ...]) -> None:
-    page = scatter_page("s", [trial(i, x=value) for i, value in enumerate(values)], ["x"])
-    x = [mark[2] for mark in marks_of(page)]
-    assert "log axis" not in page
-    assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx((values[1] - values[0]) / (values[2] - values[0]), abs=0.01)
-
-
-def test_scatter_tells_states_apart_by_marker_and_shows_failures_without_accuracy() -> None:
-    trials = [
-        trial(0, lr=1.0),
-        trial(1, "stopped", 0.9, lr=2.0),
-        trial(2, "failed", None, lr=3.0),
-        trial(3, "failed", float("nan"), lr=3.0),
-    ]
-    page = scatter_page("s", trials, ["lr"])
-    markers = re.findall(r'<li class="(?:completed|stopped|failed)"><svg[^>]*>(<[^>]*>)', page)
-    assert len(set(markers)) == 3
-    assert [page.count(f"</title>{marker}") for marker in markers] == [1, 1, 2]
-    failures = [mark for mark in marks_of(page) if mark[0] == "failed"]
-    assert len(failures) == 2
-    assert all("no accuracy" in mark[4] and mark[3] > 165 for mark in failures)  # below the axis
-    assert "best completed: trial 0" in page  # the stopped trial is higher, and does not count
-
-
-def test_scatter_gives_words_a_slot_and_leaves_out_trials_without_the_setting() -> None:
-    trials = [trial(0, kind="one"), trial(1, kind="two"), trial(2, kind="one"), trial(3), trial(4, flag=True, kind="two")]
-    page = scatter_page("s", trials, ["kind", "flag", "absent"])
-    by_slot = {kind: [mark[2] for mark in marks_of(page) if f"kind = {kind}" in mark[4]] for kind in ("one", "two")}
-    assert len(by_slot["one"]) == len(by_slot["two"]) == 2
-    assert max(by_slot["one"]) < 165 < min(by_slot["two"])  # the middle of the axis
-    assert "1 without a value" in page
-    assert [mark[4] for mark in marks_of(page) if "flag" in mark[4]] == ["trial 4 (completed): flag = True, accuracy 0.5"]
-    assert "5 without a value" in page
-
-
-def test_scatter_of_nothing_of_one_and_of_an_unknown_state() -> None:
-    assert "No trial has ended yet" in scatter_page("s", [], ["lr"])
-    assert marks_of(scatter_page("s", [trial(0)], [])) == []
-    assert len(marks_of(scatter_page("s", [trial(0, accuracy=0.0, lr=0)], ["lr"]))) == 1
-    with pytest.raises(ValueError, match=r"pruned.*completed, stopped, failed"):
-        scatter_page("s", [trial(0, "pruned")], [])

@@ -1,0 +1,64 @@
+"""A comparison in words: what its numbers depend on, what failed, and its table in Markdown."""
+
+from kd_hpo.study.report.escaping import in_markdown
+from kd_hpo.study.report.words import number, p_value, with_spread
+from kd_hpo.study.results.comparison import Comparison
+
+
+def caption(comparison: Comparison, *, table: bool = True) -> list[str]:
+    """What the numbers depend on, a sentence a line.
+
+    table  whether they stand under the columns of Comparison.frame; else its columns are told elsewhere
+    """
+    methods = comparison.methods
+    least, most = (pick((method.steps for method in methods), default=0) for pick in (min, max))
+    each = f"{least}" if least == most else f"{least} to {most}, not the same for all,"
+    best = "best: on test at the best epoch by val; " if table else ""
+    seeds, splits = comparison.seeds, comparison.splits.items()
+    lines = [
+        f"test: accuracy on test after the last epoch; {best}val: on val after the last; "
+        "mean ± sample standard deviation over seeds. rank: by test, mean over seeds; s: seconds a trial.",
+        f"Seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else f"Seed {seeds[0]}.",
+        f"Budget: {each} inner steps a trial ({comparison.epochs} epochs).",
+        "Splits: " + ", ".join(f"{name} {size} images {digest[:8]}" for name, (size, digest) in splits) + ".",
+        f"Teacher: val {comparison.teacher['val']:.4f}, test {comparison.teacher['test']:.4f}.",
+        *(f"Tuning of {', '.join(names)}: {tuning}." for tuning, names in _by_tuning(comparison).items()),
+    ]
+    if assisted := [f"{m.name} (val {number(m.assistant_val, '.4f')})" for m in methods if m.assisted]:
+        lines.append(f"Before its steps an assistant, which then teaches, is trained for {', '.join(assisted)}.")
+    if comparison.control and table:
+        lines.append(
+            f"difference: test less that of {comparison.control.name}, the best control by mean, on the same seeds; "
+            "p: paired t-test, two-sided, not corrected for the number of methods."
+        )
+    elif not comparison.control:
+        lines.append("There is no control to compare with.")
+    return lines
+
+
+def failures(comparison: Comparison) -> list[str]:
+    """A line for each method of which trials have failed, with what the first of them said."""
+    return [
+        f"{method.name}: {len(method.failures)} of {len(comparison.seeds)} trials failed: {method.failures[0]}"
+        for method in comparison.methods
+        if method.failures
+    ]
+
+
+def comparison_in_markdown(comparison: Comparison) -> str:
+    """The table, a row a method, and under it what failed and what the numbers depend on."""
+    lines = ["| method | test | best | val | rank | s | difference | p |", "|---|---|---|---|---|---|---|---|"]
+    for row in comparison.frame().to_dict("records"):
+        accuracies = [with_spread(row[name], row[f"{name}_sd"]) for name in ("test", "test_best", "val")]
+        others = [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
+        others += [number(row["difference"], "+.4f"), p_value(row["p_value"])]
+        lines.append(f"| {row['title']} | {' | '.join(accuracies + others)} |")
+    below = [*map(in_markdown, failures(comparison)), *caption(comparison)]
+    return "\n".join([*lines, "", *(f"{line}  " for line in below)])
+
+
+def _by_tuning(comparison: Comparison) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for method in comparison.methods:
+        found.setdefault(method.tuning, []).append(method.name)
+    return found

@@ -1,0 +1,70 @@
+"""The trials of a comparison: at which settings each method runs, and which trials are left."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kd_hpo.config.load import method_names
+from kd_hpo.config.study import StudyConfig
+from kd_hpo.errors import StudyError
+from kd_hpo.study.design.trials import Searched, acting_paths, compared_ids
+from kd_hpo.study.results.best import best_searched, searched_trials, start_of_seeds
+from kd_hpo.study.results.comparison import Comparison
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
+
+
+def trials_to_compare(study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched]) -> list[TrialSpec]:
+    """Every method once a seed at its settings, those that are left.
+
+    Trials of a method that has no settings, since no trial of its search was completed, are written as failed.
+    """
+    ended, left = ended_ids(folder), list[TrialSpec]()
+    settings = {name: best_settings(study, folder, searched, name) for name in method_names(study)}
+    starts = {name: start_of_seeds(study, folder, name) for name in method_names(study)}
+    for trial, (name, seed) in compared_ids(study).items():
+        if trial in ended:
+            continue
+        spec = TrialSpec(id=trial, kind="compare", method=name, seed=seed, settings=settings[name] or {}, start=starts[name])
+        if settings[name] is None:
+            why = f"no trial of its search was completed, so it has no settings{first_failure(folder, name)}"
+            folder.write_status(TrialStatus(spec=spec, state="failed", message=why))
+        else:
+            left.append(spec)
+    return left
+
+
+def ended_ids(folder: StudyFolder) -> set[str]:
+    """The ids of the trials that have completed or failed."""
+    return {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
+
+
+def best_settings(
+    study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], method: str
+) -> dict[str, Any] | None:
+    """Those of the method's own search; else what acts on it of those that the study's search has found; else the file's.
+
+    Seeds that have ended settle it: one that comes later, or is run again, has the settings of those that it stands beside.
+    None where its own search has completed no trial. Raises StudyError where the study's search has completed none.
+    """
+    for status in folder.statuses():
+        if (status.spec.kind, status.spec.method, status.state) == ("compare", method, "completed"):
+            return status.spec.settings
+    if study.search.trials and best_searched(study, folder, study.search.method) is None:
+        why = first_failure(folder, study.search.method)
+        raise StudyError(f"no trial of the search was completed, so there is nothing to compare or export{why}")
+    if method in searched:
+        best = best_searched(study, folder, method)
+        return best.spec.settings if best else None
+    best = best_searched(study, folder, study.search.method) if study.search.trials else None
+    return {path: best.spec.settings[path] for path in acting_paths(study, method)} if best else {}
+
+
+def first_failure(folder: StudyFolder, method: str) -> str:
+    failed = [status.message for status in searched_trials(folder, method) if status.state == "failed"]
+    return f"; the first failure: {failed[0]}" if failed else ""
+
+
+def require_some_result(comparison: Comparison) -> None:
+    """Raises StudyError where every trial of the comparison has failed."""
+    failures = [message for method in comparison.methods for message in method.failures]
+    if failures and not any(method.by_seed for method in comparison.methods):
+        raise StudyError(f"all {len(failures)} trials of the comparison failed; the first: {failures[0]}")
