@@ -5,12 +5,14 @@ them and on the trials in the journal, not on how often the study was interrupte
 distribution, NSGA-II its generations, QMC its place in the sequence), Optuna keeps in the journal.
 """
 
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
@@ -55,7 +57,9 @@ def sampler_for(settings: Sampler, space: Space, *, seed: int, number: int) -> B
                 warn_independent_sampling=False,
             )
         case QuasiRandom():  # one sequence for all suggestions, so one seed
-            return QmcOfOneSpace(space, qmc_type=settings.sequence, scramble=settings.scramble, seed=mixed(seed))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return QmcOfOneSpace(space, qmc_type=settings.sequence, scramble=settings.scramble, seed=mixed(seed))
         case Nsga2():
             return NSGAIISampler(seed=own_seed, population_size=settings.population)
 
