@@ -9,7 +9,8 @@ from kd_hpo.config.data import Digits, ImageFolder, TorchvisionData
 from kd_hpo.config.explain import Mistake
 from kd_hpo.config.paths import Keys, join_path, split_key
 from kd_hpo.config.read import read_settings, replace_path
-from kd_hpo.config.study import Asha, Choice, IntRange, LogUniformRange, Method, Range, StudyConfig, UniformRange
+from kd_hpo.config.search import WithGrace
+from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Method, Range, StudyConfig, UniformRange
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import brief, not_one_of
 from kd_hpo.errors import ConfigError
@@ -62,7 +63,7 @@ def wrong_splits(study: StudyConfig) -> Iterator[Mistake]:
 
 def wrong_scheduler(study: StudyConfig) -> Iterator[Mistake]:
     scheduler, epochs = study.search.scheduler, study.training.epochs
-    if isinstance(scheduler, Asha) and scheduler.grace_epochs > max(epochs, Asha().grace_epochs):
+    if isinstance(scheduler, WithGrace) and scheduler.grace_epochs > max(epochs, WithGrace().grace_epochs):
         problem = f"is {scheduler.grace_epochs}; it should be at most {epochs}, which is training.epochs: lower both"
         yield _mistake(("search", "scheduler", "grace_epochs"), problem)
 

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from kd_hpo.config.search import Asha, SamplerSetting, SchedulerSetting, Tpe
 from kd_hpo.config.settings import FilePath, Key, Plain, Seed, Settings, WrittenAs
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import without_secrets
@@ -97,19 +98,6 @@ class Choice(Settings):
 Range = Annotated[UniformRange | LogUniformRange | IntRange | Choice, Field(discriminator="kind")]
 
 
-class Asha(Settings):
-    """Stops poor trials early (asynchronous successive halving, Li et al. 2020), by what the search goes by."""
-
-    kind: Literal["asha"] = "asha"
-    grace_epochs: PositiveInt = 3
-    """Which every trial has, or all of its epochs where there are fewer."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-
-
-class NoScheduler(Settings):
-    kind: Literal["none"] = "none"
-
-
 def _log(low: float, high: float) -> LogUniformRange:
     return LogUniformRange(low=low, high=high)
 
@@ -127,7 +115,7 @@ DEFAULT_SPACE: dict[str, Range] = {
 
 
 class Search(Settings):
-    """Optuna's search (TPE) over the outer settings."""
+    """Optuna's search over the outer settings."""
 
     trials: Annotated[NonNegativeInt, Field(le=1_000_000)] = 8
     """0 searches nothing: methods are compared at the settings of the file. The first trial of a search has those, where they
@@ -136,7 +124,11 @@ class Search(Settings):
     """Whose outer settings are searched: one of kd_hpo.config.methods.METHODS, or a name of `compare.methods`."""
     space: Annotated[dict[Key, Range], Field(min_length=1)] = DEFAULT_SPACE
     """Dotted paths of the trial's configuration, and the range that each is chosen from."""
-    scheduler: Annotated[Asha | NoScheduler, Field(discriminator="kind")] = Asha()
+    sampler: SamplerSetting = Tpe()
+    """What chooses from the ranges, by its kind alone or with its own settings: tpe, random, gp, cma-es, qmc or nsga2
+    (kd_hpo.config.search)."""
+    scheduler: SchedulerSetting = Asha()
+    """What ends poor trials early, likewise: asha, hyperband, median, percentile, patient or none."""
     by: Literal["accuracy", "loss"] = "accuracy"
     """What tells a better trial of a search from a worse one: accuracy on `val`, or cross-entropy there, which depends less on
     chance where `val` is small."""

@@ -26,22 +26,44 @@ import psutil  # noqa: E402
 from figures import machine  # noqa: E402
 from recorded import record_of, replayed_study  # noqa: E402
 
-from kd_hpo.config.study import DEFAULT_SPACE, Asha, StudyConfig  # noqa: E402
+from kd_hpo.config.search import Asha, Tpe  # noqa: E402
+from kd_hpo.config.study import DEFAULT_SPACE, StudyConfig  # noqa: E402
 from kd_hpo.study.design.trials import Searched  # noqa: E402
 from kd_hpo.study.matrices.export import export_study  # noqa: E402
-from kd_hpo.study.search.searcher import MethodSearch, StudyAsha, StudySearch, _EndedTrial  # noqa: E402
+from kd_hpo.study.search.journal import journal  # noqa: E402
+from kd_hpo.study.search.method_search import MethodSearch  # noqa: E402
+from kd_hpo.study.search.searcher import StudySearch  # noqa: E402
 from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus  # noqa: E402
 from kd_hpo.study.tracking.sync import TrackerSync  # noqa: E402
-from kd_hpo.trial.result import RESULT, TrialResult  # noqa: E402
+from kd_hpo.trial.result import (  # noqa: E402
+    GOALS,
+    RESULT,
+    TrialResult,
+)
 
 Spent = dict[str, list[float]]
+
+
+def searched(folder: StudyFolder, trials: int, epochs: int) -> StudySearch:
+    """What a driver that starts, or goes on, has Ray ask."""
+    method = MethodSearch(
+        Searched("hetero", trials, DEFAULT_SPACE),
+        folder,
+        journal(folder.optuna),
+        goal=GOALS["accuracy"],
+        sampler=Tpe(),
+        scheduler=Asha(grace_epochs=1),
+        trial_seed=0,
+        sampler_seed=0,
+        epochs=epochs,
+    )
+    return StudySearch([method], folder.optuna)
 
 
 def replay(study: StudyConfig, about: TrialAbout, trials: int, spent: Spent) -> None:
     """ASHA ends some after their first epochs, as it would."""
     folder, epochs = StudyFolder.of(study), study.training.epochs
-    method = MethodSearch(Searched("hetero", trials, DEFAULT_SPACE), folder, trial_seed=0, sampler_seed=0, epochs=epochs)
-    search, scheduler = StudySearch([method]), StudyAsha(Asha(grace_epochs=1), folder, epochs=epochs)
+    search = searched(folder, trials, epochs)
     for number in range(trials):
         clock = [time.perf_counter()]
         took = defaultdict[str, float](float)
@@ -54,9 +76,7 @@ def replay(study: StudyConfig, about: TrialAbout, trials: int, spent: Spent) -> 
         sampled = search.suggest(name)
         done("suggestion (Optuna)")
         spec = TrialSpec.model_validate(sampled["spec"])
-        trial, records = _EndedTrial(name, sampled), []
-        scheduler.on_trial_add(None, trial)
-        done("scheduler (ASHA)")
+        records = []
         folder.write_about(spec.id, about)
         folder.write_status(TrialStatus(spec=spec, state="running"))
         done("files of the trial")
@@ -66,11 +86,9 @@ def replay(study: StudyConfig, about: TrialAbout, trials: int, spent: Spent) -> 
             folder.write_records(spec.id, records)
             done("files of the trial")
             result = {"epoch": epoch, **records[-1].metrics}
-            search.on_trial_result(name, result)
-            done("reports (Optuna)")
-            verdict = scheduler.on_trial_result(None, trial, result)
-            done("scheduler (ASHA)")
-            if verdict == "STOP":
+            poor = search.is_poor(name, result)
+            done("reports and verdicts (Optuna, ASHA)")
+            if poor:
                 break
         state = "completed" if len(records) == epochs else "stopped"
         if state == "completed":
@@ -78,9 +96,7 @@ def replay(study: StudyConfig, about: TrialAbout, trials: int, spent: Spent) -> 
         folder.write_status(TrialStatus(spec=spec, state=state, duration_s=1.0))
         done("files of the trial")
         search.on_trial_complete(name, result)
-        done("reports (Optuna)")
-        scheduler.on_trial_remove(None, trial)
-        done("scheduler (ASHA)")
+        done("reports and verdicts (Optuna, ASHA)")
         for what, seconds in took.items():
             spent[what].append(seconds)
 
@@ -138,7 +154,7 @@ def main() -> None:
             ("all statuses are read", folder.statuses),
             ("the mirror looks for changes", lambda: [folder.changed(s.spec.id) for s in folder.statuses()]),
             ("export of the best", lambda: export_study(study, folder, folder.export, top=1)),
-            ("a start that goes on", lambda: StudyAsha(Asha(grace_epochs=1), folder, epochs=given.epochs)),
+            ("a start that goes on", lambda: searched(folder, given.trials, given.epochs)),
         ):
             started = time.perf_counter()
             call()

@@ -32,7 +32,7 @@ import requests  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 
 from kd_hpo.config.study import StudyConfig  # noqa: E402
-from kd_hpo.study.search.searcher import known_trials  # noqa: E402
+from kd_hpo.study.search.journal import known_trials  # noqa: E402
 from kd_hpo.study.store.folder import StudyFolder  # noqa: E402
 from kd_hpo.study.tracking.runs import all_runs, open_experiment  # noqa: E402
 from kd_hpo.trial.result import METRIC  # noqa: E402

@@ -11,7 +11,7 @@ from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.results.comparison import Comparison, MethodScores, Scores
 from kd_hpo.study.run.worker import about_trial
-from kd_hpo.study.search.searcher import journal
+from kd_hpo.study.search.journal import journal
 from kd_hpo.study.store.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.runs import open_experiment, write_summary
 from kd_hpo.study.tracking.sync import TrackerSync

@@ -28,7 +28,7 @@ from kd_hpo.errors import ConfigError, KdHpoError
 from kd_hpo.nets.weights import load_weights, save_weights, weights_digest
 from kd_hpo.study.design.study_file import load_study
 from kd_hpo.study.matrices.apply import applied_config
-from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.checkpoint import load_checkpoint
@@ -482,7 +482,7 @@ def test_any_damage_of_a_journal(study: StudyFolder, journal: bytes, at: float, 
 def journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     import optuna
 
-    from kd_hpo.study.search.searcher import journal as journal_in
+    from kd_hpo.study.search.journal import journal as journal_in
 
     path = tmp_path_factory.mktemp("journal") / "optuna.log"
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -21,7 +21,7 @@ from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, ExportErro
 from kd_hpo.nets.weights import load_weights
 from kd_hpo.study.design.study_file import load_study
 from kd_hpo.study.matrices.apply import applied_config, matrix_of_rank
-from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.checkpoint import load_checkpoint

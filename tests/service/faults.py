@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from kd_hpo.study.design.trials import trial_config
-from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, open_experiment, tracking_uri

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from kd_hpo import compare
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.results.comparison import COLUMNS
-from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, tracking_uri
 from tests.conftest import digits_study

@@ -26,7 +26,7 @@ from kd_hpo.errors import StudyError
 from kd_hpo.study.matrices.apply import apply_matrix
 from kd_hpo.study.report.summary import Summary
 from kd_hpo.study.run.driver import run_study
-from kd_hpo.study.search.searcher import known_trials
+from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.export_file import SCHEMA, load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, tracking_uri

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kd_hpo.core.tasks import Classification
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import load_digits
 from kd_hpo.trial.evaluate import score
@@ -49,24 +50,24 @@ def test_loss_is_the_mean_cross_entropy_and_accuracy_the_share_that_is_right(
     batches: ImageBatches, network: nn.Sequential, images: np.ndarray
 ) -> None:
     loss, accuracy = by_hand(batches, network, images)
-    found = score(network, batches, images)
+    found = score(network, Classification(10), batches, images)
     assert found.loss == pytest.approx(loss, rel=1e-4)
-    assert found.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert found.value == pytest.approx(accuracy, abs=1e-9)
 
 
 def test_these_images_can_be_told_from_others(batches: ImageBatches, network: nn.Sequential) -> None:
-    some, others = score(network, batches, SOME), score(network, batches, OTHERS)
-    assert 0.1 < some.accuracy < 1 and some.accuracy != others.accuracy and some.loss != others.loss
+    some, others = score(network, Classification(10), batches, SOME), score(network, Classification(10), batches, OTHERS)
+    assert 0.1 < some.value < 1 and some.accuracy != others.accuracy and some.loss != others.loss
 
 
 def test_a_network_is_scored_in_eval_mode_and_left_as_it_was(batches: ImageBatches, network: nn.Sequential) -> None:
     """Dropout would make nine of ten logits 0, another nine each time."""
     network.train()
     network[1].eval()
-    scores = [score(network, batches, SOME) for _ in range(2)]
+    scores = [score(network, Classification(10), batches, SOME) for _ in range(2)]
     assert [module.training for module in network] == [True, False, True]
     network.eval()
-    assert scores == [score(network, batches, SOME)] * 2
+    assert scores == [score(network, Classification(10), batches, SOME)] * 2
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
@@ -81,4 +82,4 @@ def test_of_logits_and_features_the_logits_count(batches: ImageBatches, network:
             return self.of(x), {"x": x}
 
     network.eval()
-    assert score(WithFeatures(network), batches, SOME) == score(network, batches, SOME)
+    assert score(WithFeatures(network), Classification(10), batches, SOME) == score(network, Classification(10), batches, SOME)

@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kd_hpo.config.study import Asha
+from kd_hpo.config.search import NoScheduler
 from kd_hpo.config.trial import Network
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import ConfigError
@@ -129,9 +129,10 @@ class Report:
         trials = sum(count.planned for count in self.findings.standing.search.values())
         if not trials:
             return "none: every method at the settings of the file"
-        stopping = "ASHA stops poor ones" if isinstance(study.search.scheduler, Asha) else "none is stopped early"
+        sampler, scheduler = study.search.sampler, study.search.scheduler
+        stopping = "none is stopped early" if isinstance(scheduler, NoScheduler) else f"{scheduler.title} stops poor ones"
         methods = len(self.findings.standing.search)
-        return f"{trials} trials for {methods} method{'s' * (methods > 1)} by Optuna (TPE); {stopping}"
+        return f"{trials} trials for {methods} method{'s' * (methods > 1)} by Optuna ({sampler.title}); {stopping}"
 
     def _some_result(self) -> TrialResult | None:
         """Of any completed trial: what all share."""

@@ -7,12 +7,12 @@ from tempfile import mkdtemp
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
+from ray.tune.stopper import CombinedStopper
 from rich.console import Console
 from rich.text import Text
 
-from kd_hpo.config.study import Asha, StudyConfig
+from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import StudyError
 from kd_hpo.study.cluster.connection import check_cluster, ray_running, resources_of_trial, slots
@@ -34,7 +34,10 @@ from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
 from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.run.worker import execute
-from kd_hpo.study.search.searcher import MethodSearch, StudyAsha, StudySearch, known_trials, mend_journal
+from kd_hpo.study.search.journal import journal, known_trials, mend_journal
+from kd_hpo.study.search.method_search import MethodSearch
+from kd_hpo.study.search.samplers import require_sampler
+from kd_hpo.study.search.searcher import PruningStopper, StudySearch
 from kd_hpo.study.status_line import status_line
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.study.tracking.best_student import export_best_student
@@ -67,6 +70,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
     folder = StudyFolder.of(study)
     refuse_other_settings(study, folder)
     check_methods(study)
+    require_sampler(study.search.sampler)
     with status_line(console, each_time=verbose) as progress:
         plan = check_pairs(study, *load_data(study.trial(), folder.cache, progress))
         searched = searches(study, plan.shape)
@@ -152,31 +156,30 @@ def search(
 ) -> None:
     """Optuna's trials over the outer settings of every method that is searched, those that are left."""
 
-    judged = partial(judged_records, study, folder)
+    if not searches_left(folder, searched):
+        return
+    storage = journal(folder.optuna)
 
     def of_method(one: Searched) -> MethodSearch:
-        start = partial(start_of_lambda, study, folder, one.method)
         return MethodSearch(
             one,
             folder,
+            storage,
             goal=GOALS[study.search.by],
+            sampler=study.search.sampler,
+            scheduler=study.search.scheduler,
             trial_seed=study.seed,
             sampler_seed=study.search.seed,
             epochs=study.training.epochs,
-            start=start,
-            judged=judged,
+            start=partial(start_of_lambda, study, folder, one.method),
+            judged=partial(judged_records, study, folder),
         )
 
     searches_of_all = [of_method(one) for one in searched.values()]
-    left = sum(one.left for one in searches_of_all)
-    if not left:
+    if not (left := sum(one.left for one in searches_of_all)):
         return
-    scheduler: TrialScheduler = FIFOScheduler()
-    if isinstance(study.search.scheduler, Asha):
-        goal, epochs = GOALS[study.search.by], study.training.epochs
-        scheduler = StudyAsha(study.search.scheduler, folder, goal=goal, epochs=epochs, judged=judged)
     with board("search", left) as told:
-        run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, told.halt), scheduler, {})
+        run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, folder.optuna, told.halt), {})
     if lost := searches_left(folder, searched):
         total = sum(search.trials for search in searched.values())
         raise Interrupted(f"the search was stopped with {lost} of {total} trials to go")
@@ -197,7 +200,7 @@ def compare_methods(
         space = {"spec": tune.grid_search([spec.model_dump(mode="json") for spec in left])}
         # Not TuneConfig's max_concurrent_trials, which this generator does not heed.
         searcher = BasicVariantGenerator(max_concurrent=study.resources.concurrent_trials or 0)
-        run_trials(study, folder, worker, told, 1, searcher, FIFOScheduler(), space)
+        run_trials(study, folder, worker, told, 1, searcher, space)
     if lost := set(compared_ids(study)) - ended_ids(folder):
         raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(compared_ids(study))} trials to go")
 
@@ -208,12 +211,12 @@ def run_trials(
     worker: Callable[..., None],
     board: ProgressReporter,
     samples: int,
-    searcher: Searcher | BasicVariantGenerator,
-    scheduler: TrialScheduler,
+    searcher: StudySearch | BasicVariantGenerator,
     space: dict[str, Any],
 ) -> None:
-    resources = study.resources
+    resources, stopper = study.resources, board.halt
     if isinstance(searcher, StudySearch):
+        stopper = CombinedStopper(board.halt, PruningStopper(searcher))
         searcher = ConcurrencyLimiter(searcher, max_concurrent=resources.concurrent_trials or slots(study))
     tuner = tune.Tuner(
         tune.with_resources(partial(in_worker, worker=worker, study=study.name), resources_of_trial(study)),
@@ -221,7 +224,6 @@ def run_trials(
         tune_config=tune.TuneConfig(
             num_samples=samples,
             search_alg=searcher,
-            scheduler=scheduler,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -229,7 +231,7 @@ def run_trials(
             storage_path=mkdtemp(dir=made(folder.ray)),
             verbose=0,
             callbacks=[board.keeper, board, StudyMetrics(study.name, folder)],
-            stop=board.halt,
+            stop=stopper,
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         ),
     )

@@ -17,7 +17,7 @@ from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.words import shorten
 from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.run.status_keeper import StatusKeeper, id_of
-from kd_hpo.study.search.searcher import EPOCH
+from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.result import METRIC
 

@@ -1,7 +1,7 @@
 """Runs failed trials again, from their start: what they were goes aside, and they are as if they had not ended."""
 
 from kd_hpo.study.design.trials import Searched
-from kd_hpo.study.search.searcher import ask_again
+from kd_hpo.study.search.journal import ask_again
 from kd_hpo.study.store.folder import StudyFolder
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ray.tune import Callback
 
 from kd_hpo.study.cluster.stopper import StudyStopper
-from kd_hpo.study.search.searcher import EPOCH
+from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.store.lease import Lease
 from kd_hpo.trial.result import METRIC

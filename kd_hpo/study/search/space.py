@@ -1,24 +1,46 @@
-"""Typed ranges of a study file as Ray Tune's: the one place that knows both."""
+"""Typed ranges of a study file as Optuna's distributions: the one place that knows both."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from ray import tune
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Range, UniformRange
 
 
-def ray_space(space: dict[str, Range]) -> dict[str, Any]:
-    """Dotted paths to Ray's domains; the paths stay flat keys, since `.` is no separator for Ray."""
-    return {dotted: _domain(chosen) for dotted, chosen in space.items()}
+def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
+    """Of each dotted path, in the order of the space: the order in which Optuna draws."""
+    return {dotted: _distribution(chosen) for dotted, chosen in space.items()}
 
 
-def _domain(chosen: Range) -> Any:
+def _distribution(chosen: Range) -> BaseDistribution:
     match chosen:
         case UniformRange(low=low, high=high):
-            return tune.uniform(low, high)
+            return FloatDistribution(low, high)
         case LogUniformRange(low=low, high=high):
-            return tune.loguniform(low, high)
+            return FloatDistribution(low, high, log=True)
         case IntRange(low=low, high=high):
-            return tune.randint(int(low), int(high) + 1)
+            return IntDistribution(int(low), int(high))
         case Choice(values=values):
-            return tune.choice(list(values))
+            return CategoricalDistribution(values)
+
+
+def gives(chosen: Range, value: Any) -> bool:
+    """Whether the value is one that the range can give."""
+    if isinstance(chosen, Choice):
+        return value in chosen.values
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and chosen.low <= value <= chosen.high and not (isinstance(chosen, IntRange) and value % 1)
+
+
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    """What the journal has for the trial, or else what the study's sampler chooses."""
+    match distribution:
+        case FloatDistribution(low=low, high=high, log=log):
+            return trial.suggest_float(name, low, high, log=log)
+        case IntDistribution(low=low, high=high):
+            return trial.suggest_int(name, low, high)
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(name, choices)
+    raise TypeError(f"{name} has the distribution {distribution}")

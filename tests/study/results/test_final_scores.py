@@ -71,7 +71,7 @@ def test_the_teacher_is_scored_on_test(prepared: Prepared) -> None:
     on = prepared.splits
     test, val = (accuracy_by_hand(prepared.teacher.weights, images, on.train) for images in (on.test, on.val))
     assert 0 < test < 1
-    assert (score_on_test(prepared.teacher.network, prepared), prepared.teacher.val.accuracy) == (test, val)
+    assert (score_on_test(prepared.teacher.network, prepared), prepared.teacher.val.value) == (test, val)
 
 
 def test_what_is_printed_is_what_the_saved_weights_reach_on_test(trained: StudyConfig, prepared: Prepared) -> None:

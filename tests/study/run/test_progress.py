@@ -10,7 +10,7 @@ from rich.console import Console
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.status_keeper import StatusKeeper
-from kd_hpo.study.search.searcher import EPOCH
+from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.result import METRIC
 from tests.study.helpers import record

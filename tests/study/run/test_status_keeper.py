@@ -8,7 +8,7 @@ import pytest
 
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.run.status_keeper import StatusKeeper
-from kd_hpo.study.search.searcher import EPOCH
+from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import State, StudyFolder, TrialStatus
 from kd_hpo.study.store.lease import Lease, Superseded
 from kd_hpo.trial.result import METRIC

@@ -1,0 +1,86 @@
+"""Optuna's journal of a study: one file for the searches of all methods, each a study of Optuna's under the method's name."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from kd_hpo.config.wording import cut, one_line
+from kd_hpo.errors import StudyError
+from kd_hpo.study.store.folder import StudyFolder
+
+_AGAIN = "again"
+"""Marks a trial of the journal as a new run of an earlier one, whose number it holds."""
+
+
+def journal(path: Path) -> JournalStorage:
+    """Raises StudyError for a file that is no journal of Optuna's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))  # reads it
+    except Exception as error:  # for broken lines Optuna raises nearly any type
+        said = cut(one_line(f"{type(error).__name__}: {error}"))
+        raise StudyError(
+            f"{path} is broken ({said}), so the study's search is lost; its trials are in {path.parent / 'trials'}. "
+            "Start the study under another name (--set name=...)"
+        ) from error
+
+
+def mend_journal(folder: StudyFolder) -> None:
+    """Takes away what a driver left that died while it wrote, or whose disk was full: half a line, which the next one would
+    be written behind, and the lock of the file. Only the study's driver may do so."""
+    Path(f"{folder.optuna}.lock").unlink(missing_ok=True)
+    if folder.optuna.is_file():
+        whole = folder.optuna.read_bytes().rfind(b"\n") + 1
+        os.truncate(folder.optuna, whole)
+
+
+def known_trials(folder: StudyFolder, method: str) -> list[FrozenTrial]:
+    """The method's trials in the study's journal, finished or not; of one that is run again, the latest run.
+
+    None where there is no journal yet.
+    """
+    if not folder.optuna.is_file():
+        return []
+    storage = journal(folder.optuna)
+    names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+    return latest_runs(optuna.load_study(study_name=method, storage=storage).trials) if method in names else []
+
+
+def latest_runs(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Without the failed runs of trials that were run again."""
+    return list({number_in_folder(trial): trial for trial in trials}.values())
+
+
+def ask_again(folder: StudyFolder, method: str) -> list[str]:
+    """Puts the method's failed trials before those that are still to be suggested, with the settings that they had.
+
+    What they left is set aside before, so that they start anew: a driver that dies in between finds them failed still.
+    """
+
+    def has_failed(trial: FrozenTrial) -> bool:
+        if trial.state != TrialState.RUNNING:
+            return bool(trial.state == TrialState.FAIL)
+        status = folder.status(searched_id(method, number_in_folder(trial)))  # the driver may have died before it told Optuna
+        return status is not None and status.state == "failed"
+
+    failed = [trial for trial in known_trials(folder, method) if has_failed(trial)]
+    names = [searched_id(method, number_in_folder(trial)) for trial in failed]
+    for name, trial in zip(names, failed, strict=True):
+        folder.set_aside(name)
+        study = optuna.load_study(study_name=method, storage=journal(folder.optuna))
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        study.enqueue_trial(trial.params, user_attrs={_AGAIN: number_in_folder(trial)})
+    return names
+
+
+def number_in_folder(trial: Trial | FrozenTrial) -> int:
+    return int(trial.user_attrs.get(_AGAIN, trial.number))
+
+
+def searched_id(method: str, number: int) -> str:
+    return f"{method}-t{number:03d}"

@@ -1,0 +1,178 @@
+"""The search of one method: what it suggests, what it is told, and whom it stops, all of which stands in the journal."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from kd_hpo.config.search import Sampler, Scheduler
+from kd_hpo.config.weightings import Matrix
+from kd_hpo.study.design.trials import Searched
+from kd_hpo.study.search.journal import latest_runs, number_in_folder, searched_id
+from kd_hpo.study.search.pruners import pruner_for
+from kd_hpo.study.search.samplers import sampler_for
+from kd_hpo.study.search.space import distributions, gives, suggest
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec
+from kd_hpo.trial.result import EpochRecord, Goal
+
+EPOCH = "epoch"
+_STOPPED = "stopped"
+"""Holds the epoch at which the scheduler has decided to stop a trial, which may not have come to pass."""
+
+
+@dataclass
+class Asked:
+    """A trial that was suggested, or goes on, and has not ended."""
+
+    trial: Trial
+    spec: TrialSpec
+    epochs: set[int]
+    """Of which Optuna has been told."""
+    stopped: int | None
+    """The epoch at which it is to be stopped, once that is decided."""
+
+
+class MethodSearch:
+    """Suggests trials of one method and stops poor ones; continues from the study's folder.
+
+    A trial is known by its number in the method's study of Optuna's journal. Trials that were running when the driver died
+    are suggested again first, under the same number, so that they go on from their checkpoints; new ones are asked for after
+    them. What a new one is depends on its number, the seed and the trials that have ended, not on how often the study was
+    interrupted. A trial that has failed may be run again: in the journal under a new number, in the folder under its old one.
+
+    goal          what is told of a trial, and which way is better
+    sampler       chooses from the ranges
+    scheduler     stops trials; each epoch is judged once, when it is first told of
+    trial_seed    of every trial
+    sampler_seed  of what is suggested
+    epochs        of a trial that is not stopped
+    start         what lambda of a trial that is suggested now starts from, if anything
+    judged        a trial's epochs on disk, those that are told of
+    """
+
+    def __init__(
+        self,
+        search: Searched,
+        folder: StudyFolder,
+        storage: JournalStorage,
+        *,
+        goal: Goal,
+        sampler: Sampler,
+        scheduler: Scheduler,
+        trial_seed: int,
+        sampler_seed: int,
+        epochs: int,
+        start: Callable[[], Matrix | None] = lambda: None,
+        judged: Callable[[TrialSpec], list[EpochRecord]] | None = None,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
+        self._goal, self._start, self._storage, self._sampler = goal, start, storage, sampler
+        self._judged = judged or (lambda spec: folder.records(spec.id))
+        self._space, self._sampler_seed = distributions(search.space), sampler_seed
+        self._first = {path: value for path, value in search.first.items() if gives(search.space[path], value)}
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=search.method,
+            direction="maximize" if goal.mode == "max" else "minimize",
+            sampler=sampler_for(sampler, self._space, seed=sampler_seed, number=0),
+            pruner=pruner_for(scheduler, epochs=epochs),
+            load_if_exists=True,
+        )
+        # HyperBand makes its brackets when it is first asked about a trial, and a sampler looks into them before that.
+        self._study.pruner.prune(self._study, create_trial(state=TrialState.RUNNING))
+        self._catch_up()
+        trials = self._study.get_trials(deepcopy=False)
+        self.left = max(search.trials - sum(trial.state.is_finished() for trial in latest_runs(trials)), 0)
+        self._unfinished = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+
+    # ---- a trial's life
+
+    def ask(self) -> Asked:
+        """The next trial."""
+        if self._unfinished:
+            return self._asked(self._running(self._unfinished.pop(0)))
+        trials = self._study.get_trials(deepcopy=False)
+        if not trials and self._first:
+            self._study.enqueue_trial(self._first)
+        self._sample_for(sum(trial.state != TrialState.WAITING for trial in trials))
+        return self._asked(self._study.ask(fixed_distributions=self._space))
+
+    def judge(self, asked: Asked, result: Mapping[str, Any]) -> bool:
+        """Tells Optuna of an epoch; whether the trial is to be stopped after it.
+
+        An epoch that is told again, by a trial that goes on from a checkpoint, is not judged again: the trial would meet
+        others there that came later. What was decided then holds.
+        """
+        epoch = result.get(EPOCH, 0)
+        if self._report(asked, result.get(self._goal.metric), epoch) and epoch < self._epochs and asked.trial.should_prune():
+            asked.stopped = epoch
+            asked.trial.set_user_attr(_STOPPED, epoch)
+        return asked.stopped is not None and epoch >= asked.stopped
+
+    def end(self, asked: Asked, result: Mapping[str, Any], *, failed: bool) -> None:
+        """Tells Optuna of a trial's end.
+
+        result  of its last epoch; empty where it had none
+        """
+        status = self._folder.status(asked.spec.id)
+        failed = failed or (status is not None and status.state == "failed")  # Ray knows of no error that the trial caught
+        self._tell(asked.trial.number, result.get(self._goal.metric), result.get(EPOCH, 0), failed=failed)
+
+    # ---- how it is said in Optuna
+
+    def _running(self, number: int) -> Trial:
+        """The trial that an earlier driver asked for, with what that did not live to write of its settings."""
+        self._sample_for(number)
+        study_id = self._storage.get_study_id_from_name(self._method)
+        trial = Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        for name, distribution in self._space.items():
+            suggest(trial, name, distribution)
+        return trial
+
+    def _sample_for(self, number: int) -> None:
+        self._study.sampler = sampler_for(self._sampler, self._space, seed=self._sampler_seed, number=number)
+
+    def _asked(self, trial: Trial) -> Asked:
+        frozen = self._study.get_trials(deepcopy=False)[trial.number]
+        return Asked(trial, self._spec(frozen), set(frozen.intermediate_values), frozen.user_attrs.get(_STOPPED))
+
+    def _spec(self, trial: FrozenTrial) -> TrialSpec:
+        name = searched_id(self._method, number_in_folder(trial))
+        begun = self._folder.status(name)
+        start = begun.spec.start if begun else self._start()  # one that goes on is the same trial, whatever was learned since
+        settings = {path: trial.params[path] for path in self._space}
+        return TrialSpec(id=name, kind="search", method=self._method, seed=self._trial_seed, settings=settings, start=start)
+
+    def _report(self, asked: Asked, value: float | None, epoch: int) -> bool:
+        """Whether it was new."""
+        if value is None or not math.isfinite(value) or epoch in asked.epochs:
+            return False
+        asked.epochs.add(epoch)
+        asked.trial.report(value, epoch)
+        return True
+
+    def _tell(self, number: int, value: float | None, epoch: int, *, failed: bool) -> None:
+        if failed or value is None or not math.isfinite(value):
+            self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        elif epoch < self._epochs:  # the value stands among the intermediate ones
+            self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+        else:
+            self._study.tell(number, value, skip_if_finished=True)
+
+    def _catch_up(self) -> None:
+        """Tells Optuna of trials whose end is on disk, but which the driver died before it could tell of."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            status = self._folder.status(searched_id(self._method, number_in_folder(trial)))
+            if status is None or status.state == "running":
+                continue
+            asked, records = self._asked(self._running(trial.number)), self._judged(status.spec)
+            for record in records:
+                if self._report(asked, record.metrics[self._goal.metric], record.epoch):
+                    asked.trial.should_prune()  # for what a pruner remembers of it; the trial has ended whatever it says
+            last = {EPOCH: records[-1].epoch, **records[-1].metrics} if records else {}
+            self.end(asked, last, failed=status.state == "failed")

@@ -1,0 +1,96 @@
+"""Optuna's samplers by the name that a study gives them.
+
+Each is made anew for every suggestion, from the search's seed and the number of the suggestion: what it suggests depends on
+them and on the trials in the journal, not on how often the study was interrupted. What a sampler has to remember (CMA-ES its
+distribution, NSGA-II its generations, QMC its place in the sequence), Optuna keeps in the journal.
+"""
+
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from kd_hpo.config.search import CmaEs, GaussianProcess, Nsga2, QuasiRandom, RandomDraws, Sampler, Tpe
+from kd_hpo.errors import StudyError
+
+Space = Mapping[str, BaseDistribution]
+_NEEDS = {"cma-es": "cmaes"}
+"""Packages beside Optuna, which imports them when it suggests."""
+
+
+def require_sampler(settings: Sampler) -> None:
+    """Raises StudyError where a package is missing that the sampler needs."""
+    package = _NEEDS.get(settings.kind)
+    if package and find_spec(package) is None:
+        raise StudyError(
+            f"search.sampler {settings.kind!r} needs the package {package!r}, which is not installed here; "
+            f"pip install {package}, or choose another sampler (--set search.sampler=tpe)"
+        )
+
+
+def sampler_for(settings: Sampler, space: Space, *, seed: int, number: int) -> BaseSampler:
+    """The sampler of one suggestion.
+
+    space   of all trials of the search, in the order in which they are drawn
+    seed    of the search
+    number  of suggestions before this one
+    """
+    own_seed = mixed(seed, number)
+    match settings:
+        case Tpe():
+            return TpeOfOneSpace(space, n_startup_trials=settings.startup_trials, seed=own_seed)
+        case RandomDraws():
+            return RandomSampler(seed=own_seed)
+        case GaussianProcess():
+            return GPSampler(seed=own_seed, n_startup_trials=settings.startup_trials, warn_independent_sampling=False)
+        case CmaEs():
+            return CmaEsSampler(
+                seed=own_seed,
+                n_startup_trials=settings.startup_trials,
+                popsize=settings.population,
+                warn_independent_sampling=False,
+            )
+        case QuasiRandom():  # one sequence for all suggestions, so one seed
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return QmcOfOneSpace(space, qmc_type=settings.sequence, scramble=settings.scramble, seed=mixed(seed))
+        case Nsga2():
+            return NSGAIISampler(seed=own_seed, population_size=settings.population)
+
+
+class TpeOfOneSpace(TPESampler):
+    """Optuna's TPE, told the space that all its trials share: it would look for that in every trial, at each suggestion."""
+
+    def __init__(self, space: Space, *, n_startup_trials: int = 10, seed: int) -> None:
+        super().__init__(n_startup_trials=n_startup_trials, seed=seed)
+        self._of_all = chosen_from(space)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {name: self._of_all[name] for name in sorted(self._of_all)}
+
+
+class QmcOfOneSpace(QMCSampler):
+    """Optuna's QMC, told the space: it would draw the first trials at random, until one of them shows what that is."""
+
+    def __init__(self, space: Space, *, qmc_type: str, scramble: bool, seed: int) -> None:
+        super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed)
+        self._of_all = chosen_from(space)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._of_all)
+
+
+def chosen_from(space: Space) -> dict[str, BaseDistribution]:
+    """Without what has one value."""
+    return {name: distribution for name, distribution in space.items() if not distribution.single()}
+
+
+def mixed(*numbers: int) -> int:
+    """A seed for each tuple of numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
