@@ -18,8 +18,12 @@ from kd_hpo.files import only_one_process, reserve
 FORMAT = 1
 """Raise it when the pixels of the same source change: every cache of an older format is then built again."""
 
-Progress = Callable[[int, int], None]
-"""Called now and then while images are decoded, with (done, total)."""
+Progress = Callable[[str], None]
+"""Told in words what is being done."""
+
+
+def decoded(done: int, total: int) -> str:
+    return f"decoding images: {done} of {total}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from kd_hpo.errors import DataError, KdHpoError
 
 
 def load_callable(
-    cache: Path, reference: str, arguments: Mapping[str, Any], size: int | None = None, *, progress: Progress | None = None
+    cache: Path, callable: str, arguments: Mapping[str, Any], size: int | None = None, *, progress: Progress = lambda _: None
 ) -> ImageSet:
     """The data set that `package.module:callable` returns when called with the arguments, or the tuple of two: train, test.
 
@@ -28,6 +28,7 @@ def load_callable(
     set that comes out otherwise when it is called again.
     """
     require_size(size)
+    reference = callable
     called = import_callable(reference)
 
     def call() -> Items:

@@ -12,6 +12,7 @@ from PIL import Image
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, open_or_build
 from kd_hpo.data.items import few, write_images
 from kd_hpo.data.pixels import read_file, require_size
+from kd_hpo.data.remote import on_disk
 from kd_hpo.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -20,9 +21,10 @@ SMALL = 4096  # bytes a file on average: below it the interpreter lock is the li
 MANY = 4096  # images: below it processes take longer to start than they save
 
 
-def load_image_folder(cache: Path, path: Path, size: int | None = None, *, progress: Progress | None = None) -> ImageSet:
+def load_image_folder(cache: Path, path: Path | str, size: int | None = None, *, progress: Progress = lambda _: None) -> ImageSet:
     """Images as path/<class>/*.png, or path/train/<class>/*.png with a test half in path/test/<class>/*.png.
 
+    path  a folder, or `s3://BUCKET/PREFIX`, which is fetched into the cache
     size  None keeps the images as they are, all of one size; a number resizes the shorter side to it and crops the centre
     Images are upright (EXIF), 8 bits, the first frame, without alpha: all grey (C = 1), or all RGB (C = 3) if any has colour.
     Classes are the sorted folder names; images lie sorted by name, train before test. Hidden files are skipped.
@@ -30,7 +32,7 @@ def load_image_folder(cache: Path, path: Path, size: int | None = None, *, progr
     Raises DataError for a folder that is no such tree, for images that cannot be read and for sizes that differ.
     """
     require_size(size)
-    path = path.expanduser().absolute()
+    path = on_disk(path, cache, folder=True, only=SUFFIXES, progress=progress).expanduser().absolute()
     try:
         tree = _list_tree(path)
     except OSError as error:

@@ -13,7 +13,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from PIL import Image, UnidentifiedImageError
 
-from kd_hpo.data.cache import Labelling, Progress, new_images
+from kd_hpo.data.cache import Labelling, Progress, decoded, new_images
 from kd_hpo.data.pixels import Unreadable, as_image, fitted
 from kd_hpo.errors import DataError
 
@@ -46,7 +46,7 @@ Part = Callable[[int, int], Images]
 """(start, stop) -> those images alone, to be sent to another process."""
 
 
-def write_images(images: Images, folder: Path, progress: Progress | None, *, threads: int = 1, part: Part | None = None) -> None:
+def write_images(images: Images, folder: Path, progress: Progress, *, threads: int = 1, part: Part | None = None) -> None:
     """Writes them to an array from `new_images`: all grey (C = 1), or all RGB (C = 3) if any has colour.
 
     part  given, as many processes as threads read them instead
@@ -64,7 +64,7 @@ def _write_as(
     size: tuple[int, int],
     images: Images,
     folder: Path,
-    progress: Progress | None,
+    progress: Progress,
     threads: int,
     part: Part | None,
 ) -> None:
@@ -88,8 +88,7 @@ def _write_as(
     try:
         for done, problems in enumerate(results, 1):
             broken += problems
-            if progress is not None:
-                progress(min(done * chunk, total), total)
+            progress(decoded(min(done * chunk, total), total))
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)

@@ -71,7 +71,7 @@ ARCHIVES = (".gz", ".tar", ".tgz", ".zip")  # they may be deleted once they are 
 
 
 def load_torchvision(
-    cache: Path, name: str, root: Path, download: bool = False, size: int | None = None, *, progress: Progress | None = None
+    cache: Path, name: str, root: Path, download: bool = False, size: int | None = None, *, progress: Progress = lambda _: None
 ) -> ImageSet:
     """A torchvision data set, train half first, then its test half where it has one.
 

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd_hpo.config.data import CallableData, Data, Digits, ImageFolder, SplitSizes, TorchvisionData
+from kd_hpo.config.data import DataKind, SplitSizes
 from kd_hpo.config.pairs import NoPairs, OwnLoss, Pairs, Uniform
 from kd_hpo.config.trial import Network, Teacher, Training, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import PairPlan, pair_plan
 from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.batches import ImageBatches
-from kd_hpo.data.datasets import DATASETS, ImageSet
-from kd_hpo.data.image_folder import SUFFIXES
+from kd_hpo.data.datasets import ImageSet, read_data
 from kd_hpo.data.remote import on_disk
 from kd_hpo.data.splits import Splits, make_splits
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
@@ -167,20 +166,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load_images(data: Data, cache: Path, progress: Progress) -> ImageSet:
-    def counted(done: int, total: int) -> None:
-        progress(f"decoding images: {done} of {total}")
-
-    match data:
-        case Digits():
-            return DATASETS["digits"](cache)
-        case ImageFolder(path=path, size=size):
-            path = on_disk(path, cache, folder=True, only=SUFFIXES, progress=progress)
-            return DATASETS["image_folder"](cache, path, size=size, progress=counted)
-        case TorchvisionData(name=name, root=root, download=download, size=size):
-            return DATASETS["torchvision"](cache, name, root, download=download, size=size, progress=counted)
-        case CallableData(callable=reference, arguments=arguments, size=size):
-            return DATASETS["callable"](cache, reference, arguments, size=size, progress=counted)
+def load_images(data: DataKind, cache: Path, progress: Progress) -> ImageSet:
+    return read_data(data.kind, {name: getattr(data, name) for name in type(data).model_fields}, cache, progress)
 
 
 def split(images: ImageSet, sizes: SplitSizes) -> Splits:

@@ -145,8 +145,8 @@ class TestContents:
     def test_progress_ends_at_the_total(self, mine: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(items, "CHUNK", 3)
         mine.given, seen = (listed(0, 3), listed(3, 7)), []
-        load_callable(tmp_path / "cache", "mine:make", {}, progress=lambda done, total: seen.append((done, total)))
-        assert seen == [(3, 7), (6, 7), (7, 7)]
+        load_callable(tmp_path / "cache", "mine:make", {}, progress=seen.append)
+        assert seen == [f"decoding images: {done} of 7" for done in (3, 6, 7)]
 
 
 class TestCache:

@@ -10,7 +10,6 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from kd_hpo.config.data import ImageFolder, TorchvisionData
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 
@@ -88,12 +87,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _not_code(study: StudyConfig) -> set[Path]:
-    found = {study.runs, Path(sys.prefix)}
-    if isinstance(study.data, ImageFolder) and isinstance(study.data.path, Path):
-        found.add(study.data.path)
-    if isinstance(study.data, TorchvisionData):
-        found.add(study.data.root)
-    return found
+    return {study.runs, Path(sys.prefix), *(place for place in study.data.places().values() if isinstance(place, Path))}
 
 
 def _files(root: Path, not_code: set[Path]) -> Iterator[Path]:
