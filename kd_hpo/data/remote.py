@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kd_hpo.errors import DataError
-from kd_hpo.files import folder_published_atomically, naming, only_one_process
+from kd_hpo.files import cached, naming
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -64,14 +64,14 @@ def on_disk(
             raise
         progress(f"{error}; what was fetched before serves")
         return max(copies, key=lambda copy: copy.stat().st_mtime_ns) / _name(place)
-    copy = home / _digest(*map(str, files))
-    path = copy / _name(place)
-    with only_one_process(cache / f".{home.name}.lock"):
-        if not _is_whole(path, files, folder=folder):
-            shutil.rmtree(copy, ignore_errors=True)
-            _fetch(place, files, copy, folder=folder, progress=progress)
+    copy = cached(
+        home / _digest(*map(str, files)),
+        read=lambda copy: copy if _is_whole(copy / _name(place), files, folder=folder) else None,
+        make=lambda new: _fetch(place, files, new, folder=folder, progress=progress),
+        lock=cache / f".{home.name}.lock",
+    )
     os.utime(copy)
-    return path
+    return copy / _name(place)
 
 
 def listing(place: str, *, folder: bool, only: tuple[str, ...] = ("",)) -> list[Remote]:
@@ -102,29 +102,28 @@ def listing(place: str, *, folder: bool, only: tuple[str, ...] = ("",)) -> list[
     return sorted(files)
 
 
-def _fetch(place: str, files: Sequence[Remote], copy: Path, *, folder: bool, progress: Progress) -> None:
+def _fetch(place: str, files: Sequence[Remote], new: Path, *, folder: bool, progress: Progress) -> None:
     size, where = sum(file.bytes for file in files), place.removeprefix("s3://").rstrip("/")
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    if size > (free := shutil.disk_usage(copy.parent).free):
-        raise DataError(f"{place} has {size / 1e9:.1f} GB, and the disk of the cache {copy.parent} has {free / 1e9:.1f} GB left")
-    with folder_published_atomically(copy) as new:
-        base = new / _name(place) if folder else new
-        base.mkdir(exist_ok=True)
-        storage = _storage()
+    cache = new.parents[2]
+    if size > (free := shutil.disk_usage(new.parent).free):
+        raise DataError(f"{place} has {size / 1e9:.1f} GB, and the disk of the cache {cache} has {free / 1e9:.1f} GB left")
+    base = new / _name(place) if folder else new
+    base.mkdir(parents=True)
+    storage = _storage()
 
-        def fetch(file: Remote) -> None:
-            with _told_about(place):
-                stream = storage.open_input_stream(f"{where}/{file.name}" if folder else where)
-            with stream:
-                _write(base / file.name, file, place, iter(lambda: _read(stream, place), b""))
+    def fetch(file: Remote) -> None:
+        with _told_about(place):
+            stream = storage.open_input_stream(f"{where}/{file.name}" if folder else where)
+        with stream:
+            _write(base / file.name, file, place, iter(lambda: _read(stream, place), b""))
 
-        with ThreadPoolExecutor(_THREADS) as pool:
-            try:
-                for done, _ in enumerate(pool.map(fetch, files), 1):
-                    progress(f"fetching {place}: {done} of {len(files)} files")
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for done, _ in enumerate(pool.map(fetch, files), 1):
+                progress(f"fetching {place}: {done} of {len(files)} files")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _read(stream: "AbstractContextManager[object]", place: str) -> bytes:

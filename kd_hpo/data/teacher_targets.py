@@ -19,7 +19,7 @@ from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.data.arrays import read_array
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
 from kd_hpo.errors import DataError, FeatureMismatch
-from kd_hpo.files import folder_published_atomically, only_one_process, remove_unpublished, reserve
+from kd_hpo.files import cached, reserve
 from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
 from kd_hpo.nets.weights import network_digest
 
@@ -128,10 +128,11 @@ def teacher_reader(
         return TeacherReader(network, shapes, everything, every, plain, batches)
     sizes = {str(size): wanted for size, wanted in everything.blocks.items()}
     key = _digest([network_digest(network), batches.images.digest, list(layers), sizes, batches.precision], train)
-    folder = cache / f"teacher-statistics-{key}"
-    if not folder.is_dir():
-        with folder_published_atomically(folder) as temporary:
-            _measure(network, shapes, everything, batches, train, temporary)
+    folder = cached(
+        cache / f"teacher-statistics-{key}",
+        read=lambda there: there if there.is_dir() else None,
+        make=lambda new: _measure(network, shapes, everything, batches, train, new),
+    )
     channels = tuple(_channels(folder / f"channels-{t}.npy", shape).to(batches.device) for t, shape in enumerate(shapes))
     kept = [replace(s, channels=len(c)) for s, c in zip(shapes, channels, strict=True)]
     plan = pair_plan(kept, student, logits_pair=logits_pair, meet=meet)
@@ -175,13 +176,11 @@ def cached_targets(
     statistics = {str(size): values.tolist() for size, values in reader.statistics.items()}
     told += [batches.views.identity] if batches.views else []
     told += [precision] if precision != "float32" else []
-    folder = cache / f"teacher-targets-{_digest([*told, statistics], images)}"
-    if not folder.is_dir():
-        with only_one_process(cache / f".{folder.name}.lock"):
-            if not folder.is_dir():
-                remove_unpublished(folder)
-                with folder_published_atomically(folder) as temporary:
-                    _write(reader, images, temporary, _STORED[precision])
+    folder = cached(
+        cache / f"teacher-targets-{_digest([*told, statistics], images)}",
+        read=lambda there: there if there.is_dir() else None,
+        make=lambda new: _write(reader, images, new, _STORED[precision]),
+    )
     rows = np.full(batches.numbers, -1)
     rows[images] = np.arange(len(images))
     shapes, dtype = _shapes(reader, images), _STORED[precision]
@@ -226,6 +225,7 @@ def _measure(
     network: nn.Module, shapes: Sequence[LayerShape], plan: PairPlan, batches: ImageBatches, train: Indices, folder: Path
 ) -> None:
     """Which channels vary over the train split and, at each resolution, their mean and deviation over images and positions."""
+    folder.mkdir()
     every = [torch.arange(s.channels, device=batches.device) for s in shapes]
     sums: dict[Size, Tensor] = {}
     lows: dict[Size, Tensor] = {}
@@ -254,6 +254,7 @@ def _measure(
 
 
 def _write(reader: TeacherReader, images: Indices, folder: Path, dtype: type[np.float32 | np.int16]) -> None:
+    folder.mkdir()
     shapes, each = _shapes(reader, images), np.dtype(dtype).itemsize
     need, free = sum(each * int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()), disk_usage(folder).free
     if need > free:  # writing to a map without room would kill the process instead of raising

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -12,7 +13,7 @@ from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.trial import Assistant, Student, Teacher, TrialConfig
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
-from kd_hpo.files import only_one_process
+from kd_hpo.files import cached
 from kd_hpo.nets.weights import network_digest
 from kd_hpo.trial.effect import effect
 from kd_hpo.trial.prepare import build_student, prepare_teacher
@@ -29,10 +30,13 @@ def taught_by_assistants(
     for number, assistant in enumerate(config.assistants, 1):
         trial = assistant_trial(config, assistant)
         networks = prepare_teacher(trial, batches, splits, cache, progress).network, build_student(trial, batches, cache)
-        weights = cache / f"assistant-{assistant_digest(trial, batches, splits, *networks)}.safetensors"
-        with only_one_process(weights.with_suffix(".lock")):
-            if not weights.is_file():
-                train_assistant(trial, weights, cache, f"training assistant {number} of {len(config.assistants)}", progress)
+        kept = cache / f"assistant-{assistant_digest(trial, batches, splits, *networks)}.safetensors"
+        words = f"training assistant {number} of {len(config.assistants)}"
+        weights = cached(
+            kept,
+            read=lambda there: there if there.is_file() else None,
+            make=partial(train_assistant, trial, cache, kept.with_suffix(""), words, progress),
+        )
         teacher = Teacher(
             network=assistant.network,
             layers=assistant.layers,
@@ -78,8 +82,11 @@ def assistant_trial(config: TrialConfig, assistant: Assistant) -> TrialConfig:
     )
 
 
-def train_assistant(trial: TrialConfig, weights: Path, cache: Path, words: str, progress: Progress) -> None:
-    folder = weights.with_suffix("")  # its checkpoint, should the training be interrupted
+def train_assistant(trial: TrialConfig, cache: Path, folder: Path, words: str, progress: Progress, weights: Path) -> None:
+    """Writes its weights.
+
+    folder  its checkpoint, should the training be interrupted
+    """
     run_trial(
         trial,
         lambda record: progress(f"{words}: epoch {record.epoch} of {trial.training.epochs}"),

@@ -1,11 +1,10 @@
 """Where a study keeps its files. The folder is the record of the study; MLflow mirrors it."""
 
-import fcntl
 import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,7 +18,7 @@ from kd_hpo.config.study import Name, StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
-from kd_hpo.files import Write, write_atomically
+from kd_hpo.files import Write, is_held, only_one_process, write_atomically
 from kd_hpo.trial.result import RESULT, EpochRecord, LayerRecord, TrialResult
 
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -250,23 +249,14 @@ class StudyFolder:
 
     def is_driven(self) -> bool:
         """Whether a process runs the study now."""
-        lock = self.root / ".lock"
-        if not lock.is_file():
-            return False
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+        return is_held(self.root / ".lock")
 
     @contextmanager
     def only_driver(self) -> Iterator[None]:
         """Raises StudyError while another process drives the study; the lock goes with the process that holds it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                held.enter_context(only_one_process(self.root / ".lock", wait=False))
+            except TimeoutError as error:
                 raise StudyError(f"study {self.root.name!r} is being run by another process; wait for it, or stop it") from error
             yield
