@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 
 import numpy as np
@@ -73,8 +73,17 @@ def make_splits(
             raise DataError(f"`test` asks for {size} images and the data set's own test half has {len(own)}. Ask for fewer.")
         drawn["test"] = _draw(own, labels, [size, len(own) - size], random)[0]
     parts = {name: _frozen(drawn.get(name, pool[:0])) for name in ("train", "outer", "val", "test", "extra")}
-    digests = {name: hashlib.sha256(part.astype("<i8").tobytes()).hexdigest()[:16] for name, part in parts.items()}
-    return Splits(**parts, digests=digests)
+    return Splits(**parts, digests={name: _digest(part) for name, part in parts.items()})
+
+
+def outer_in_train(splits: Splits) -> Splits:
+    """The outer split's images among those that train, where no hypergradient is taken any more."""
+    train, outer = _frozen(np.concatenate([splits.train, splits.outer])), _frozen(splits.outer[:0])
+    return replace(splits, train=train, outer=outer, digests={**splits.digests, "train": _digest(train), "outer": _digest(outer)})
+
+
+def _digest(indices: Indices) -> str:
+    return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _count(name: str, size: int | float, total: int) -> int:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
+from kd_hpo.callables import code_digest, modules_named
 from kd_hpo.config.pairs import LearnedWeights
 from kd_hpo.config.trial import Assistant, Student, Teacher, TrialConfig
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.files import cached
-from kd_hpo.nets.weights import network_digest
+from kd_hpo.nets.identity import network_digest
 from kd_hpo.trial.effect import effect
 from kd_hpo.trial.prepare import build_student, prepare_teacher
 from kd_hpo.trial.run import LAST_WEIGHTS, run_trial
@@ -65,7 +66,8 @@ def assistant_digest(trial: TrialConfig, batches: ImageBatches, splits: Splits, 
         images.append(trial.teacher.cache_precision)
     if isinstance(trial.weighting, LearnedWeights):
         images.append(splits.digests["outer"])
-    identity = json.dumps([acting, images, network_digest(teacher), network_digest(student)], sort_keys=True)
+    code = code_digest(modules_named(acting))  # of losses of one's own
+    identity = json.dumps([acting, images, code, network_digest(teacher), network_digest(student)], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 

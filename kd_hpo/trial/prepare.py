@@ -18,7 +18,7 @@ from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import ImageSet, read_data
 from kd_hpo.data.remote import on_disk
-from kd_hpo.data.splits import Splits, make_splits
+from kd_hpo.data.splits import Splits, make_splits, outer_in_train
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError, about
 from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
@@ -45,9 +45,10 @@ class Prepared:
         return self.targets.plan
 
 
-def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None) -> Prepared:
+def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None, *, outer_trains: bool = False) -> Prepared:
     """Makes, or finds in the cache, all that the trial reads. `progress` is told in words what is being made.
 
+    outer_trains  the outer split's images train the student too, of a teacher who has not been trained on them
     Raises DataError, ConfigError or FeatureMismatch with what to change.
     """
     config = shared_settings(config)
@@ -72,6 +73,8 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
         standardised=loss.standardised,
         cache=cache,
     )
+    if outer_trains:
+        splits = outer_in_train(splits)
     targets = reader if online else targets_in_bounds(config.teacher, reader, splits, cache, progress)
     return Prepared(batches, splits, teacher, weights_digest(teacher.network), targets, cache)
 
@@ -92,7 +95,7 @@ def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, c
         return reader
     if size:
         progress(f"{what} take {f'{size:.1f} GB' if size >= 1 else f'{1000 * size:.2g} MB'} in the cache")
-    return cached_targets(reader, images, cache, teacher.cache_precision)
+    return cached_targets(reader, images, cache, teacher.cache_precision, progress)
 
 
 def plan_before_training(config: TrialConfig, batches: ImageBatches, cache: Path) -> PairPlan:

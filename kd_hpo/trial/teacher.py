@@ -16,7 +16,8 @@ from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, DataError, Diverged
 from kd_hpo.files import cached
-from kd_hpo.nets.weights import load_weights, network_digest, save_weights
+from kd_hpo.nets.identity import network_digest
+from kd_hpo.nets.weights import load_weights, save_weights
 from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
 from kd_hpo.trial.randomness import random_state_kept

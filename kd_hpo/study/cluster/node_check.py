@@ -29,6 +29,8 @@ class Question:
     folder: Path
     token: str
     version: str
+    modules: tuple[str, ...]
+    """Top-level ones of the study's own."""
 
     def answered(self, name: str) -> bool:
         return (self.folder / name).is_file()
@@ -38,7 +40,8 @@ class Question:
 def question(study: StudyConfig, root: Path) -> Iterator[Question]:
     """To be asked while the context is open: it takes the token's folder in the study's own, `root`, away."""
     folder = root / f".probe-{uuid.uuid4().hex}"
-    asked = Question(study.model_dump_json(), folder, uuid.uuid4().hex, version("kd_hpo"))
+    modules = tuple(sorted({module.partition(".")[0] for module in user_modules(study)}))
+    asked = Question(study.model_dump_json(), folder, uuid.uuid4().hex, version("kd_hpo"), modules)
     write_atomically(folder / _TOKEN, asked.token)
     try:
         yield asked
@@ -68,7 +71,7 @@ def answer(asked: Question, name: str) -> str:
                 listing(place, folder=dotted.startswith("data."))
             except DataError as error:
                 return f"cannot read what trials read: {error}"
-    if missing := [module for module in user_modules(study) if not _importable(module)]:
+    if missing := [module for module in asked.modules if not _importable(module)]:
         return f"has no module {missing[0]!r}; start kd-hpo from the folder that holds it, or install it on every node"
     return ""
 

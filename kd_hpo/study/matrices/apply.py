@@ -1,11 +1,9 @@
 """Trains a student with an exported matrix, held fixed, on the train and outer splits together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kd_hpo.config.pairs import FixedMatrix
 from kd_hpo.config.read import validated
@@ -16,7 +14,7 @@ from kd_hpo.nets.features import LOGITS
 from kd_hpo.study.matrices.export import Export, ExportedMatrix
 from kd_hpo.study.results.final_scores import accuracy_on_test
 from kd_hpo.study.store.folder import TestScores
-from kd_hpo.trial.prepare import Prepared, prepare
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.result import RESULT, TOTAL, EpochRecord, TrialResult
 from kd_hpo.trial.run import BEST_WEIGHTS, LAST_WEIGHTS, run_trial
 
@@ -46,7 +44,7 @@ def apply_matrix(
     """
     entry = matrix_of_rank(export, rank)
     config = applied_config(entry, overrides)
-    prepared = with_outer_in_train(prepare(config, cache, progress))
+    prepared = prepare(config, cache, progress, outer_trains=True)
     result = run_trial(config, report, cache=cache, folder=folder, prepared=prepared)
     write_atomically(folder / RESULT, result.model_dump_json(indent=1))
     last, best = (accuracy_on_test(config, folder / name, prepared) for name in (LAST_WEIGHTS, BEST_WEIGHTS))
@@ -96,10 +94,3 @@ def _named_code(data: object, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(data, Sequence) and not isinstance(data, str):
         for index, value in enumerate(data):
             yield from _named_code(value, f"{path}.{index}")
-
-
-def with_outer_in_train(prepared: Prepared) -> Prepared:
-    """No hypergradient is taken any more, so the outer split's images may train the student."""
-    splits = prepared.splits
-    together = np.sort(np.concatenate([splits.train, splits.outer]))
-    return replace(prepared, splits=replace(splits, train=together, outer=splits.outer[:0]))
