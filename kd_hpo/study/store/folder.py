@@ -81,6 +81,10 @@ class _Records(RootModel[list[EpochRecord]]):
     """records.json of a trial."""
 
 
+class _Code(RootModel[dict[str, str]]):
+    """code.json of a study."""
+
+
 class _Times(RootModel[list[int]]):
     """times.json of a trial."""
 
@@ -139,6 +143,18 @@ class StudyFolder:
             known = f"; there are {', '.join(there)}" if there else ""
             raise StudyError(f"no study {self.root.name!r} in {self.root.parent}{known}. Start one with `kd-hpo run STUDY.yaml`")
         return read_settings(StudyConfig, self.settings).replace(runs=self.root.parent)
+
+    @property
+    def code_file(self) -> Path:
+        return self.root / "code.json"
+
+    def code(self) -> dict[str, str]:
+        """Digests of the user's own code, by module: of that which the study has run."""
+        return self._written(self.code_file, _Code).root if self.code_file.is_file() else {}
+
+    def write_code(self, digests: dict[str, str]) -> None:
+        if digests != self.code():
+            self.write(self.code_file, _Code(digests).model_dump_json(indent=1))
 
     def write_status(self, status: TrialStatus) -> None:
         self.write(self.trial(status.spec.id) / "status.json", status.model_dump_json(indent=1))
@@ -242,6 +258,8 @@ class StudyFolder:
         return f"kd-hpo resume {self.root.name}" + ("" if runs == Path("runs").absolute() else f" --runs {runs}")
 
     def _remedy(self, path: Path) -> str:
+        if path == self.code_file:
+            return f"remove it, and go on: {self.resume}"
         return f"remove {path.parent}, and go on without what that trial was: {self.resume}"
 
     def write_test_scores(self, trial_id: str, scores: TestScores) -> None:
