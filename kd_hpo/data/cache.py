@@ -15,7 +15,7 @@ from kd_hpo.data.arrays import read_array
 from kd_hpo.errors import DataError
 from kd_hpo.files import cached, reserve
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the pixels of the same source change: every cache of an older format is then built again."""
 
 Progress = Callable[[str], None]
@@ -40,6 +40,8 @@ class ImageSet:
     """images[test_start:] are the data set's own test half; None where it has none."""
     digest: str
     """sha256 of pixels, labels, class names and test_start, in hex: the same wherever the same pixels were decoded."""
+    notes: tuple[str, ...] = ()
+    """Words on how the images were read, where that is no matter of course."""
 
 
 class Labelling(NamedTuple):
@@ -48,6 +50,7 @@ class Labelling(NamedTuple):
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     test_start: int | None
+    notes: tuple[str, ...] = ()
 
 
 def new_images(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
@@ -87,7 +90,7 @@ def _read(home: Path, name: str, key: str) -> ImageSet | None:
             return None
         images = read_array(home / "images.npy", np.uint8, tuple(meta["shape"]), mapped=True)
         labels = read_array(home / "labels.npy", np.int64, images.shape[:1], mapped=True)
-        found = ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"])
+        found = ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"], tuple(meta["notes"]))
     except (DataError, OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return found if _consistent(found) else None
@@ -103,6 +106,7 @@ def _consistent(images: ImageSet) -> bool:
         and 0 <= images.labels.min() <= images.labels.max() < len(images.classes)
         and (start is None or (type(start) is int and 0 <= start <= count))
         and isinstance(images.digest, str)
+        and all(isinstance(note, str) for note in images.notes)
     )
 
 
@@ -119,6 +123,7 @@ def _build(new: Path, key: str, build: Callable[[Path], Labelling]) -> None:
         "classes": labelling.classes,
         "test_start": labelling.test_start,
         "digest": _digest(images, labelling),
+        "notes": labelling.notes,
     }
     (new / "meta.json").write_text(json.dumps(meta))
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from kd_hpo.callables import code_digest, import_callable
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, open_or_build
-from kd_hpo.data.items import DataSet, Items, class_names, kind_of, reason, write_images
+from kd_hpo.data.images import kind_of, reason, write_images
+from kd_hpo.data.items import DataSet, Items, class_names
 from kd_hpo.data.pixels import require_size
 from kd_hpo.errors import DataError, KdHpoError
 
@@ -43,8 +44,7 @@ def load_callable(
                 f"{reference} gave other items when it was called again. Leave random transforms out of it (`augment` makes "
                 "random views in training) and seed what else is random, as random_split's generator."
             )
-        write_images(items, folder, progress)
-        return items.labelling()
+        return items.labelling(write_images(items, folder, progress))
 
     code = code_digest({reference.partition(":")[0], getattr(called, "__module__", None) or ""} - {""})
     told = [reference, dict(arguments), size, code, digest]

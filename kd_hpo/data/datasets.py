@@ -11,6 +11,7 @@ from kd_hpo.data.cache import ImageSet, Labelling, Progress, decoded, new_images
 from kd_hpo.data.callable_set import load_callable
 from kd_hpo.data.image_folder import load_image_folder
 from kd_hpo.data.torchvision_sets import load_torchvision
+from kd_hpo.errors import Note
 
 __all__ = [
     "DATASETS",
@@ -53,4 +54,7 @@ def read_data(kind: str, fields: Mapping[str, Any], cache: Path, progress: Progr
 
     Raises DataError for what cannot be read.
     """
-    return DATASETS[kind](cache, **{name: value for name, value in fields.items() if name != "kind"}, progress=progress)
+    images = DATASETS[kind](cache, **{name: value for name, value in fields.items() if name != "kind"}, progress=progress)
+    for note in images.notes:
+        progress(Note(note))
+    return images

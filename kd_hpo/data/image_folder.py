@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, open_or_build
-from kd_hpo.data.items import few, write_images
-from kd_hpo.data.pixels import read_file, require_size
+from kd_hpo.data.images import few, write_images
+from kd_hpo.data.pixels import Depiction, Look, depicted, fitted, look_at, open_file, require_size
 from kd_hpo.data.remote import on_disk
 from kd_hpo.errors import DataError
 
@@ -42,8 +42,8 @@ def load_image_folder(cache: Path, path: Path | str, size: int | None = None, *,
     def build(folder: Path) -> Labelling:
         files, apart = _Files(path, tree.files, size), tree.small and len(tree.files) >= MANY
         threads = 1 if tree.small and not apart else min(8, cores())
-        write_images(files, folder, progress, threads=threads, part=files.part if apart else None)
-        return tree.labelling
+        notes = write_images(files, folder, progress, threads=threads, part=files.part if apart else None)
+        return tree.labelling._replace(notes=notes)
 
     return open_or_build(cache, path.name, "image_folder", key, build)
 
@@ -147,6 +147,7 @@ class _Files:
     root: Path
     files: list[str]
     size: int | None
+    how: Depiction = field(default_factory=Depiction)
 
     @property
     def what(self) -> str:
@@ -162,7 +163,13 @@ class _Files:
         return self.files[index]
 
     def read(self, index: int) -> Image.Image:
-        return read_file(self.root / self.files[index], self.size)
+        return fitted(depicted(self._opened(index), self.how), self.size)
+
+    def look(self, index: int) -> Look:
+        return look_at(self._opened(index))
+
+    def _opened(self, index: int) -> Image.Image:
+        return open_file(self.root / self.files[index], self.size)
 
 
 def cores() -> int:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_hpo.data import image_folder, items
+from kd_hpo.data import image_folder
+from kd_hpo.data import images as items
 from kd_hpo.data.datasets import ImageSet, load_image_folder
 from kd_hpo.errors import DataError
 
@@ -45,7 +46,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*_: Any) -> None:
         raise RuntimeError("an image was opened")
 
-    return lambda: monkeypatch.setattr(image_folder, "read_file", refuse)
+    return lambda: monkeypatch.setattr(image_folder, "open_file", refuse)
 
 
 def assert_same(actual: ImageSet, expected: ImageSet) -> None:
@@ -103,13 +104,46 @@ class TestContents:
         write(tmp_path / "x/a/0.png", grey[0])
         write(tmp_path / "x/a/1.png", deep[1])
         write(tmp_path / "x/a/2.tif", deep[2])
-        write(tmp_path / "x/b/0.png", Image.merge("LA", (Image.fromarray(grey[3]), Image.fromarray(grey[4]))))
+        write(tmp_path / "x/b/0.png", Image.fromarray(grey[3]).convert("LA"))
         write(tmp_path / "x/b/1.png", Image.fromarray(grey[5] > 127))
         (tmp_path / "x/b/2.pgm").write_bytes(b"P5 7 5 65535\n" + deep[6].astype(">u2").tobytes())
         images = load(tmp_path / "x").images
         assert images.shape == (6, 1, 5, 7)
         expected = [grey[0], grey[1], grey[2], grey[3], np.where(grey[5] > 127, 255, 0), grey[6]]
         np.testing.assert_array_equal(images[:, 0], expected)
+
+    @pytest.mark.parametrize("apart", [False, True], ids=["threads", "processes"])
+    def test_what_8_bits_do_not_hold_is_read_by_all_images(
+        self, tmp_path: Path, load: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch, apart: bool
+    ) -> None:
+        """16-bit files whose levels fill 12, and drawings on transparency: told, and the same at a later start."""
+        if apart:
+            monkeypatch.setattr(image_folder, "MANY", 1)
+        levels = RGB[:, :, :, 0].astype(np.uint16) * 16 + 15  # up to 4095
+        for number in range(3):
+            write(tmp_path / "x" / "ab"[number % 2] / f"{number}.png", levels[number])
+        ink = np.dstack([np.zeros_like(RGB[3, ..., 0]), RGB[3, ..., 0]])
+        write(tmp_path / "x/b/3.png", Image.fromarray(ink))
+        for _ in range(2):
+            images = load(tmp_path / "x")
+            np.testing.assert_array_equal(
+                images.images[:, 0], [RGB[0, ..., 0], RGB[2, ..., 0], RGB[1, ..., 0], 255 - RGB[3, ..., 0]]
+            )
+            assert [note.partition(" reach")[0].partition(" is read")[0] for note in images.notes] == [
+                "images of 16 bits",
+                "what is transparent in images",
+            ]
+
+    def test_images_of_one_level_are_refused(self, tmp_path: Path, load: Callable[..., ImageSet]) -> None:
+        for name in "ab":
+            write(tmp_path / f"x/{name}/0.png", np.zeros((4, 4), np.uint8))
+        with pytest.raises(DataError, match=r"every pixel of all 2 images .* has the level 0 of 255"):
+            load(tmp_path / "x")
+
+    def test_images_of_few_levels_are_told(self, tmp_path: Path, load: Callable[..., ImageSet]) -> None:
+        for name in "ab":
+            write(tmp_path / f"x/{name}/0.png", np.eye(4, dtype=np.uint8))
+        assert "lie between 0 and 1 of 255" in load(tmp_path / "x").notes[0]
 
     @pytest.mark.parametrize("colour_first", [True, False])
     def test_one_colour_image_makes_all_rgb(self, tmp_path: Path, load: Callable[..., ImageSet], colour_first: bool) -> None:
@@ -123,9 +157,9 @@ class TestContents:
     def test_every_mode_becomes_rgb(self, tmp_path: Path, load: Callable[..., ImageSet], recwarn: Any) -> None:
         palette = Image.fromarray(RGB[0] // 128 * 255).quantize(8)  # the 8 corners of the cube: no colour is lost
         clear = palette.copy()
-        clear.info["transparency"] = bytes(range(8))
+        clear.info["transparency"] = bytes([255] * 8)
         cmyk = Image.merge("CMYK", [Image.new("L", (7, 5), value) for value in (255, 0, 0, 0)])  # cyan
-        write(tmp_path / "x/a/0.png", Image.fromarray(np.dstack([RGB[0], RGB[1, ..., 0]])))  # RGBA
+        write(tmp_path / "x/a/0.png", Image.fromarray(RGB[0]).convert("RGBA"))
         write(tmp_path / "x/a/1.png", palette)
         write(tmp_path / "x/a/2.png", clear)
         write(tmp_path / "x/b/0.tif", cmyk)
