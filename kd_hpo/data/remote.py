@@ -44,12 +44,12 @@ def on_disk(
     cache: Path,
     *,
     folder: bool,
-    only: tuple[str, ...] = ("",),
+    wanted: Callable[[str], bool] = lambda name: True,
     progress: Progress = lambda _: None,
 ) -> Path:
     """A path as it is; of `s3://BUCKET/KEY` the path of its copy in the cache, which is fetched if it is not there.
 
-    folder  whether the key is that of a folder or of one file; of a folder, files that end in one of `only` are fetched
+    folder  whether the key is that of a folder or of one file; of a folder, files whose names are `wanted` are fetched
     The storage is asked at every call what it has, and what has changed is fetched again, by one process while others wait.
     Where it does not answer, the copy that was fetched last serves, and `progress` is told.
     Raises DataError where there is no such key, and where the storage does not answer and there is no copy.
@@ -58,7 +58,7 @@ def on_disk(
         return place
     home = cache / f"s3-{_digest(_endpoint() or '', place)}"
     try:
-        files = listing(place, folder=folder, only=only)
+        files = listing(place, folder=folder, wanted=wanted)
     except Away as error:
         if not (copies := list(home.glob("[!.]*/"))):
             raise
@@ -74,7 +74,7 @@ def on_disk(
     return copy / _name(place)
 
 
-def listing(place: str, *, folder: bool, only: tuple[str, ...] = ("",)) -> list[Remote]:
+def listing(place: str, *, folder: bool, wanted: Callable[[str], bool] = lambda name: True) -> list[Remote]:
     """What the storage has there, by name; hidden files are left out. Raises DataError as on_disk does."""
     bucket, _, key = place.removeprefix("s3://").rstrip("/").partition("/")
     path = f"{bucket}/{key}".rstrip("/")
@@ -88,15 +88,15 @@ def listing(place: str, *, folder: bool, only: tuple[str, ...] = ("",)) -> list[
             what = f"nothing at {key} in the bucket {bucket}" if there else f"no bucket {bucket}"
             raise DataError(f"{place} is not there: the storage{_at()} has {what}")
         if (found.type == FileType.Directory) != folder:
-            wanted, given = ("folder", "file") if folder else ("file", "folder")
-            raise DataError(f"{place} is a {given}, and a {wanted} is needed")
+            due, given = ("folder", "file") if folder else ("file", "folder")
+            raise DataError(f"{place} is a {given}, and a {due} is needed")
         if not folder:
             with storage.open_input_stream(path) as stream:
                 etag = stream.metadata().get("ETag", b"").decode()
             return [Remote(_name(place), found.size, found.mtime_ns, etag)]
         below = storage.get_file_info(FileSelector(path, recursive=True))
     names = ((info.path.removeprefix(f"{path}/"), info) for info in below if info.type == FileType.File)
-    files = [Remote(name, info.size, info.mtime_ns) for name, info in names if name.lower().endswith(only) and not _hidden(name)]
+    files = [Remote(name, info.size, info.mtime_ns) for name, info in names if wanted(name) and not _hidden(name)]
     if wrong := [file.name for file in files if not _stays_below(file.name)]:
         raise DataError(f"{place} has a key that is no path, {wrong[0]!r}; rename it")
     return sorted(files)

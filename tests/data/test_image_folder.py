@@ -16,7 +16,7 @@ from PIL import Image
 from kd_hpo.data import image_folder
 from kd_hpo.data import images as items
 from kd_hpo.data.datasets import ImageSet, load_image_folder
-from kd_hpo.errors import DataError
+from kd_hpo.errors import DataError, Note
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 5, 7, 3), dtype=np.uint8)  # H = 5, W = 7
 
@@ -133,6 +133,48 @@ class TestContents:
                 "images of 16 bits",
                 "what is transparent in images",
             ]
+
+    def test_what_is_left_out_is_told_and_what_systems_leave_is_no_class(
+        self, folder: Path, load: Callable[..., ImageSet]
+    ) -> None:
+        plain = load(folder)
+        for name in ("@eaDir/x.png", "cat/@eaDir/x.png", "cat/.AppleDouble/x.png", "__MACOSX/cat/x.png"):
+            write(folder / name, RGB[0])
+        write(folder / "cat/._0.png", RGB[0])
+        for name in ("cat/notes.txt", "cat/labels.TXT", "cat/README", "cat/Thumbs.db", "cat/.DS_Store", "classes.txt"):
+            (folder / name).write_text("words")
+        os.mkfifo(folder / "cat/pipe")
+        told: list[str] = []
+        found = load(folder, progress=told.append)
+        assert (found.digest, found.classes) == (plain.digest, plain.classes)
+        files, systems = (word for word in told if isinstance(word, Note))
+        assert "4 files are left out, as they are no images by their names: 2 .txt, 2 without a suffix" in files
+        assert all(each in systems for each in ("2 @eaDir", "1 .AppleDouble", "1 __MACOSX", "1 hidden image", "1 Thumbs.db"))
+
+    def test_images_are_known_by_other_suffixes_or_by_how_they_begin(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        write(folder / "cat/a.png", RGB[5])
+        (folder / "cat/a.png").rename(folder / "cat/a")
+        Image.fromarray(RGB[6]).save(folder / "cat/b.JFIF", format="JPEG")
+        assert len(load(folder).images) == 6
+
+    def test_links_that_lead_back_end(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        plain = load(folder)
+        (folder / "cat/up").symlink_to("..")
+        (folder / "cat/self").symlink_to(".")
+        told: list[str] = []
+        assert load(folder, progress=told.append).digest == plain.digest
+        assert any("links to folders that they lie in: " in word and "cat/up" in word for word in told)
+
+    def test_a_link_that_leads_nowhere_is_named(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        (folder / "cat/gone.png").symlink_to("/nowhere/gone.png")
+        with pytest.raises(DataError, match=r"cat/gone\.png"):
+            load(folder)
+
+    def test_a_class_of_one_image_is_told(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        write(folder / "rare/0.png", RGB[5])
+        told: list[str] = []
+        load(folder, progress=told.append)
+        assert any("of rare there is one image only" in word for word in told if isinstance(word, Note))
 
     def test_images_of_one_level_are_refused(self, tmp_path: Path, load: Callable[..., ImageSet]) -> None:
         for name in "ab":
