@@ -97,8 +97,8 @@ def code_digest(modules: Iterable[str]) -> str:
 
 def _import(name: str, here: str) -> ModuleType:
     top, _, below = name.partition(".")
-    own, other = PathFinder.find_spec(top, [here]), _elsewhere(top, here)
-    if own is None or own.origin is None or other is None or own.origin == other.origin:
+    own, found = PathFinder.find_spec(top, [here]), _python_finds(top)
+    if own is None or own.origin is None or found is None or own.origin == found.origin:
         return importlib.import_module(name)
     alias = f"{_OWN}{top}"
     if getattr(sys.modules.get(alias), "__file__", None) != own.origin:
@@ -115,6 +115,13 @@ def _import(name: str, here: str) -> ModuleType:
             del sys.modules[alias]
             raise
     return importlib.import_module(f"{alias}.{below}" if below else alias)
+
+
+def _python_finds(top: str) -> ModuleSpec | None:
+    """What an import of the name gives."""
+    if top in sys.modules:
+        return sys.modules[top].__spec__
+    return importlib.util.find_spec(top) if top in sys.builtin_module_names else PathFinder.find_spec(top)
 
 
 def _top(name: str) -> str:
