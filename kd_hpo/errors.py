@@ -1,4 +1,4 @@
-"""What kd_hpo raises: each message says what was given, what is accepted and what to do."""
+"""What kd_hpo raises, and what it notes: each message says what was given, what is accepted and what to do."""
 
 import re
 from collections.abc import Iterator
@@ -13,6 +13,10 @@ _CREDENTIALS = re.compile(
 def without_secrets(text: str) -> str:
     """The text with `***` for the credentials in any URI."""
     return _CREDENTIALS.sub(lambda found: f"{found[1]}***" if found[1] else "***@", text)
+
+
+class Note(str):
+    """Words about what goes on that should be read, and stay on a terminal: no error, but nothing to pass over in silence."""
 
 
 class KdHpoError(Exception):

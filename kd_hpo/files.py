@@ -1,12 +1,21 @@
-"""Files and folders that are either whole or not there."""
+"""Files and folders that are either whole or not there, and what only one process does at a time."""
 
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+
+from kd_hpo.errors import DataError
+
+T = TypeVar("T")
 
 Write = Callable[[Path, bytes | str], None]
 """Puts content in the place of a file, whole or not at all: `write_atomically`, or one that may refuse."""
@@ -53,36 +62,71 @@ def reserve(file: Path) -> None:
 
 
 @contextmanager
-def only_one_process(lock: Path) -> Iterator[None]:
-    """Waits until no other process holds `lock`; the system lets go of it when a process dies."""
+def only_one_process(lock: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds `lock`, once no other process does; the system lets go of it when a process dies.
+
+    wait  False raises TimeoutError where another process holds it
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:  # whatever file a link leads to, it stays as it is
-        fcntl.flock(file, fcntl.LOCK_EX)
+    # Whatever file a link leads to stays as it is. A lock that is a file's existence would outlive its process.
+    with FileLock(lock.resolve(), timeout=-1 if wait else 0, fallback_to_soft=False):
         yield
 
 
-@contextmanager
-def folder_published_atomically(folder: Path) -> Iterator[Path]:
-    """Gives a temporary folder to fill; it becomes `folder` when all went well, and goes when not.
-
-    Where another process was faster, its folder stands and this one's work is dropped: both hold the same.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    temporary.mkdir()
-    try:
-        yield temporary
+def is_held(lock: Path) -> bool:
+    """Whether a process holds `lock`. To ask changes nothing, and needs no right to write."""
+    if not lock.is_file():
+        return False
+    with lock.open() as file:
         try:
-            temporary.rename(folder)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            if not folder.is_dir():
-                raise
+            return True
+    return False
+
+
+def cached(place: Path, read: Callable[[Path], T | None], make: Callable[[Path], None], *, lock: Path | None = None) -> T:
+    """What a file or folder of a cache holds, made first where it is not there: by one process, while others wait.
+
+    place  named by a digest of all that it depends on
+    read   gives what is in `place`; None where that is missing, broken or no longer true, and it is made anew
+    make   puts the file or folder at the path that it is given, which becomes `place` once it is whole
+    lock   a hidden file beside it by default
+    Raises DataError where what was made cannot be read back.
+    """
+    found = read(place)
+    if found is not None:
+        return found
+    with only_one_process(lock or place.with_name(f".{place.name}.lock")):
+        found = read(place)
+        if found is None:
+            _make(place, make)
+            found = read(place)
+    if found is None:
+        raise DataError(f"{place} of the cache cannot be read back. Choose a local folder for the cache.")
+    return found
+
+
+def _make(place: Path, make: Callable[[Path], None]) -> None:
+    """For who holds the lock of `place`: what a killed process has left goes, and so does what cannot be read."""
+    for left in place.parent.glob(f".{place.name}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+    work = place.with_name(f".{place.name}.building")
+    work.mkdir(parents=True)
+    try:
+        make(work / "new")
+        if os.path.lexists(place):
+            place.rename(work / "old")
+        (work / "new").rename(place)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
-def remove_unpublished(folder: Path) -> None:
-    """What `folder_published_atomically` has left of the folder where its process was killed. For who alone may fill it now."""
-    for temporary in folder.parent.glob(f".{folder.name}.*"):
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
+def digest(*told: object) -> str:
+    """24 hex digits that stand for all that is told: bytes, and what JSON can say; for names in a cache."""
+    found = hashlib.sha256()
+    for part in told:
+        content = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+        found.update(b"%d " % len(content) + content)
+    return found.hexdigest()[:24]

@@ -1,22 +1,17 @@
-"""Files and folders that are whole or not there; full disks are in tests/service/test_faults_disk.py."""
+"""Files and folders are whole or not there, and a cache makes them in one process (full disks: test_faults_disk.py)."""
 
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from kd_hpo.files import (
-    folder_published_atomically,
-    naming,
-    only_one_process,
-    remove_unpublished,
-    reserve,
-    write_atomically,
-)
+from kd_hpo.errors import DataError
+from kd_hpo.files import cached, digest, is_held, naming, only_one_process, reserve, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -87,31 +82,85 @@ with only_one_process(Path({str(lock)!r})):
     other.stdout.close()
 
 
-def test_a_folder_is_published_when_it_is_full(tmp_path: Path) -> None:
-    with folder_published_atomically(tmp_path / "set") as folder:
-        (folder / "images").write_text("all")
-        assert not (tmp_path / "set").exists()
-    assert (tmp_path / "set" / "images").read_text() == "all" and names(tmp_path) == ["set"]
+HOLD = """
+import sys
+from pathlib import Path
+from kd_hpo.files import only_one_process
+with only_one_process(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
 
-def test_a_folder_that_failed_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), folder_published_atomically(tmp_path / "set") as folder:
-        (folder / "images").write_text("some")
-        _ = 1 / 0
-    assert names(tmp_path) == []
+def text(place: Path) -> str | None:
+    return place.read_text() if place.is_file() and place.read_text() != "broken" else None
 
 
-def test_the_faster_process_wins(tmp_path: Path) -> None:
-    with folder_published_atomically(tmp_path / "set") as slow:
-        (slow / "images").write_text("slow")
-        with folder_published_atomically(tmp_path / "set") as fast:
-            (fast / "images").write_text("fast")
-    assert (tmp_path / "set" / "images").read_text() == "fast" and names(tmp_path) == ["set"]
+def test_a_lock_goes_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert is_held(lock)
+        with pytest.raises(TimeoutError), only_one_process(lock, wait=False):
+            pass
+        holder.kill()
+        holder.wait()
+        assert not is_held(lock)
+        with only_one_process(lock, wait=False):
+            assert is_held(lock)
+    assert not is_held(lock)
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".set.123").mkdir()
-    (tmp_path / ".other.123").mkdir()
-    (tmp_path / ".set.lock").touch()
-    remove_unpublished(tmp_path / "set")
-    assert names(tmp_path) == [".other.123", ".set.lock"]
+def test_to_ask_for_a_lock_makes_none(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "lock")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_makes_it_while_the_others_wait(tmp_path: Path) -> None:
+    made: list[Path] = []
+    began, others_wait = threading.Event(), threading.Event()
+
+    def make(new: Path) -> None:
+        made.append(new)
+        began.set()
+        others_wait.wait()
+        new.write_text("value")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cached, tmp_path / "x", text, make)
+        began.wait()
+        second = pool.submit(cached, tmp_path / "x", text, make)
+        others_wait.set()
+        assert (first.result(), second.result(), len(made)) == ("value", "value", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.lock", "x"]
+
+
+def test_what_cannot_be_read_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("broken")
+    assert cached(tmp_path / "x", text, lambda new: new.write_text("whole") and None) == "whole"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_breaks_off_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def broken_off(new: Path) -> None:
+        new.mkdir()
+        (new / "part").write_text("part")
+        raise error
+
+    with pytest.raises(error):
+        cached(tmp_path / "x", text, broken_off)
+    assert [path.name for path in tmp_path.iterdir()] == [".x.lock"]
+    (tmp_path / ".x.building").mkdir()  # of a process that was killed
+    assert cached(tmp_path / "x", text, lambda new: new.write_text("whole") and None) == "whole"
+
+
+def test_what_cannot_be_read_back_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="x of the cache cannot be read back"):
+        cached(tmp_path / "x", text, lambda new: new.write_text("broken") and None)
+
+
+def test_a_digest_tells_the_parts_apart() -> None:
+    parts: list[tuple[object, ...]] = [(b"ab",), (b"a", b"b"), ("ab",), (["a", "b"],), ("a", "b"), ({"a": "b"},), (b"",), ()]
+    assert len({digest(*each) for each in parts}) == len(parts)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})

@@ -1,6 +1,8 @@
 """What a trial reads: the images, how they are split, and the random views of them that training sees."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -14,13 +16,28 @@ Callable = Annotated[str, WrittenAs(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.mo
 """`package.module:callable`, found from the current folder or where Python finds its modules."""
 
 
-class Digits(Settings):
+class DataKind(Settings):
+    """The base of each kind of data. A new kind is a model here, with its name in `Data`, and a reader of its fields in
+    kd_hpo.data.datasets.DATASETS.
+    """
+
+    kind: str
+    may_have_test_half: ClassVar[bool] = True
+    """Whether a fraction in `splits.test` may be of a test half of its own."""
+
+    def places(self) -> Mapping[str, Path | str]:
+        """The folders that it is read from, on disk or in storage, by the fields that name them."""
+        return {}
+
+
+class Digits(DataKind):
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8 that ship inside the package."""
 
     kind: Literal["digits"] = "digits"
+    may_have_test_half: ClassVar[bool] = False
 
 
-class ImageFolder(Settings):
+class ImageFolder(DataKind):
     """A folder of images: `<class>/*.png`, or `train/<class>/*` and `test/<class>/*`."""
 
     kind: Literal["image_folder"] = "image_folder"
@@ -29,8 +46,11 @@ class ImageFolder(Settings):
     size: PositiveInt | None = None
     """Side in pixels that images are brought to; needed where their sizes differ."""
 
+    def places(self) -> Mapping[str, Path | str]:
+        return {"path": self.path}
 
-class TorchvisionData(Settings):
+
+class TorchvisionData(DataKind):
     """A data set of torchvision by its class name, such as CIFAR10."""
 
     kind: Literal["torchvision"] = "torchvision"
@@ -40,8 +60,11 @@ class TorchvisionData(Settings):
     size: PositiveInt | None = None
     """Side in pixels that images are brought to; needed where their sizes differ."""
 
+    def places(self) -> Mapping[str, Path | str]:
+        return {"root": self.root}
 
-class CallableData(Settings):
+
+class CallableData(DataKind):
     """A callable of your own that returns a torch data set of (image, label), or two: train and test."""
 
     kind: Literal["callable"] = "callable"

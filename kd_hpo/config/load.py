@@ -5,10 +5,9 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
-from kd_hpo.config.data import Digits, ImageFolder, TorchvisionData
 from kd_hpo.config.explain import Mistake
 from kd_hpo.config.paths import Keys, join_path, split_key
-from kd_hpo.config.read import read_settings, replace_path
+from kd_hpo.config.read import read_settings, replace_path, replace_paths
 from kd_hpo.config.search import WithGrace
 from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Method, Range, StudyConfig, UniformRange
 from kd_hpo.config.trial import TrialConfig
@@ -51,8 +50,8 @@ def wrong_methods(study: StudyConfig, methods: Collection[str]) -> Iterator[Mist
 
 
 def wrong_splits(study: StudyConfig) -> Iterator[Mistake]:
-    """Only digits are known to have no test half: of any other data set, a fraction in `test` may be of that half."""
-    names = ["train", "outer", "val"] + ["test"] * isinstance(study.data, Digits)
+    """Where a data set may have a test half of its own, a fraction in `test` may be of that half."""
+    names = ["train", "outer", "val"] + ["test"] * (not study.data.may_have_test_half)
     shares = {name: size for name in names if isinstance(size := getattr(study.splits, name), float)}
     total, rest_is_train = fsum(shares.values()), study.splits.train is None
     if total > 1 + 1e-9 or (rest_is_train and total > 1 - 1e-9):
@@ -92,30 +91,27 @@ def probes(chosen: Range) -> Iterator[tuple[Keys, Any]]:
 
 
 def with_settings(trial: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:
-    """The trial with dotted paths replaced, one after the other."""
-    for dotted, value in changes.items():
-        trial = replace_path(trial, dotted, value)
-    return trial
+    """The trial with dotted paths replaced. Raises ConfigError as replace_path does."""
+    return replace_paths(trial, changes)
 
 
 def with_absolute_paths(study: StudyConfig) -> StudyConfig:
     """Raises ConfigError for the home of a user who has none."""
-    paths: dict[str, Path | str | None] = {
-        "runs": study.runs,
-        "teacher.weights": study.teacher.weights,
-        "student.weights": study.student.weights,
-    }
-    if isinstance(study.data, ImageFolder):
-        paths["data.path"] = study.data.path
-    if isinstance(study.data, TorchvisionData):
-        paths["data.root"] = study.data.root
-    for dotted, path in paths.items():
-        try:
-            if isinstance(path, Path):
-                study = replace_path(study, dotted, path.expanduser().absolute())
-        except RuntimeError as error:
-            raise ConfigError(f"{dotted} is {brief(str(path))}: there is no such home; write the path in full") from error
-    return study
+    absolute: dict[str, Path] = {}
+    for dotted, place in {"runs": study.runs, **places_read(study)}.items():
+        if isinstance(place, Path):
+            try:
+                absolute[dotted] = place.expanduser().absolute()
+            except RuntimeError as error:
+                raise ConfigError(f"{dotted} is {brief(str(place))}: there is no such home; write the path in full") from error
+    return replace_paths(study, absolute)
+
+
+def places_read(study: StudyConfig) -> dict[str, Path | str]:
+    """The folders and files that trials read, on disk or in storage, by the dotted paths of the settings that name them."""
+    weights = {"teacher.weights": study.teacher.weights, "student.weights": study.student.weights}
+    data = {f"data.{field}": place for field, place in study.data.places().items()}
+    return data | {dotted: file for dotted, file in weights.items() if file is not None}
 
 
 def method_names(study: StudyConfig) -> tuple[str, ...]:

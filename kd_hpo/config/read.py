@@ -92,6 +92,19 @@ def replace_path(settings: M, dotted: str, value: Any) -> M:
     raise problem
 
 
+def replace_paths(settings: M, changes: Mapping[str, Any]) -> M:
+    """As replace_path for one path after the other, in their order, but validated once, when all are changed."""
+    try:
+        data: dict[str, Any] = settings.model_dump()
+        for dotted, value in changes.items():
+            data = set_path(data, dotted, value)
+        return type(settings).model_validate(data)
+    except (ConfigError, ValidationError):  # a path may lead into what another one's value leaves to its defaults
+        for dotted, value in changes.items():
+            settings = replace_path(settings, dotted, value)
+        return settings
+
+
 def _settings(
     model: type[M],
     data: Mapping[str, Any],

@@ -13,13 +13,17 @@ import numpy.typing as npt
 
 from kd_hpo.data.arrays import read_array
 from kd_hpo.errors import DataError
-from kd_hpo.files import only_one_process, reserve
+from kd_hpo.files import cached, reserve
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the pixels of the same source change: every cache of an older format is then built again."""
 
-Progress = Callable[[int, int], None]
-"""Called now and then while images are decoded, with (done, total)."""
+Progress = Callable[[str], None]
+"""Told in words what is being done."""
+
+
+def decoded(done: int, total: int) -> str:
+    return f"decoding images: {done} of {total}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,8 @@ class ImageSet:
     """images[test_start:] are the data set's own test half; None where it has none."""
     digest: str
     """sha256 of pixels, labels, class names and test_start, in hex: the same wherever the same pixels were decoded."""
+    notes: tuple[str, ...] = ()
+    """Words on how the images were read, where that is no matter of course."""
 
 
 class Labelling(NamedTuple):
@@ -44,6 +50,7 @@ class Labelling(NamedTuple):
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     test_start: int | None
+    notes: tuple[str, ...] = ()
 
 
 def new_images(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
@@ -65,13 +72,12 @@ def open_or_build(cache: Path, name: str, kind: str, key: str, build: Callable[[
     build(folder)  writes the pixels to an array from `new_images(folder, shape)` and returns the labels
     One process builds, the others wait for it. A cache that is truncated or of another kind is built again.
     """
-    home = cache / f"{kind}-{key[:24]}"
-    found = _read(home, name, key)
-    if found is not None:
-        return found
     try:
-        with only_one_process(cache / f".{home.name}.lock"):
-            return _read(home, name, key) or _build(home, name, key, build)
+        return cached(
+            cache / f"{kind}-{key[:24]}",
+            read=lambda home: _read(home, name, key),
+            make=lambda new: _build(new, key, build),
+        )
     except OSError as error:
         raise DataError(f"the image cache {cache} cannot be written: {error}. Choose a local folder you may write to.") from error
 
@@ -84,7 +90,7 @@ def _read(home: Path, name: str, key: str) -> ImageSet | None:
             return None
         images = read_array(home / "images.npy", np.uint8, tuple(meta["shape"]), mapped=True)
         labels = read_array(home / "labels.npy", np.int64, images.shape[:1], mapped=True)
-        found = ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"])
+        found = ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"], tuple(meta["notes"]))
     except (DataError, OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return found if _consistent(found) else None
@@ -100,37 +106,26 @@ def _consistent(images: ImageSet) -> bool:
         and 0 <= images.labels.min() <= images.labels.max() < len(images.classes)
         and (start is None or (type(start) is int and 0 <= start <= count))
         and isinstance(images.digest, str)
+        and all(isinstance(note, str) for note in images.notes)
     )
 
 
-def _build(home: Path, name: str, key: str, build: Callable[[Path], Labelling]) -> ImageSet:
-    work = home.with_name(f".{home.name}.building")  # ours alone while we hold the lock
-    shutil.rmtree(work, ignore_errors=True)  # a build that was killed
-    new = work / "new"
-    new.mkdir(parents=True)
-    try:
-        labelling = build(new)
-        np.save(new / "labels.npy", labelling.labels.astype(np.int64))
-        images = np.lib.format.open_memmap(new / "images.npy", mode="r+")
-        images.flush()
-        meta = {
-            "format": FORMAT,
-            "key": key,
-            "shape": images.shape,
-            "classes": labelling.classes,
-            "test_start": labelling.test_start,
-            "digest": _digest(images, labelling),
-        }
-        (new / "meta.json").write_text(json.dumps(meta))
-        if home.exists():
-            home.rename(work / "old")
-        new.rename(home)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    built = _read(home, name, key)
-    if built is None:
-        raise DataError(f"the image cache {home} cannot be read back. Choose a local folder for the cache.")
-    return built
+def _build(new: Path, key: str, build: Callable[[Path], Labelling]) -> None:
+    new.mkdir()
+    labelling = build(new)
+    np.save(new / "labels.npy", labelling.labels.astype(np.int64))
+    images = np.lib.format.open_memmap(new / "images.npy", mode="r+")
+    images.flush()
+    meta = {
+        "format": FORMAT,
+        "key": key,
+        "shape": images.shape,
+        "classes": labelling.classes,
+        "test_start": labelling.test_start,
+        "digest": _digest(images, labelling),
+        "notes": labelling.notes,
+    }
+    (new / "meta.json").write_text(json.dumps(meta))
 
 
 def _digest(images: npt.NDArray[np.uint8], labelling: Labelling) -> str:

@@ -1,20 +1,20 @@
 """Reads a data set that a callable of the user's own returns into the cache."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kd_hpo.callables import import_callable
+from kd_hpo.callables import code_digest, import_callable
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, open_or_build
-from kd_hpo.data.items import DataSet, Items, class_names, kind_of, reason, write_images
+from kd_hpo.data.images import kind_of, reason, write_images
+from kd_hpo.data.items import DataSet, Items, class_names
 from kd_hpo.data.pixels import require_size
 from kd_hpo.errors import DataError, KdHpoError
 
 
 def load_callable(
-    cache: Path, reference: str, arguments: Mapping[str, Any], size: int | None = None, *, progress: Progress | None = None
+    cache: Path, callable: str, arguments: Mapping[str, Any], size: int | None = None, *, progress: Progress = lambda _: None
 ) -> ImageSet:
     """The data set that `package.module:callable` returns when called with the arguments, or the tuple of two: train, test.
 
@@ -28,6 +28,7 @@ def load_callable(
     set that comes out otherwise when it is called again.
     """
     require_size(size)
+    reference = callable
     called = import_callable(reference)
 
     def call() -> Items:
@@ -43,10 +44,10 @@ def load_callable(
                 f"{reference} gave other items when it was called again. Leave random transforms out of it (`augment` makes "
                 "random views in training) and seed what else is random, as random_split's generator."
             )
-        write_images(items, folder, progress)
-        return items.labelling()
+        return items.labelling(write_images(items, folder, progress))
 
-    told = [reference, dict(arguments), size, _source(reference, called), digest]
+    code = code_digest({reference.partition(":")[0], getattr(called, "__module__", None) or ""} - {""})
+    told = [reference, dict(arguments), size, code, digest]
     key = hashlib.sha256(repr(told).encode()).hexdigest()
     return open_or_build(cache, reference, "callable", key, build)
 
@@ -72,10 +73,3 @@ def _has_items(half: Any) -> bool:
     from torch.utils.data import IterableDataset
 
     return hasattr(half, "__len__") and hasattr(half, "__getitem__") and not isinstance(half, dict | str | IterableDataset)
-
-
-def _source(reference: str, called: Callable[..., Any]) -> str:
-    """The text of the module that is named, and of the one that the callable comes from where that is another."""
-    modules = {reference.partition(":")[0], getattr(called, "__module__", None) or ""}
-    files = [Path(getattr(sys.modules.get(module), "__file__", None) or "") for module in sorted(modules)]
-    return "\n".join(file.read_text() for file in files if file.suffix == ".py")

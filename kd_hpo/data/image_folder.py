@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,38 +11,48 @@ import numpy as np
 from PIL import Image
 
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, open_or_build
-from kd_hpo.data.items import few, write_images
-from kd_hpo.data.pixels import read_file, require_size
-from kd_hpo.errors import DataError
+from kd_hpo.data.images import few, write_images
+from kd_hpo.data.pixels import Depiction, Look, depicted, fitted, look_at, open_file, require_size
+from kd_hpo.data.remote import on_disk
+from kd_hpo.errors import DataError, Note
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+"""With which image files without a suffix begin."""
+OF_SYSTEMS = ("@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini")
+"""What a disk station or a system leaves in any folder, in small letters, beside hidden files."""
 LIKE_HALVES = ("train", "training", "test", "testing", "val", "valid", "validation")
 SMALL = 4096  # bytes a file on average: below it the interpreter lock is the limit, and processes help, not threads
 MANY = 4096  # images: below it processes take longer to start than they save
 
 
-def load_image_folder(cache: Path, path: Path, size: int | None = None, *, progress: Progress | None = None) -> ImageSet:
+def load_image_folder(cache: Path, path: Path | str, size: int | None = None, *, progress: Progress = lambda _: None) -> ImageSet:
     """Images as path/<class>/*.png, or path/train/<class>/*.png with a test half in path/test/<class>/*.png.
 
+    path  a folder, or `s3://BUCKET/PREFIX`, which is fetched into the cache
     size  None keeps the images as they are, all of one size; a number resizes the shorter side to it and crops the centre
-    Images are upright (EXIF), 8 bits, the first frame, without alpha: all grey (C = 1), or all RGB (C = 3) if any has colour.
-    Classes are the sorted folder names; images lie sorted by name, train before test. Hidden files are skipped.
+    Images are upright (EXIF), the first frame, all grey (C = 1), or all RGB (C = 3) if any has colour; `Depiction` says how those
+    of 16 bits and transparent ones are brought to 8 bits. Classes are the sorted folder names; images lie sorted by name, train
+    before test. An image file has one of SUFFIXES, or no suffix and one of SIGNATURES. What is left out is told, but for what
+    hidden files and OF_SYSTEMS are.
     The cache is keyed by names, sizes and modification times: a later start lists the folder and opens no image.
     Raises DataError for a folder that is no such tree, for images that cannot be read and for sizes that differ.
     """
     require_size(size)
-    path = path.expanduser().absolute()
+    path = on_disk(path, cache, folder=True, wanted=may_be_image, progress=progress).expanduser().absolute()
     try:
         tree = _list_tree(path)
     except OSError as error:
         raise DataError(f"the image folder {path} cannot be listed: {error}. Check its permissions and links.") from error
+    for note in tree.notes:
+        progress(Note(f"{path}: {note}"))
     key = hashlib.sha256(f"size {size}\n".encode() + tree.listing).hexdigest()
 
     def build(folder: Path) -> Labelling:
         files, apart = _Files(path, tree.files, size), tree.small and len(tree.files) >= MANY
         threads = 1 if tree.small and not apart else min(8, cores())
-        write_images(files, folder, progress, threads=threads, part=files.part if apart else None)
-        return tree.labelling
+        notes = write_images(files, folder, progress, threads=threads, part=files.part if apart else None)
+        return tree.labelling._replace(notes=notes)
 
     return open_or_build(cache, path.name, "image_folder", key, build)
 
@@ -62,19 +73,24 @@ class Tree:
     labelling: Labelling
     listing: bytes
     small: bool
+    notes: tuple[str, ...]
 
 
 def _list_tree(path: Path) -> Tree:
     halves, classes = _layout(path)
     found: list[Found] = []
     labels: list[int] = []
-    test_start = None
+    test_start, left_out = None, LeftOut()
+    for folder in {path, *(path / half for half in halves)}:
+        with os.scandir(folder) as entries:
+            for entry in filter(lambda each: _is_of_a_system(each.name) and each.is_dir(), entries):
+                left_out.of_a_system(entry)
     for half in halves:
         if half == "test":
             test_start = len(found)
         for label, name in enumerate(classes):
             prefix = f"{half}/{name}" if half else name
-            images = sorted(_walk(path / prefix, prefix))
+            images = sorted(_walk(path / prefix, prefix, left_out, (_identity(path), _identity(path / prefix))))
             if not images:
                 raise DataError(
                     f"the class folder {path / prefix} holds no image; accepted are {', '.join(SUFFIXES)}. "
@@ -85,7 +101,43 @@ def _list_tree(path: Path) -> Tree:
     listing = os.fsencode("".join(f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n" for file in found))
     labelling = Labelling(np.array(labels, np.int64), tuple(classes), test_start)
     small = sum(file.bytes for file in found) < SMALL * len(found)
-    return Tree([file.name for file in found], labelling, listing, small)
+    return Tree([file.name for file in found], labelling, listing, small, (*left_out.notes(), *_rare(labels, classes)))
+
+
+def _rare(labels: list[int], classes: list[str]) -> list[str]:
+    """Words on classes of one image, which is in one split and missing in the others."""
+    counts = np.bincount(labels, minlength=len(classes))
+    single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
+    return [f"of {few(single)} there is one image only, which one split has and the others lack"] if single else []
+
+
+@dataclass
+class LeftOut:
+    """What lies among the images and is none of them."""
+
+    suffixes: Counter[str] = field(default_factory=Counter)
+    """Of files that no suffix or signature says to be images."""
+    systems: Counter[str] = field(default_factory=Counter)
+    """What systems leave, by name."""
+    loops: list[str] = field(default_factory=list)
+    """Links to a folder that they lie in."""
+
+    def of_a_system(self, entry: os.DirEntry[str]) -> None:
+        if entry.is_dir() or not entry.name.startswith("."):
+            self.systems[entry.name] += 1
+        elif entry.name.lower().endswith(SUFFIXES):
+            self.systems["hidden image"] += 1
+
+    def notes(self) -> list[str]:
+        told = []
+        if self.suffixes:
+            each = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.suffixes.items()))
+            told.append(f"{self.suffixes.total()} files are left out, as they are no images by their names: {each}")
+        if self.systems:
+            told.append(f"left out is what systems leave: {', '.join(f'{n} {name}' for name, n in sorted(self.systems.items()))}")
+        if self.loops:
+            told.append(f"left out are links to folders that they lie in: {few(self.loops)}")
+        return told
 
 
 def _layout(path: Path) -> tuple[list[str], list[str]]:
@@ -120,22 +172,52 @@ def _layout(path: Path) -> tuple[list[str], list[str]]:
 
 def _subfolders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__MACOSX")))
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_of_a_system(entry.name))
 
 
-def _walk(folder: str | Path, prefix: str) -> list[Found]:
+def _is_of_a_system(name: str) -> bool:
+    return name.startswith((".", "__MACOSX")) or name.lower() in OF_SYSTEMS
+
+
+def _walk(folder: str | Path, prefix: str, left_out: LeftOut, above: tuple[tuple[int, int], ...]) -> list[Found]:
+    """above  what tells the folders that it lies in from others"""
     found: list[Found] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = f"{prefix}/{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                found += _walk(entry.path, name)
-            elif entry.name.lower().endswith(SUFFIXES):
+            if _is_of_a_system(entry.name):
+                left_out.of_a_system(entry)
+            elif entry.is_dir():
+                here = _identity(entry)
+                if here in above:
+                    left_out.loops.append(name)
+                else:
+                    found += _walk(entry.path, name, left_out, (*above, here))
+            elif _is_image(entry):
                 stat = entry.stat()
                 found.append(Found(name, stat.st_size, stat.st_mtime_ns))
+            else:
+                left_out.suffixes[Path(entry.name).suffix.lower() or "without a suffix"] += 1
     return found
+
+
+def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def may_be_image(name: str) -> bool:
+    """Whether a file of that name may be one."""
+    return name.lower().endswith(SUFFIXES) or not Path(name).suffix
+
+
+def _is_image(file: os.DirEntry[str]) -> bool:
+    if file.name.lower().endswith(SUFFIXES):
+        return True
+    if Path(file.name).suffix or not file.is_file():
+        return False
+    with Path(file.path).open("rb") as opened:
+        return opened.read(8).startswith(SIGNATURES)
 
 
 @dataclass(frozen=True)
@@ -145,6 +227,7 @@ class _Files:
     root: Path
     files: list[str]
     size: int | None
+    how: Depiction = field(default_factory=Depiction)
 
     @property
     def what(self) -> str:
@@ -160,7 +243,13 @@ class _Files:
         return self.files[index]
 
     def read(self, index: int) -> Image.Image:
-        return read_file(self.root / self.files[index], self.size)
+        return fitted(depicted(self._opened(index), self.how), self.size)
+
+    def look(self, index: int) -> Look:
+        return look_at(self._opened(index))
+
+    def _opened(self, index: int) -> Image.Image:
+        return open_file(self.root / self.files[index], self.size)
 
 
 def cores() -> int:

@@ -1,153 +1,22 @@
-"""Images that are read by number: written into a cache once, and the (image, label) items of data sets as such images."""
+"""The (image, label) items of data sets, as images that are read by number."""
 
 import hashlib
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from kd_hpo.data.cache import Labelling, Progress, new_images
-from kd_hpo.data.pixels import Unreadable, as_image, fitted
+from kd_hpo.data.cache import Labelling
+from kd_hpo.data.content import digest_of_content, labels_of
+from kd_hpo.data.images import few, kind_of
+from kd_hpo.data.pixels import Depiction, Look, depicted, fitted, look_at, raw_image
 from kd_hpo.errors import DataError
 
-CHUNK = 128  # images a task
-FEW_TASKS = 2048  # images a task of another process
-SAMPLE = 64  # items of each half that stand for all of them in a digest
+SAMPLE = 64
+"""Items of each half that are read at each start."""
 HALVES = ("train", "test")
-
-
-class Images(Protocol):
-    @property
-    def what(self) -> str:
-        """What they are, in the plural: "images under /data/pets"."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str: ...
-
-    def read(self, index: int) -> Image.Image:
-        """Of mode L or RGB. A DataError ends the reading; any other error makes this image one of the broken ones."""
-        ...
-
-
-class _Coloured(Exception):
-    """A colour image among grey ones."""
-
-
-Part = Callable[[int, int], Images]
-"""(start, stop) -> those images alone, to be sent to another process."""
-
-
-def write_images(images: Images, folder: Path, progress: Progress | None, *, threads: int = 1, part: Part | None = None) -> None:
-    """Writes them to an array from `new_images`: all grey (C = 1), or all RGB (C = 3) if any has colour.
-
-    part  given, as many processes as threads read them instead
-    Raises DataError with the number and names of all that cannot be read, or if sizes differ.
-    """
-    first = _first_readable(images)
-    try:
-        _write_as(first.mode, first.size, images, folder, progress, threads, part)
-    except _Coloured:
-        _write_as("RGB", first.size, images, folder, progress, threads, part)
-
-
-def _write_as(
-    mode: str,
-    size: tuple[int, int],
-    images: Images,
-    folder: Path,
-    progress: Progress | None,
-    threads: int,
-    part: Part | None,
-) -> None:
-    total, (width, height) = len(images), size
-    pixels = new_images(folder, (total, len(mode), height, width))
-    broken: list[str] = []
-
-    def write_chunk(start: int) -> list[str]:
-        return _write_some(images, range(start, min(start + CHUNK, total)), pixels[start : start + CHUNK], mode, size)
-
-    # A data set may want to be read in the thread that opened it.
-    pool = ThreadPoolExecutor(threads) if threads > 1 and part is None else None
-    chunk, starts = CHUNK, range(0, total, CHUNK)
-    if part is not None and threads > 1:
-        chunk, file = FEW_TASKS, folder / "images.npy"
-        ends = [(start, min(start + chunk, total)) for start in range(0, total, chunk)]
-        workers = Parallel(n_jobs=threads, return_as="generator")
-        results = workers(delayed(_write_part)(part(start, stop), file, start, mode, size) for start, stop in ends)
-    else:
-        results = (pool.map if pool else map)(write_chunk, starts)
-    try:
-        for done, problems in enumerate(results, 1):
-            broken += problems
-            if progress is not None:
-                progress(min(done * chunk, total), total)
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
-        if part is not None and threads > 1:
-            get_reusable_executor().shutdown()
-    if broken:
-        raise _unreadable(images, broken)
-
-
-def _write_part(images: Images, file: Path, start: int, mode: str, size: tuple[int, int]) -> list[str]:
-    """In a process of its own: `images` stand from `start` in the file."""
-    pixels = np.load(file, mmap_mode="r+", allow_pickle=False)
-    return _write_some(images, range(len(images)), pixels[start : start + len(images)], mode, size)
-
-
-def _write_some(images: Images, which: range, pixels: npt.NDArray[np.uint8], mode: str, size: tuple[int, int]) -> list[str]:
-    """Returns the names of those that cannot be read, and why."""
-    problems = ((index, _write_one(images, index, out, mode, size)) for index, out in zip(which, pixels, strict=True))
-    return [f"{images.name(index)} ({problem})" for index, problem in problems if problem]
-
-
-def _write_one(images: Images, index: int, out: npt.NDArray[np.uint8], mode: str, size: tuple[int, int]) -> str | None:
-    """Writes one image to out (C, H, W); returns why it cannot be read, or None."""
-    try:
-        image = images.read(index)
-    except DataError:
-        raise
-    except Exception as error:  # a broken file raises nearly any type, a user's data set too; the user is told all of them
-        return reason(error)
-    if image.size != size:
-        (width, height), (first_width, first_height) = image.size, size
-        raise DataError(
-            f"the {images.what} differ in size: {images.name(index)} is {width} x {height}, others are "
-            f"{first_width} x {first_height}. Set `size`: each is then resized to it on its shorter side and cropped."
-        )
-    if mode == "L" and image.mode != "L":
-        raise _Coloured
-    array = np.asarray(image if image.mode == mode else image.convert(mode))
-    out[:] = array[None] if mode == "L" else array.transpose(2, 0, 1)
-    return None
-
-
-def _first_readable(images: Images) -> Image.Image:
-    broken = []
-    for index in range(len(images)):
-        try:
-            return images.read(index)
-        except DataError:
-            raise
-        except Exception as error:
-            broken.append(f"{images.name(index)} ({reason(error)})")
-    raise _unreadable(images, broken)
-
-
-def _unreadable(images: Images, broken: Sequence[str]) -> DataError:
-    return DataError(
-        f"{len(broken)} of {len(images)} {images.what} cannot be read: {few(broken)}. Replace or remove them and start again."
-    )
 
 
 class DataSet(Protocol):
@@ -172,6 +41,7 @@ class Items:
             if not len(half):
                 raise DataError(f"{source} has no item{f' in its {name} half' if len(halves) > 1 else ''}. Give it some.")
         self._labels = np.zeros(len(self), np.int64)
+        self.how = Depiction()
 
     @property
     def what(self) -> str:
@@ -186,30 +56,58 @@ class Items:
 
     def read(self, index: int) -> Image.Image:
         image, self._labels[index] = self._item(index)
-        return fitted(image, self.size)
+        return fitted(depicted(image, self.how), self.size)
 
-    def labelling(self) -> Labelling:
-        """Once every item is read."""
-        classes = self.classes or tuple(str(label) for label in range(int(self._labels.max()) + 1))
+    def look(self, index: int) -> Look:
+        return look_at(self._item(index)[0])
+
+    def labelling(self, notes: tuple[str, ...] = ()) -> Labelling:
+        """Once every item is read. Labels that no class names are numbered in their order; each is the name of its class."""
+        labels, classes = self._labels, self.classes
+        if classes is None:
+            found, labels = np.unique(labels, return_inverse=True)
+            classes = tuple(map(str, found.tolist()))
+            if found[-1] != len(found) - 1:
+                told = few([f"{label} -> {number}" for number, label in enumerate(classes)], 3)
+                notes += (f"{len(found)} labels of {self.source} are numbered in their order: {told}; `classes` would name all",)
         if len(classes) < 2:
             raise DataError(f"the {self.what} are all of one class; accepted are labels of at least two, as 0, 1 and so on.")
-        return Labelling(self._labels, classes, len(self.halves[0]) if len(self.halves) > 1 else None)
+        return Labelling(labels.astype(np.int64), classes, len(self.halves[0]) if len(self.halves) > 1 else None, notes)
 
     def digest(self) -> str:
-        """sha256 of lengths, class names and up to SAMPLE evenly spread items of each half, in hex."""
+        """sha256 of lengths, class names, all labels, and as much of the pixels as can be had, in hex.
+
+        What the data sets hold as arrays or lists of words, one for each item, counts whole; so do sizes and times of files that
+        such lists name. SAMPLE evenly spread items of each half are read; all are where nothing that the data sets
+        hold are their labels.
+        """
         lengths = [len(half) for half in self.halves]
         digest = hashlib.sha256(repr((lengths, self.classes)).encode())
-        for start, length in zip((0, lengths[0]), lengths, strict=False):
-            for number in np.linspace(0, length - 1, min(SAMPLE, length)).astype(int):
-                try:
-                    image, label = self._item(start + int(number))
-                except DataError:
-                    raise
-                except Exception:  # named and counted when all items are read
-                    digest.update(b"broken")
-                else:
-                    digest.update(f"{image.mode} {image.size} {label}\n".encode() + image.tobytes())
+        for start, half in zip((0, lengths[0]), self.halves, strict=False):
+            sample = np.linspace(0, len(half) - 1, min(SAMPLE, len(half))).astype(int)
+            labels, read = labels_of(half), dict[int, int | None]()
+            for number in sample:
+                read[int(number)] = self._add(digest, start + int(number))
+            if labels is None or any(label is not None and labels[number] != label for number, label in read.items()):
+                for number in range(len(half)):
+                    if number not in read:
+                        self._add(digest, start + number)
+            else:
+                digest.update(labels.tobytes())
+            digest.update(digest_of_content(half))
         return digest.hexdigest()
+
+    def _add(self, digest: "hashlib._Hash", index: int) -> int | None:
+        """The label of an item that is added; None for one that cannot be read."""
+        try:
+            image, label = self._item(index)
+        except DataError:
+            raise
+        except Exception:  # named and counted when all items are read
+            digest.update(b"broken")
+            return None
+        digest.update(f"{image.mode} {image.size} {label}\n".encode() + image.tobytes())
+        return label
 
     def _place(self, index: int) -> tuple[int, int]:
         start = len(self.halves[0])
@@ -220,7 +118,7 @@ class Items:
         item, name = self.halves[half][number], f"{self.name(index)} of {self.source}"
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise DataError(f"{name} is {kind_of(item)}; accepted are pairs (image, label).")
-        return as_image(item[0], name), self._label(item[1], name)
+        return raw_image(item[0], name), self._label(item[1], name)
 
     def _label(self, value: Any, name: str) -> int:
         try:
@@ -249,20 +147,3 @@ def class_names(source: str, data_sets: Iterable[Any]) -> tuple[str, ...] | None
                 + (f"{few(differ)} {'is' if len(differ) == 1 else 'are'} only in one." if differ else "their orders differ.")
             )
     return said[0] if said else None
-
-
-def kind_of(value: Any) -> str:
-    """For a message: "a dict", "a tuple of 3"."""
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
-
-
-def reason(error: Exception) -> str:
-    """Why an image cannot be read, in a few words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that Pillow can read"
-    said = str(error).strip().splitlines()
-    return said[0] if isinstance(error, Unreadable) else ": ".join([type(error).__name__, *said[:1]])
-
-
-def few(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,7 +1,9 @@
-"""Turns an image file, a PIL image, a tensor or an array into a PIL image of mode L (grey) or RGB."""
+"""Turns an image file, a PIL image, a tensor or an array into a PIL image of mode L (grey) or RGB of 8 bits."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,25 +29,109 @@ def fitted(image: Image.Image, size: int | None) -> Image.Image:
     return image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
-def read_file(file: Path, size: int | None) -> Image.Image:
-    """The first frame of an image file, upright (EXIF), fitted to `size`."""
+@dataclass
+class Depiction:
+    """How what 8 bits do not hold is brought to them, in all images of a data set alike; None until it is known."""
+
+    bits: int | None = None
+    """How many bits the grey levels of images of 16 bits fill."""
+    ground: int | None = None
+    """The grey level under what is transparent."""
+
+    def decide(self, looks: Iterable["Look"]) -> tuple[str, ...]:
+        """By all images of the data set; gives words about it."""
+        peak, ink, cover, words = 0, 0.0, 0.0, list[str]()
+        for look in looks:
+            peak, ink, cover = max(peak, look.peak or 0), ink + look.ink, cover + look.cover
+            self.bits = 16 if look.peak is not None else self.bits
+            self.ground = 0 if look.cover or look.clear else self.ground
+        if self.bits is not None:
+            self.bits = max(8, peak.bit_length() + peak.bit_length() % 2)
+            words.append(f"images of 16 bits reach level {peak} and are read as those of {self.bits} bits")
+        if self.ground is not None:
+            self.ground = 255 if ink < 127.5 * cover else 0
+            drawn, ground = ("dark", "white") if self.ground else ("light", "black")
+            words.append(f"what is transparent in images is read as {ground}, since what is drawn is {drawn}")
+        return tuple(words)
+
+
+class Look(NamedTuple):
+    """What an image says about how those of its data set are brought to 8 bits."""
+
+    peak: int | None
+    """Its highest level, of 16 bits."""
+    ink: float
+    """The sum of its levels, each times its opacity in [0, 1], where it is transparent anywhere."""
+    cover: float
+    """The sum of those opacities."""
+    clear: bool
+    """Whether it is transparent anywhere."""
+
+
+class Undecided(Exception):
+    """How this image is read depends on the others of its data set."""
+
+
+def look_at(image: Image.Image) -> Look:
+    if _is_deep(image):
+        return Look(int(np.asarray(image).max()), 0.0, 0.0, False)
+    if (split := _split(image)) is None:
+        return Look(None, 0.0, 0.0, False)
+    opacity = np.asarray(split[1]) / 255
+    return Look(None, float((np.asarray(split[0].convert("L")) * opacity).sum()), float(opacity.sum()), True)
+
+
+def depicted(image: Image.Image, how: Depiction) -> Image.Image:
+    """Of mode L or RGB. Raises Undecided where `how` does not say how it is read."""
+    if _is_deep(image):
+        if how.bits is None:
+            raise Undecided
+        return Image.fromarray((np.asarray(image) >> (how.bits - 8)).astype(np.uint8))
+    if (split := _split(image)) is not None:
+        if how.ground is None:
+            raise Undecided
+        drawn, opacity = split
+        return Image.composite(drawn, Image.new(drawn.mode, drawn.size, (how.ground,) * len(drawn.getbands())), opacity)
+    if image.mode in ("1", "L", "LA", "La"):
+        return image.convert("L")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I")
+
+
+def _split(image: Image.Image) -> tuple[Image.Image, Image.Image] | None:
+    """What is drawn (L or RGB) and its opacity (L); None where nothing is transparent."""
+    if not image.has_transparency_data:
+        return None
+    grey = image.mode in ("1", "L", "LA", "La")
+    drawn = image.convert("LA" if grey else "RGBA")
+    opacity = drawn.getchannel("A")
+    return None if opacity.getextrema()[0] == 255 else (drawn.convert("L" if grey else "RGB"), opacity)
+
+
+def open_file(file: Path, size: int | None = None) -> Image.Image:
+    """The first frame of an image file, upright (EXIF), as it is stored; a JPEG no larger than is needed for `size`."""
     with Image.open(file) as opened:
         kind = opened.format
         if size is not None:
             opened.draft(None, (2 * size, 2 * size))  # lets a JPEG decode at a fraction of its size
         if opened.width * opened.height > MAX_PIXELS:
             raise Unreadable(f"{opened.width} x {opened.height} pixels, more than {MAX_PIXELS} in all")
-        return fitted(_eight_bits(ImageOps.exif_transpose(opened), kind), size)
+        return _of_known_range(ImageOps.exif_transpose(opened), kind)
 
 
-def as_image(value: Any, name: str) -> Image.Image:
-    """What a data set gives as an image, called `name` in a message.
+def raw_image(value: Any, name: str) -> Image.Image:
+    """What a data set gives as an image, called `name` in a message, for `depicted`.
 
     value  a PIL image; or a tensor or array of (H, W), (C, H, W) or (H, W, C), with C 1 or 3, of uint8 or of floats in [0, 1]
     Raises DataError for anything else.
     """
     if isinstance(value, Image.Image):
-        return _eight_bits(value, value.format)
+        return _of_known_range(value, value.format)
     array, channels_first = _as_array(value, name)
     shape = array.shape
     if array.ndim == 3:
@@ -86,13 +172,8 @@ def _as_levels(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     return levels.astype(np.uint8)
 
 
-def _eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
+def _of_known_range(image: Image.Image, kind: str | None) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and kind not in ("PNG", "PPM")):
         raise Unreadable(f"{kind or 'image'} of mode {image.mode}, whose range is unknown")
-    if image.mode in ("1", "L", "LA", "La"):
-        return image.convert("L")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    image.load()
+    return image

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kd_hpo.errors import DataError
-from kd_hpo.files import folder_published_atomically, naming, only_one_process
+from kd_hpo.files import cached, naming
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -44,12 +44,12 @@ def on_disk(
     cache: Path,
     *,
     folder: bool,
-    only: tuple[str, ...] = ("",),
+    wanted: Callable[[str], bool] = lambda name: True,
     progress: Progress = lambda _: None,
 ) -> Path:
     """A path as it is; of `s3://BUCKET/KEY` the path of its copy in the cache, which is fetched if it is not there.
 
-    folder  whether the key is that of a folder or of one file; of a folder, files that end in one of `only` are fetched
+    folder  whether the key is that of a folder or of one file; of a folder, files whose names are `wanted` are fetched
     The storage is asked at every call what it has, and what has changed is fetched again, by one process while others wait.
     Where it does not answer, the copy that was fetched last serves, and `progress` is told.
     Raises DataError where there is no such key, and where the storage does not answer and there is no copy.
@@ -58,23 +58,23 @@ def on_disk(
         return place
     home = cache / f"s3-{_digest(_endpoint() or '', place)}"
     try:
-        files = listing(place, folder=folder, only=only)
+        files = listing(place, folder=folder, wanted=wanted)
     except Away as error:
         if not (copies := list(home.glob("[!.]*/"))):
             raise
         progress(f"{error}; what was fetched before serves")
         return max(copies, key=lambda copy: copy.stat().st_mtime_ns) / _name(place)
-    copy = home / _digest(*map(str, files))
-    path = copy / _name(place)
-    with only_one_process(cache / f".{home.name}.lock"):
-        if not _is_whole(path, files, folder=folder):
-            shutil.rmtree(copy, ignore_errors=True)
-            _fetch(place, files, copy, folder=folder, progress=progress)
+    copy = cached(
+        home / _digest(*map(str, files)),
+        read=lambda copy: copy if _is_whole(copy / _name(place), files, folder=folder) else None,
+        make=lambda new: _fetch(place, files, new, folder=folder, progress=progress),
+        lock=cache / f".{home.name}.lock",
+    )
     os.utime(copy)
-    return path
+    return copy / _name(place)
 
 
-def listing(place: str, *, folder: bool, only: tuple[str, ...] = ("",)) -> list[Remote]:
+def listing(place: str, *, folder: bool, wanted: Callable[[str], bool] = lambda name: True) -> list[Remote]:
     """What the storage has there, by name; hidden files are left out. Raises DataError as on_disk does."""
     bucket, _, key = place.removeprefix("s3://").rstrip("/").partition("/")
     path = f"{bucket}/{key}".rstrip("/")
@@ -88,43 +88,42 @@ def listing(place: str, *, folder: bool, only: tuple[str, ...] = ("",)) -> list[
             what = f"nothing at {key} in the bucket {bucket}" if there else f"no bucket {bucket}"
             raise DataError(f"{place} is not there: the storage{_at()} has {what}")
         if (found.type == FileType.Directory) != folder:
-            wanted, given = ("folder", "file") if folder else ("file", "folder")
-            raise DataError(f"{place} is a {given}, and a {wanted} is needed")
+            due, given = ("folder", "file") if folder else ("file", "folder")
+            raise DataError(f"{place} is a {given}, and a {due} is needed")
         if not folder:
             with storage.open_input_stream(path) as stream:
                 etag = stream.metadata().get("ETag", b"").decode()
             return [Remote(_name(place), found.size, found.mtime_ns, etag)]
         below = storage.get_file_info(FileSelector(path, recursive=True))
     names = ((info.path.removeprefix(f"{path}/"), info) for info in below if info.type == FileType.File)
-    files = [Remote(name, info.size, info.mtime_ns) for name, info in names if name.lower().endswith(only) and not _hidden(name)]
+    files = [Remote(name, info.size, info.mtime_ns) for name, info in names if wanted(name) and not _hidden(name)]
     if wrong := [file.name for file in files if not _stays_below(file.name)]:
         raise DataError(f"{place} has a key that is no path, {wrong[0]!r}; rename it")
     return sorted(files)
 
 
-def _fetch(place: str, files: Sequence[Remote], copy: Path, *, folder: bool, progress: Progress) -> None:
+def _fetch(place: str, files: Sequence[Remote], new: Path, *, folder: bool, progress: Progress) -> None:
     size, where = sum(file.bytes for file in files), place.removeprefix("s3://").rstrip("/")
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    if size > (free := shutil.disk_usage(copy.parent).free):
-        raise DataError(f"{place} has {size / 1e9:.1f} GB, and the disk of the cache {copy.parent} has {free / 1e9:.1f} GB left")
-    with folder_published_atomically(copy) as new:
-        base = new / _name(place) if folder else new
-        base.mkdir(exist_ok=True)
-        storage = _storage()
+    cache = new.parents[2]
+    if size > (free := shutil.disk_usage(new.parent).free):
+        raise DataError(f"{place} has {size / 1e9:.1f} GB, and the disk of the cache {cache} has {free / 1e9:.1f} GB left")
+    base = new / _name(place) if folder else new
+    base.mkdir(parents=True)
+    storage = _storage()
 
-        def fetch(file: Remote) -> None:
-            with _told_about(place):
-                stream = storage.open_input_stream(f"{where}/{file.name}" if folder else where)
-            with stream:
-                _write(base / file.name, file, place, iter(lambda: _read(stream, place), b""))
+    def fetch(file: Remote) -> None:
+        with _told_about(place):
+            stream = storage.open_input_stream(f"{where}/{file.name}" if folder else where)
+        with stream:
+            _write(base / file.name, file, place, iter(lambda: _read(stream, place), b""))
 
-        with ThreadPoolExecutor(_THREADS) as pool:
-            try:
-                for done, _ in enumerate(pool.map(fetch, files), 1):
-                    progress(f"fetching {place}: {done} of {len(files)} files")
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for done, _ in enumerate(pool.map(fetch, files), 1):
+                progress(f"fetching {place}: {done} of {len(files)} files")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _read(stream: "AbstractContextManager[object]", place: str) -> bytes:

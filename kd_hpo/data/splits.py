@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 
 import numpy as np
@@ -79,6 +79,12 @@ def make_splits(
         drawn["test"] = _draw(own, labels, [size, len(own) - size], random)[0]
     parts = {name: _frozen(drawn.get(name, pool[:0])) for name in ("train", "outer", "val", "test", "extra")}
     return Splits(**parts, digests={name: split_digest(part) for name, part in parts.items()})
+
+
+def outer_in_train(splits: Splits) -> Splits:
+    """The outer split's images among those that train, where no hypergradient is taken any more."""
+    parts = {"train": _frozen(np.sort(np.concatenate([splits.train, splits.outer]))), "outer": _frozen(splits.outer[:0])}
+    return replace(splits, **parts, digests={**splits.digests, **{name: split_digest(part) for name, part in parts.items()}})
 
 
 def split_digest(part: Indices) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.pairs import Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.data.arrays import read_array
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
-from kd_hpo.errors import DataError, FeatureMismatch
-from kd_hpo.files import folder_published_atomically, only_one_process, remove_unpublished, reserve
-from kd_hpo.nets.features import FeatureTap, evaluating, layer_shapes
-from kd_hpo.nets.weights import network_digest
+from kd_hpo.data.teacher_sample import Sample, read_teacher
+from kd_hpo.errors import DataError, FeatureMismatch, Note
+from kd_hpo.files import cached, reserve
+from kd_hpo.nets.features import FeatureTap, layer_shapes
+from kd_hpo.nets.identity import network_digest
 
-_VERSION = 3
+_VERSION = 4
 _CHUNK = 512
 
 
@@ -65,12 +65,12 @@ class TeacherReader:
 
     def batch(self, images: Indices, x: Tensor, sizes: Collection[Size], compared: int | None = None) -> Targets:
         wanted = {size: layers for size, layers in self.plan.blocks.items() if size in sizes}
-        logits, rows = _read(self.network, self.shapes, self.channels, wanted, x, self.batches, compared)
+        logits, rows = read_teacher(self.network, self.shapes, self.channels, wanted, x, self.batches, compared)
         blocks = {size: (block - self.statistics[size][0]) / self.statistics[size][1] for size, block in rows.items()}
         return Targets(logits, blocks)
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
-        return _read(self.network, (), (), {}, x, self.batches)[0]
+        return read_teacher(self.network, (), (), {}, x, self.batches)[0]
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,22 @@ class CachedTargets:
     device: torch.device
 
     def batch(self, images: Indices, x: Tensor, sizes: Collection[Size], compared: int | None = None) -> Targets:
-        at = self.rows[images[:compared]]
+        at = self._at(images[:compared])
         rows = {size: self._read(self.blocks[size], at) for size in sizes}
         blocks = {size: b.view(torch.bfloat16).float() if b.dtype == torch.int16 else b for size, b in rows.items()}
         return Targets(self.logits(images, x), blocks)
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
-        return self._read(self.all_logits, self.rows[images])
+        return self._read(self.all_logits, self._at(images))
+
+    def _at(self, images: Indices) -> NDArray[np.int64]:
+        """Raises DataError for images of which nothing is stored, rather than give what stands elsewhere."""
+        known = (images >= 0) & (images < len(self.rows))
+        at = self.rows[np.where(known, images, 0)]
+        if not (known & (at >= 0)).all():
+            first = images[~(known & (at >= 0))][0]
+            raise DataError(f"the teacher's cached features are asked for image {first}, which is none of those that were read")
+        return at
 
     def _read(self, array: NDArray[Any], at: NDArray[np.int64]) -> Tensor:
         # The plain array under a memory map: numpy's own class for maps takes as long for a small batch as reading it does.
@@ -128,10 +137,12 @@ def teacher_reader(
         return TeacherReader(network, shapes, everything, every, plain, batches)
     sizes = {str(size): wanted for size, wanted in everything.blocks.items()}
     key = _digest([network_digest(network), batches.images.digest, list(layers), sizes, batches.precision], train)
-    folder = cache / f"teacher-statistics-{key}"
-    if not folder.is_dir():
-        with folder_published_atomically(folder) as temporary:
-            _measure(network, shapes, everything, batches, train, temporary)
+    sample = Sample(network, shapes, batches, train)
+    folder = cached(
+        cache / f"teacher-statistics-{key}",
+        read=sample.holds,
+        make=lambda new: sample.keep(new, lambda: _measure(network, shapes, everything, batches, train, new)),
+    )
     channels = tuple(_channels(folder / f"channels-{t}.npy", shape).to(batches.device) for t, shape in enumerate(shapes))
     kept = [replace(s, channels=len(c)) for s, c in zip(shapes, channels, strict=True)]
     plan = pair_plan(kept, student, logits_pair=logits_pair, meet=meet)
@@ -159,10 +170,15 @@ def _width(plan: PairPlan, size: Size) -> int:
 
 
 def cached_targets(
-    reader: TeacherReader, images: Indices, cache: Path, precision: Literal["float32", "bfloat16"] = "float32"
+    reader: TeacherReader,
+    images: Indices,
+    cache: Path,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    progress: Callable[[str], None] = lambda _: None,
 ) -> CachedTargets:
     """What the reader says of the images, or of views of them: read from the cache, or computed there first, by one process.
 
+    `progress` is told where the teacher gives other features of a sample than the cache has, which are then computed again.
     Raises DataError where the disk has no room for it.
     """
     plan, batches = reader.plan, reader.batches
@@ -175,13 +191,14 @@ def cached_targets(
     statistics = {str(size): values.tolist() for size, values in reader.statistics.items()}
     told += [batches.views.identity] if batches.views else []
     told += [precision] if precision != "float32" else []
-    folder = cache / f"teacher-targets-{_digest([*told, statistics], images)}"
-    if not folder.is_dir():
-        with only_one_process(cache / f".{folder.name}.lock"):
-            if not folder.is_dir():
-                remove_unpublished(folder)
-                with folder_published_atomically(folder) as temporary:
-                    _write(reader, images, temporary, _STORED[precision])
+    sample = Sample(reader.network, reader.shapes, batches, images)
+    folder = cached(
+        cache / f"teacher-targets-{_digest([*told, statistics], images)}",
+        read=sample.holds,
+        make=lambda new: sample.keep(new, lambda: _write(reader, images, new, _STORED[precision])),
+    )
+    if sample.outdated:
+        progress(Note("the teacher no longer gives what the cache has of it, so that it has been read again"))
     rows = np.full(batches.numbers, -1)
     rows[images] = np.arange(len(images))
     shapes, dtype = _shapes(reader, images), _STORED[precision]
@@ -203,35 +220,17 @@ def _shapes(reader: TeacherReader, images: Indices) -> dict[Size, tuple[int, int
     return {(h, w): (len(images), h * w, _width(reader.plan, (h, w))) for h, w in reader.plan.blocks}
 
 
-def _read(
-    network: nn.Module,
-    shapes: Sequence[LayerShape],
-    channels: Sequence[Tensor],
-    blocks: dict[Size, tuple[int, ...]],
-    x: Tensor,
-    batches: ImageBatches,
-    compared: int | None = None,
-) -> tuple[Tensor, dict[Size, Tensor]]:
-    """Logits (B, K) and, of the first `compared` and for each resolution, the wanted layers' channels side by side,
-    (compared, h * w, C).
-    """
-    with FeatureTap(network, [s.name for s in shapes]) as tap, evaluating(network), torch.no_grad(), batches.autocast():
-        logits, features = tap(x)
-    maps = [as_map(f, s)[:compared, c].to(x.dtype) for f, s, c in zip(features, shapes, channels, strict=True)]
-    rows = {size: torch.cat([pooled(maps[t], size) for t in wanted], 2) for size, wanted in blocks.items()}
-    return logits.to(x.dtype), rows
-
-
 def _measure(
     network: nn.Module, shapes: Sequence[LayerShape], plan: PairPlan, batches: ImageBatches, train: Indices, folder: Path
 ) -> None:
     """Which channels vary over the train split and, at each resolution, their mean and deviation over images and positions."""
+    folder.mkdir()
     every = [torch.arange(s.channels, device=batches.device) for s in shapes]
     sums: dict[Size, Tensor] = {}
     lows: dict[Size, Tensor] = {}
     highs: dict[Size, Tensor] = {}
     for x in _plain(batches, train):
-        for size, block in _read(network, shapes, every, plan.blocks, x, batches)[1].items():
+        for size, block in read_teacher(network, shapes, every, plan.blocks, x, batches)[1].items():
             values, low, high = block.double(), block.amin((0, 1)), block.amax((0, 1))
             sums[size] = sums.get(size, 0) + torch.stack([values.sum((0, 1)), values.square().sum((0, 1))])
             lows[size] = torch.minimum(lows.get(size, low), low)
@@ -254,6 +253,7 @@ def _measure(
 
 
 def _write(reader: TeacherReader, images: Indices, folder: Path, dtype: type[np.float32 | np.int16]) -> None:
+    folder.mkdir()
     shapes, each = _shapes(reader, images), np.dtype(dtype).itemsize
     need, free = sum(each * int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()), disk_usage(folder).free
     if need > free:  # writing to a map without room would kill the process instead of raising

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, open_or_build
 from kd_hpo.data.image_folder import cores
-from kd_hpo.data.items import DataSet, Items, class_names, reason, write_images
+from kd_hpo.data.images import reason, write_images
+from kd_hpo.data.items import DataSet, Items, class_names
 from kd_hpo.data.pixels import require_size
 from kd_hpo.errors import DataError
 
@@ -71,7 +72,7 @@ ARCHIVES = (".gz", ".tar", ".tgz", ".zip")  # they may be deleted once they are 
 
 
 def load_torchvision(
-    cache: Path, name: str, root: Path, download: bool = False, size: int | None = None, *, progress: Progress | None = None
+    cache: Path, name: str, root: Path, download: bool = False, size: int | None = None, *, progress: Progress = lambda _: None
 ) -> ImageSet:
     """A torchvision data set, train half first, then its test half where it has one.
 
@@ -95,8 +96,7 @@ def load_torchvision(
         train, test = ([_open(name, root, download, arguments) for arguments in half] for half in (source.train, source.test))
         halves, where = [_joined(half) for half in (train, test) if half], f"{name} in {root}"
         items = Items(where, halves, class_names(where, train + test), size)
-        write_images(items, folder, progress, threads=min(8, cores()))
-        return items.labelling()
+        return items.labelling(write_images(items, folder, progress, threads=min(8, cores())))
 
     key = hashlib.sha256(f"{name}\nsize {size}\n".encode() + listing).hexdigest()
     return open_or_build(cache, name, name, key, build)

@@ -1,7 +1,6 @@
 """Weights of networks as files that run no code when they are read."""
 
 import hashlib
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ from torch import Tensor, nn
 
 from kd_hpo.errors import ConfigError
 from kd_hpo.files import Write, write_atomically
+from kd_hpo.nets.identity import network_digest as network_digest
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts keep the weights in a file that holds more."""
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.")
 """What wrappers (DataParallel, Lightning, torch.compile, FeatureTap) put before the names of a network's weights."""
 _TOLD, _DEEPEST = 3, 10
-_LIBRARIES = ("torch", "torchvision", "timm", "kd_hpo")
-"""Their modules are told by how they print."""
 
 State = dict[str, Tensor]
 
@@ -67,14 +65,6 @@ def weights_digest(network: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def network_digest(network: nn.Module) -> str:
-    """sha256 of what a network computes: its weights, its modules as they print, and the source of those of a user's own."""
-    modules = {sys.modules.get(type(module).__module__) for module in network.modules()}
-    own = {m for m in modules if m is not None and m.__name__.partition(".")[0] not in _LIBRARIES}
-    sources = sorted(Path(file).read_text() for m in own if (file := getattr(m, "__file__", None)))
-    return hashlib.sha256("\0".join([weights_digest(network), repr(network), *sources]).encode()).hexdigest()
 
 
 def _tensors(state: object) -> State:

@@ -12,6 +12,7 @@ _DEFAULTS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, the only way to no output at all
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # code of one's own may open a file by its path from where the study was started
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed before its first epoch has none; the study goes on

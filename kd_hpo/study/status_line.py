@@ -3,11 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from rich.console import Console
+from rich.text import Text
+
+from kd_hpo.errors import Note
 
 INTERVAL_S = 15.0
 """Between two lines of a log about the same thing."""
+_NOTED: WeakKeyDictionary[Console, set[str]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -16,16 +21,26 @@ def status_line(
 ) -> Iterator[Callable[[str], None]]:
     """Gives a function that is told what is being made, as `training the teacher: epoch 3 of 25`.
 
-    each_time: every word of it is a line that stays
+    each_time: every word of it is a line that stays; a `Note` always is, once for a console
     """
+    noted = _NOTED.setdefault(console, set())
+
+    def is_noted(words: str) -> bool:
+        if isinstance(words, Note) and words not in noted:
+            noted.add(words)
+            console.print(Text(words, style="yellow"))
+        return isinstance(words, Note)
+
     if console.is_interactive and not each_time:
         with console.status("preparing") as status:
-            yield status.update
+            yield lambda words: None if is_noted(words) else status.update(words)
         return
     thing, told_at = "", 0.0
 
     def tell(words: str) -> None:
         nonlocal thing, told_at
+        if is_noted(words):
+            return
         if each_time or words.split(":")[0] != thing or clock() - told_at >= INTERVAL_S:
             thing, told_at = words.split(":")[0], clock()
             console.print(words)

@@ -16,21 +16,13 @@ except ModuleNotFoundError as error:
         "kd_hpo.testing runs under pytest, which is not installed: pip install pytest", name="pytest"
     ) from error
 
-for _suite in ("world", "pair_loss", "logit_loss", "weighting", "direction", "simplex_update", "task"):
+for _suite in ("world", "pair_loss", "logit_loss", "weighting", "direction", "simplex_update", "task", "tracker"):
     pytest.register_assert_rewrite(f"{__name__}.{_suite}")  # before they are imported, so that failures show the values
 
-from kd_hpo.testing.direction import DirectionContract  # noqa: E402
-from kd_hpo.testing.logit_loss import LogitLossContract  # noqa: E402
-from kd_hpo.testing.pair_loss import PairLossContract  # noqa: E402
-from kd_hpo.testing.simplex_update import SimplexUpdateContract  # noqa: E402
-from kd_hpo.testing.task import TaskContract  # noqa: E402
-from kd_hpo.testing.weighting import WeightingContract  # noqa: E402
-
-__all__ = [
-    "DirectionContract",
-    "LogitLossContract",
-    "PairLossContract",
-    "SimplexUpdateContract",
-    "TaskContract",
-    "WeightingContract",
-]
+from kd_hpo.testing.direction import DirectionContract as DirectionContract  # noqa: E402
+from kd_hpo.testing.logit_loss import LogitLossContract as LogitLossContract  # noqa: E402
+from kd_hpo.testing.pair_loss import PairLossContract as PairLossContract  # noqa: E402
+from kd_hpo.testing.simplex_update import SimplexUpdateContract as SimplexUpdateContract  # noqa: E402
+from kd_hpo.testing.task import TaskContract as TaskContract  # noqa: E402
+from kd_hpo.testing.tracker import TrackerContract as TrackerContract  # noqa: E402
+from kd_hpo.testing.weighting import WeightingContract as WeightingContract  # noqa: E402

@@ -3,15 +3,17 @@
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
+from kd_hpo.callables import code_digest, modules_named
 from kd_hpo.config.trial import Assistant, Student, Teacher, TrialConfig
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
-from kd_hpo.files import only_one_process
-from kd_hpo.nets.weights import network_digest
+from kd_hpo.files import cached
+from kd_hpo.nets.identity import network_digest
 from kd_hpo.trial.effect import effect
 from kd_hpo.trial.loop import LAST_WEIGHTS, train_prepared
 from kd_hpo.trial.parts import Progress, build_student, prepare_teacher, prepared_parts
@@ -25,12 +27,13 @@ def taught_by_assistants(
     for number, assistant in enumerate(config.assistants, 1):
         trial = assistant_trial(config, assistant)
         networks = prepare_teacher(trial, batches, splits, cache, progress).network, build_student(trial, batches, cache)
-        weights = cache / f"assistant-{assistant_digest(trial, batches, splits, *networks)}.safetensors"
-        with only_one_process(weights.with_suffix(".lock")):
-            if not weights.is_file():
-                train_assistant(
-                    trial, batches, splits, weights, cache, f"training assistant {number} of {len(config.assistants)}", progress
-                )
+        kept = cache / f"assistant-{assistant_digest(trial, batches, splits, *networks)}.safetensors"
+        words = f"training assistant {number} of {len(config.assistants)}"
+        weights = cached(
+            kept,
+            read=lambda there: there if there.is_file() else None,
+            make=partial(train_assistant, trial, batches, splits, cache, kept.with_suffix(""), words, progress),
+        )
         teacher = Teacher(
             network=assistant.network,
             layers=assistant.layers,
@@ -59,7 +62,8 @@ def assistant_digest(trial: TrialConfig, batches: ImageBatches, splits: Splits, 
         images.append(trial.teacher.cache_precision)
     if trial.weighting.learning:
         images.append(splits.digests["outer"])
-    identity = json.dumps([acting, images, network_digest(teacher), network_digest(student)], sort_keys=True)
+    code = code_digest(modules_named(acting))  # of losses of one's own
+    identity = json.dumps([acting, images, code, network_digest(teacher), network_digest(student)], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
@@ -77,9 +81,19 @@ def assistant_trial(config: TrialConfig, assistant: Assistant) -> TrialConfig:
 
 
 def train_assistant(
-    trial: TrialConfig, batches: ImageBatches, splits: Splits, weights: Path, cache: Path, words: str, progress: Progress
+    trial: TrialConfig,
+    batches: ImageBatches,
+    splits: Splits,
+    cache: Path,
+    folder: Path,
+    words: str,
+    progress: Progress,
+    weights: Path,
 ) -> None:
-    folder = weights.with_suffix("")  # its checkpoint, should the training be interrupted
+    """Writes its weights.
+
+    folder  its checkpoint, should the training be interrupted
+    """
     train_prepared(
         trial,
         prepared_parts(trial, batches, splits, cache, lambda _: None),

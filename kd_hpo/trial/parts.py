@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd_hpo.config.data import CallableData, Data, Digits, ImageFolder, SplitSizes, TorchvisionData
+from kd_hpo.config.data import DataKind, SplitSizes
 from kd_hpo.config.trial import Network, Teacher, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import PairPlan, pair_plan
 from kd_hpo.core.tasks import Task, task
 from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.batches import ImageBatches
-from kd_hpo.data.datasets import DATASETS, ImageSet
-from kd_hpo.data.image_folder import SUFFIXES
+from kd_hpo.data.datasets import ImageSet, read_data
 from kd_hpo.data.remote import on_disk
-from kd_hpo.data.splits import Splits, make_splits
+from kd_hpo.data.splits import Splits, make_splits, outer_in_train
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError, about
 from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
@@ -49,8 +48,19 @@ class Prepared:
         return self.targets.plan
 
 
-def prepared_parts(config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress) -> Prepared:
-    """Of a trial without assistants: its teacher is trained, or found, and its features are read."""
+def prepared_parts(
+    config: TrialConfig,
+    batches: ImageBatches,
+    splits: Splits,
+    cache: Path,
+    progress: Progress,
+    *,
+    outer_trains: bool = False,
+) -> Prepared:
+    """Of a trial without assistants: its teacher is trained, or found, and its features are read.
+
+    outer_trains  the outer split's images train the student too, of a teacher who has not been trained on them
+    """
     online = reads_online(config)
     plan = plan_before_training(config, batches, cache)  # layers that do not exist are told before anything is trained
     teacher = prepare_teacher(config, batches, splits, cache, progress)
@@ -67,6 +77,8 @@ def prepared_parts(config: TrialConfig, batches: ImageBatches, splits: Splits, c
         standardised=loss.standardised,
         cache=cache,
     )
+    if outer_trains:
+        splits = outer_in_train(splits)
     targets = reader if online else targets_in_bounds(config.teacher, reader, splits, cache, progress)
     return Prepared(task_of(config, batches), batches, splits, teacher, weights_digest(teacher.network), targets, cache)
 
@@ -91,7 +103,7 @@ def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, c
         return reader
     if size:
         progress(f"{what} take {f'{size:.1f} GB' if size >= 1 else f'{1000 * size:.2g} MB'} in the cache")
-    return cached_targets(reader, images, cache, teacher.cache_precision)
+    return cached_targets(reader, images, cache, teacher.cache_precision, progress)
 
 
 def plan_before_training(config: TrialConfig, batches: ImageBatches, cache: Path) -> PairPlan:
@@ -144,20 +156,8 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load_images(data: Data, cache: Path, progress: Progress) -> ImageSet:
-    def counted(done: int, total: int) -> None:
-        progress(f"decoding images: {done} of {total}")
-
-    match data:
-        case Digits():
-            return DATASETS["digits"](cache)
-        case ImageFolder(path=path, size=size):
-            path = on_disk(path, cache, folder=True, only=SUFFIXES, progress=progress)
-            return DATASETS["image_folder"](cache, path, size=size, progress=counted)
-        case TorchvisionData(name=name, root=root, download=download, size=size):
-            return DATASETS["torchvision"](cache, name, root, download=download, size=size, progress=counted)
-        case CallableData(callable=reference, arguments=arguments, size=size):
-            return DATASETS["callable"](cache, reference, arguments, size=size, progress=counted)
+def load_images(data: DataKind, cache: Path, progress: Progress) -> ImageSet:
+    return read_data(data.kind, {name: getattr(data, name) for name in type(data).model_fields}, cache, progress)
 
 
 def split(images: ImageSet, sizes: SplitSizes) -> Splits:

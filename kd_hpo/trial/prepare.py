@@ -11,9 +11,10 @@ from kd_hpo.trial.assistants import taught_by_assistants
 from kd_hpo.trial.parts import Prepared, Progress, load_data, plan_before_training, prepared_parts, reads_online
 
 
-def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None) -> Prepared:
+def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None, *, outer_trains: bool = False) -> Prepared:
     """Makes, or finds in the cache, all that the trial reads. `progress` is told in words what is being made.
 
+    outer_trains  the outer split's images train the student too, of a teacher who has not been trained on them
     Raises DataError, ConfigError or FeatureMismatch with what to change.
     """
     config = shared_settings(config)
@@ -22,7 +23,7 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
     if config.assistants:
         plan_before_training(config, batches, cache)  # layers that do not exist are told before anything is trained
         config = taught_by_assistants(config, batches, splits, cache, progress)
-    return prepared_parts(config, batches, splits, cache, progress)
+    return prepared_parts(config, batches, splits, cache, progress, outer_trains=outer_trains)
 
 
 def shared_settings(config: TrialConfig) -> TrialConfig:

@@ -17,8 +17,9 @@ from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, DataError, Diverged
-from kd_hpo.files import only_one_process
-from kd_hpo.nets.weights import load_weights, network_digest, save_weights
+from kd_hpo.files import cached
+from kd_hpo.nets.identity import network_digest
+from kd_hpo.nets.weights import load_weights, save_weights
 from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
 from kd_hpo.trial.randomness import random_state_kept
@@ -51,22 +52,27 @@ def trained_teacher(
     network: nn.Module, config: Teacher, task: Task, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
 ) -> TrainedTeacher:
     """The network with the weights that its training gives: from the cache, or trained now; as it is, without training."""
-    if config.training is None:
+    training = config.training
+    if training is None:
         return TrainedTeacher.measured(network, task, batches, splits.val, None)
     told = config.model_dump(mode="json", exclude={"layers", "weights", *HOW_FEATURES_ARE_READ})
     about = [told, network_digest(network), batches.images.digest, batches.precision]
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
-    path = cache / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
-    with only_one_process(path.with_suffix(".lock")):
-        if not loads(network, path):
-            images = splits.train
-            if config.images == "train_and_extra":
-                images = np.concatenate([splits.train, splits.extra])
-            with random_state_kept():
-                torch.manual_seed(config.seed)  # for its dropout
-                train_teacher(network, config, config.training, task, batches, images, progress)
-            save_weights(network.state_dict(), path)
-            load_weights(network, path)
+
+    def train(new: Path) -> None:
+        images = splits.train
+        if config.images == "train_and_extra":
+            images = np.concatenate([splits.train, splits.extra])
+        with random_state_kept():
+            torch.manual_seed(config.seed)  # for its dropout
+            train_teacher(network, config, training, task, batches, images, progress)
+        save_weights(network.state_dict(), new)
+
+    path = cached(
+        cache / f"teacher-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors",
+        read=lambda there: there if loads(network, there) else None,
+        make=train,
+    )
     return TrainedTeacher.measured(network, task, batches, splits.val, path)
 
 

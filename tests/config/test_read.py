@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.explain import Mistake
-from kd_hpo.config.read import apply_overrides, parse_overrides, read_settings, replace_path, validated
+from kd_hpo.config.read import apply_overrides, parse_overrides, read_settings, replace_path, replace_paths, validated
 from kd_hpo.config.settings import Settings
 from kd_hpo.errors import ConfigError
 
@@ -599,6 +599,25 @@ def test_replace_path_refuses(dotted: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         replace_path(STUDY, dotted, value)
     assert str(caught.value) == message
+
+
+def test_paths_are_replaced_in_order_and_validated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"optimizer": {"kind": "adam"}, "optimizer.lr": 2, "layers.1.width": 5, "bounds": {"low": 5, "high": 6}}
+    one_by_one = STUDY
+    for dotted, value in changes.items():
+        one_by_one = replace_path(one_by_one, dotted, value)
+    monkeypatch.setattr("kd_hpo.config.read.replace_path", lambda *_: pytest.fail("replaced one by one"))
+    assert replace_paths(STUDY, changes) == one_by_one
+
+
+def test_a_path_may_lead_into_the_defaults_of_another() -> None:
+    changed = replace_paths(STUDY, {"optimizer": {"kind": "adam"}, "optimizer.betas.0": 0.5})
+    assert changed == STUDY.replace(optimizer=Adam(betas=(0.5, 0.999)))
+
+
+def test_of_several_paths_the_wrong_one_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"^layers\.1\.widht is not a path of Study; did you mean layers\.1\.width\?$"):
+        replace_paths(STUDY, {"seed": 1, "layers.1.widht": 1, "optimizer.lr": 2})
 
 
 # ---- no input gives anything but settings or a ConfigError of printable lines

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from kd_hpo.data import items
+from kd_hpo.data import images as items
 from kd_hpo.data.callable_set import load_callable
+from kd_hpo.data.content import LABELS
 from kd_hpo.data.datasets import ImageSet
 from kd_hpo.errors import ConfigError, DataError
 
@@ -96,7 +97,8 @@ class TestContents:
         whole = TensorDataset(torch.from_numpy(RGB).permute(0, 3, 1, 2).float() / 255, torch.arange(200) % 4)
         result = load((Subset(whole, [5, 3]), Subset(whole, [4])))
         np.testing.assert_array_equal(result.images, RGB[[5, 3, 4]].transpose(0, 3, 1, 2))
-        np.testing.assert_array_equal(result.labels, [1, 3, 0])
+        np.testing.assert_array_equal(result.labels, [1, 2, 0])  # there is no label 2, and 3 is the third
+        assert result.classes == ("0", "1", "3")
 
     def test_every_kind_of_image_and_label(self, load: Any) -> None:
         image = torch.from_numpy(RGB[0])
@@ -145,20 +147,89 @@ class TestContents:
     def test_progress_ends_at_the_total(self, mine: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(items, "CHUNK", 3)
         mine.given, seen = (listed(0, 3), listed(3, 7)), []
-        load_callable(tmp_path / "cache", "mine:make", {}, progress=lambda done, total: seen.append((done, total)))
-        assert seen == [(3, 7), (6, 7), (7, 7)]
+        load_callable(tmp_path / "cache", "mine:make", {}, progress=seen.append)
+        assert seen == [f"decoding images: {done} of 7" for done in (3, 6, 7)]
+
+
+class TestLabels:
+    @pytest.mark.parametrize("labels", [(1, 2, 10), (0, 3, 7), (1000003, 1000004, 2**62)])
+    def test_labels_that_are_no_count_are_numbered_and_told(self, load: Any, labels: tuple[int, ...]) -> None:
+        found = load(Listed([(RGB[index], labels[index % 3]) for index in range(9)]))
+        assert found.labels.tolist() == [0, 1, 2] * 3
+        assert found.classes == tuple(map(str, labels))
+        (note,) = found.notes
+        assert f"3 labels of mine:make are numbered in their order: {labels[0]} -> 0, {labels[1]} -> 1" in note
+
+    def test_labels_that_count_from_0_are_left_alone(self, load: Any) -> None:
+        assert load(listed(0, 9)).notes == ()
+        named = load(Listed([(RGB[0], 0), (RGB[1], 2)], ["a", "b", "c"]))
+        assert (named.labels.tolist(), named.classes, named.notes) == ([0, 2], ("a", "b", "c"), ())
 
 
 class TestCache:
-    def test_a_second_load_reads_64_items_of_each_half(self, load: Any, mine: Module) -> None:
-        first = load((listed(0, 150), listed(150, 180)))
-        mine.given = (listed(0, 150), listed(150, 180))
-        again = load()
+    @pytest.mark.parametrize("name", [*LABELS, "samples", None])
+    def test_a_second_load_reads_64_items_of_each_half_that_holds_its_labels(
+        self, load: Any, mine: Module, name: str | None
+    ) -> None:
+        def halves() -> Any:
+            made = listed(0, 150), listed(150, 180)
+            for half in made:
+                labels = [label for _, label in half.items]
+                if name is not None:
+                    setattr(half, name, [("a.png", label) for label in labels] if name == "samples" else labels)
+            return made
+
+        first = load(halves())
+        again = load(halves())
         assert again.digest == first.digest
         train, test = (half.reads for half in mine.given)
-        assert (len(train), len(set(train)), train[0], train[-1]) == (64, 64, 0, 149)
-        assert max(np.diff(train)) <= 3
-        assert test == list(range(30))
+        assert len(train) == len(set(train)) == (64 if name else 150)
+        assert {0, 149} <= set(train) and max(np.diff(sorted(train))) <= 3
+        assert sorted(test) == list(range(30))
+
+    @pytest.mark.parametrize("where", [None, "held", "subset"])
+    @pytest.mark.parametrize("wrong", [1, 77, 148])
+    def test_one_corrected_label_is_seen(self, load: Any, tmp_path: Path, wrong: int, where: str | None) -> None:
+        def labelled(labels: list[int]) -> Any:
+            made = Listed([(RGB[index], label) for index, label in enumerate(labels)])
+            if where is not None:
+                made.targets = np.array(labels)
+            return Subset(made, range(150)) if where == "subset" else made  # type: ignore[arg-type]
+
+        labels = [index % 3 for index in range(150)]
+        load(labelled(labels))
+        labels[wrong] = (labels[wrong] + 1) % 3
+        assert load(labelled(labels)).labels.tolist() == labels
+
+    def test_labels_that_are_held_but_not_those_of_the_items_do_not_count(self, load: Any) -> None:
+        labels = [index % 3 for index in range(150)]
+        for wrong in (False, True):
+            labels[77] = (labels[77] + wrong) % 3
+            made = Listed([(RGB[index], label) for index, label in enumerate(labels)])
+            made.labels = [0] * 150  # a target transform makes others of them
+            assert load(made).labels.tolist() == labels
+
+    def test_one_corrected_image_is_seen_that_the_data_set_holds(self, load: Any, tmp_path: Path) -> None:
+        images = RGB[:150].copy()
+        for level in (0, 255):
+            images[77] = level
+            made = Listed([(image, index % 3) for index, image in enumerate(images)])
+            made.targets, made.images = [index % 3 for index in range(150)], images
+            assert (load(made).images[77] == level).all()
+
+    def test_a_file_that_was_written_again_is_seen(self, load: Any, tmp_path: Path) -> None:
+        files = [tmp_path / f"{number}.png" for number in range(150)]
+        for number, file in enumerate(files):
+            Image.fromarray(RGB[number]).save(file)
+
+        def made() -> Any:
+            found = Listed([(Image.open(file), index % 3) for index, file in enumerate(files)])
+            found.samples = [(str(file), index % 3) for index, file in enumerate(files)]
+            return found
+
+        load(made())
+        Image.fromarray(RGB[199]).save(files[77])
+        assert (load(made()).images[77] == RGB[199].transpose(2, 0, 1)).all()
 
     @pytest.mark.parametrize("change", ["source", "arguments", "size", "data", "label", "test data", "length", "class names"])
     def test_a_change_is_read_again(self, load: Any, mine: Module, tmp_path: Path, change: str) -> None:

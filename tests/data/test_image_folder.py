@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_hpo.data import image_folder, items
+from kd_hpo.data import image_folder
+from kd_hpo.data import images as items
 from kd_hpo.data.datasets import ImageSet, load_image_folder
-from kd_hpo.errors import DataError
+from kd_hpo.errors import DataError, Note
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 5, 7, 3), dtype=np.uint8)  # H = 5, W = 7
 
@@ -45,7 +46,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*_: Any) -> None:
         raise RuntimeError("an image was opened")
 
-    return lambda: monkeypatch.setattr(image_folder, "read_file", refuse)
+    return lambda: monkeypatch.setattr(image_folder, "open_file", refuse)
 
 
 def assert_same(actual: ImageSet, expected: ImageSet) -> None:
@@ -103,13 +104,88 @@ class TestContents:
         write(tmp_path / "x/a/0.png", grey[0])
         write(tmp_path / "x/a/1.png", deep[1])
         write(tmp_path / "x/a/2.tif", deep[2])
-        write(tmp_path / "x/b/0.png", Image.merge("LA", (Image.fromarray(grey[3]), Image.fromarray(grey[4]))))
+        write(tmp_path / "x/b/0.png", Image.fromarray(grey[3]).convert("LA"))
         write(tmp_path / "x/b/1.png", Image.fromarray(grey[5] > 127))
         (tmp_path / "x/b/2.pgm").write_bytes(b"P5 7 5 65535\n" + deep[6].astype(">u2").tobytes())
         images = load(tmp_path / "x").images
         assert images.shape == (6, 1, 5, 7)
         expected = [grey[0], grey[1], grey[2], grey[3], np.where(grey[5] > 127, 255, 0), grey[6]]
         np.testing.assert_array_equal(images[:, 0], expected)
+
+    @pytest.mark.parametrize("apart", [False, True], ids=["threads", "processes"])
+    def test_what_8_bits_do_not_hold_is_read_by_all_images(
+        self, tmp_path: Path, load: Callable[..., ImageSet], monkeypatch: pytest.MonkeyPatch, apart: bool
+    ) -> None:
+        """16-bit files whose levels fill 12, and drawings on transparency: told, and the same at a later start."""
+        if apart:
+            monkeypatch.setattr(image_folder, "MANY", 1)
+        levels = RGB[:, :, :, 0].astype(np.uint16) * 16 + 15  # up to 4095
+        for number in range(3):
+            write(tmp_path / "x" / "ab"[number % 2] / f"{number}.png", levels[number])
+        ink = np.dstack([np.zeros_like(RGB[3, ..., 0]), RGB[3, ..., 0]])
+        write(tmp_path / "x/b/3.png", Image.fromarray(ink))
+        for _ in range(2):
+            images = load(tmp_path / "x")
+            np.testing.assert_array_equal(
+                images.images[:, 0], [RGB[0, ..., 0], RGB[2, ..., 0], RGB[1, ..., 0], 255 - RGB[3, ..., 0]]
+            )
+            assert [note.partition(" reach")[0].partition(" is read")[0] for note in images.notes] == [
+                "images of 16 bits",
+                "what is transparent in images",
+            ]
+
+    def test_what_is_left_out_is_told_and_what_systems_leave_is_no_class(
+        self, folder: Path, load: Callable[..., ImageSet]
+    ) -> None:
+        plain = load(folder)
+        for name in ("@eaDir/x.png", "cat/@eaDir/x.png", "cat/.AppleDouble/x.png", "__MACOSX/cat/x.png"):
+            write(folder / name, RGB[0])
+        write(folder / "cat/._0.png", RGB[0])
+        for name in ("cat/notes.txt", "cat/labels.TXT", "cat/README", "cat/Thumbs.db", "cat/.DS_Store", "classes.txt"):
+            (folder / name).write_text("words")
+        os.mkfifo(folder / "cat/pipe")
+        told: list[str] = []
+        found = load(folder, progress=told.append)
+        assert (found.digest, found.classes) == (plain.digest, plain.classes)
+        files, systems = (word for word in told if isinstance(word, Note))
+        assert "4 files are left out, as they are no images by their names: 2 .txt, 2 without a suffix" in files
+        assert all(each in systems for each in ("2 @eaDir", "1 .AppleDouble", "1 __MACOSX", "1 hidden image", "1 Thumbs.db"))
+
+    def test_images_are_known_by_other_suffixes_or_by_how_they_begin(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        write(folder / "cat/a.png", RGB[5])
+        (folder / "cat/a.png").rename(folder / "cat/a")
+        Image.fromarray(RGB[6]).save(folder / "cat/b.JFIF", format="JPEG")
+        assert len(load(folder).images) == 6
+
+    def test_links_that_lead_back_end(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        plain = load(folder)
+        (folder / "cat/up").symlink_to("..")
+        (folder / "cat/self").symlink_to(".")
+        told: list[str] = []
+        assert load(folder, progress=told.append).digest == plain.digest
+        assert any("links to folders that they lie in: " in word and "cat/up" in word for word in told)
+
+    def test_a_link_that_leads_nowhere_is_named(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        (folder / "cat/gone.png").symlink_to("/nowhere/gone.png")
+        with pytest.raises(DataError, match=r"cat/gone\.png"):
+            load(folder)
+
+    def test_a_class_of_one_image_is_told(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        write(folder / "rare/0.png", RGB[5])
+        told: list[str] = []
+        load(folder, progress=told.append)
+        assert any("of rare there is one image only" in word for word in told if isinstance(word, Note))
+
+    def test_images_of_one_level_are_refused(self, tmp_path: Path, load: Callable[..., ImageSet]) -> None:
+        for name in "ab":
+            write(tmp_path / f"x/{name}/0.png", np.zeros((4, 4), np.uint8))
+        with pytest.raises(DataError, match=r"every pixel of all 2 images .* has the level 0 of 255"):
+            load(tmp_path / "x")
+
+    def test_images_of_few_levels_are_told(self, tmp_path: Path, load: Callable[..., ImageSet]) -> None:
+        for name in "ab":
+            write(tmp_path / f"x/{name}/0.png", np.eye(4, dtype=np.uint8))
+        assert "lie between 0 and 1 of 255" in load(tmp_path / "x").notes[0]
 
     @pytest.mark.parametrize("colour_first", [True, False])
     def test_one_colour_image_makes_all_rgb(self, tmp_path: Path, load: Callable[..., ImageSet], colour_first: bool) -> None:
@@ -123,9 +199,9 @@ class TestContents:
     def test_every_mode_becomes_rgb(self, tmp_path: Path, load: Callable[..., ImageSet], recwarn: Any) -> None:
         palette = Image.fromarray(RGB[0] // 128 * 255).quantize(8)  # the 8 corners of the cube: no colour is lost
         clear = palette.copy()
-        clear.info["transparency"] = bytes(range(8))
+        clear.info["transparency"] = bytes([255] * 8)
         cmyk = Image.merge("CMYK", [Image.new("L", (7, 5), value) for value in (255, 0, 0, 0)])  # cyan
-        write(tmp_path / "x/a/0.png", Image.fromarray(np.dstack([RGB[0], RGB[1, ..., 0]])))  # RGBA
+        write(tmp_path / "x/a/0.png", Image.fromarray(RGB[0]).convert("RGBA"))
         write(tmp_path / "x/a/1.png", palette)
         write(tmp_path / "x/a/2.png", clear)
         write(tmp_path / "x/b/0.tif", cmyk)
@@ -166,9 +242,9 @@ class TestContents:
 
     def test_progress_ends_at_the_total(self, folder: Path, load: Callable[..., ImageSet], monkeypatch: Any) -> None:
         monkeypatch.setattr(items, "CHUNK", 3)
-        seen: list[tuple[int, int]] = []
-        load(folder, progress=lambda done, total: seen.append((done, total)))
-        assert seen == [(3, 4), (4, 4)]
+        seen: list[str] = []
+        load(folder, progress=seen.append)
+        assert seen == ["decoding images: 3 of 4", "decoding images: 4 of 4"]
 
     @pytest.mark.parametrize("small", [0, 1 << 20], ids=["threads", "one_thread"])
     def test_every_image_is_in_its_place(self, tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch, small: int) -> None:
@@ -275,7 +351,7 @@ class TestCache:
         assert load(folder).digest == expected
 
     def test_a_killed_build_leaves_nothing_behind(self, folder: Path, load: Any, tmp_path: Path) -> None:
-        def killed(done: int, total: int) -> None:
+        def killed(words: str) -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):

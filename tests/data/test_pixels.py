@@ -7,8 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_hpo.data.pixels import Unreadable, as_image
+from kd_hpo.data.pixels import Depiction, Undecided, Unreadable, depicted, look_at, raw_image
 from kd_hpo.errors import DataError
+
+
+def as_image(value: Any, name: str) -> Image.Image:
+    return depicted(raw_image(value, name), Depiction())
+
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)  # H = 5, W = 7
 GREY = RGB[..., 0]
@@ -32,7 +37,7 @@ LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
         (torch.from_numpy(GREY.copy())[None], GREY),
         (Image.fromarray(RGB), RGB),
         (Image.fromarray(GREY), GREY),
-        (Image.fromarray(np.dstack([RGB, GREY])), RGB),  # RGBA: alpha is left out
+        (Image.fromarray(np.dstack([RGB, np.full_like(GREY, 255)])), RGB),  # RGBA that is opaque
         (Image.fromarray(GREY > 127), np.where(GREY > 127, 255, 0)),
         (torch.from_numpy(LEVELS).float() / 255, LEVELS),  # torchvision's ToTensor: every level comes back
         (torch.from_numpy(LEVELS).double() / 255, LEVELS),
@@ -75,3 +80,56 @@ def test_refused(value: Any, said: str) -> None:
 def test_range_unknown() -> None:
     with pytest.raises(Unreadable, match="image of mode F, whose range is unknown"):
         as_image(Image.fromarray(np.zeros((5, 7), np.float32)), "item 0")
+
+
+def read_together(*images: Image.Image) -> tuple[list[Any], tuple[str, ...]]:
+    how = Depiction()
+    words = how.decide(look_at(image) for image in images)
+    return [np.asarray(depicted(image, how)).tolist() for image in images], words
+
+
+@pytest.mark.parametrize(
+    ("levels", "bits", "expected"),
+    [
+        ([0, 127, 255], 8, [0, 127, 255]),
+        ([0, 16, 4095], 12, [0, 1, 255]),
+        ([0, 1023], 10, [0, 255]),
+        ([0, 257, 65535], 16, [0, 1, 255]),
+        ([0, 0], 8, [0, 0]),
+    ],
+)
+def test_16_bits_are_read_by_the_range_of_all_images(levels: list[int], bits: int, expected: list[int]) -> None:
+    deep, eight = Image.fromarray(np.array([levels], np.uint16)), Image.fromarray(np.array([[0, 200]], np.uint8))
+    with pytest.raises(Undecided):
+        depicted(deep, Depiction())
+    (read, other), words = read_together(deep, eight)
+    assert (read, other) == ([expected], [[0, 200]])
+    assert words == (f"images of 16 bits reach level {max(levels)} and are read as those of {bits} bits",)
+
+
+@pytest.mark.parametrize(("ink", "ground"), [(0, 255), (255, 0)], ids=["dark on white", "light on black"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "L"])
+def test_what_is_drawn_on_transparency_is_seen(mode: str, ink: int, ground: int) -> None:
+    drawn = Image.fromarray(np.array([[[ink, 255], [255 - ink, 0]]], np.uint8))  # what is transparent is of the other colour
+    if mode in ("P", "L"):
+        image = Image.fromarray(np.array([[ink, 7]], np.uint8))
+        image = image.convert("P") if mode == "P" else image
+        image.info["transparency"] = 7
+    else:
+        image = drawn.convert(mode)
+    with pytest.raises(Undecided):
+        depicted(image, Depiction())
+    (read,), (words,) = read_together(image)
+    assert np.array(read).reshape(2, -1)[:, 0].tolist() == [ink, ground]
+    assert f"is read as {'white' if ground else 'black'}" in words
+
+
+def test_half_transparent_is_half_seen() -> None:
+    (read, opaque), _ = read_together(
+        Image.fromarray(np.array([[[0, 51], [0, 255]]], np.uint8)), Image.fromarray(np.array([[[9, 255]]], np.uint8))
+    )
+    assert (read, opaque) == ([[204, 0]], [[9]])
+
+
+def test_images_without_such_things_need_no_decision() -> None:
+    assert read_together(Image.fromarray(GREY), Image.fromarray(RGB))[1] == ()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_hpo.data.image_folder import SUFFIXES, load_image_folder
+from kd_hpo.data.image_folder import load_image_folder, may_be_image
 from kd_hpo.data.remote import listing, on_disk
 from kd_hpo.errors import DataError
 from tests.storage import BUCKET, Storage, running_storage
@@ -42,7 +42,7 @@ def storage(running: Storage) -> Storage:
 
 
 def images(cache: Path, place: str = PETS) -> Path:
-    return on_disk(place, cache, folder=True, only=SUFFIXES)
+    return on_disk(place, cache, folder=True, wanted=may_be_image)
 
 
 def said(place: str, cache: Path, *, folder: bool) -> str:
@@ -62,7 +62,7 @@ def test_a_folder_is_fetched_once_with_the_times_of_the_storage(storage: Storage
     files = {str(path.relative_to(found)): path.read_text() for path in found.rglob("*") if path.is_file()}
     assert files == {name: name for name in ("cat/0.jpg", "cat/1.JPG", "dog/0.jpg")}
     assert storage.take_got() == sorted(f"of/pets/{name}" for name in files)
-    changed = {item.name: item.mtime_ns for item in listing(PETS, folder=True, only=SUFFIXES)}
+    changed = {item.name: item.mtime_ns for item in listing(PETS, folder=True, wanted=may_be_image)}
     assert {name: (found / name).stat().st_mtime_ns for name in files} == changed
     assert images(tmp_path) == found and storage.take_got() == []
     assert images(tmp_path, f"{PETS}/") == images(tmp_path, f"{PETS}/")

@@ -13,9 +13,10 @@ from kd_hpo.core.plan import LayerShape
 from kd_hpo.data import teacher_targets as module
 from kd_hpo.data.batches import ImageBatches, chunks, drawn_batch, shuffled_batches
 from kd_hpo.data.datasets import load_digits
+from kd_hpo.data.teacher_sample import Sample
 from kd_hpo.data.teacher_targets import CachedTargets, TeacherReader, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import DataError, FeatureMismatch
-from kd_hpo.nets.features import FeatureTap
+from kd_hpo.nets.features import FeatureTap, layer_shapes
 from kd_hpo.nets.zoo import build_network
 
 TRAIN, OUTER = np.arange(0, 200), np.arange(300, 350)
@@ -133,6 +134,52 @@ def test_other_weights_are_another_cache(teacher: nn.Module, batches: ImageBatch
     with torch.no_grad():
         teacher.get_submodule("fc.0").weight.mul_(-2)  # type: ignore[union-attr, operator]
     assert not np.array_equal(first.all_logits, cached(teacher, batches, tmp_path).all_logits)
+
+
+def test_images_that_were_not_read_are_refused(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    """Where -1 stood for them, the last row was read: another image's teacher."""
+    targets, x = cached(teacher, batches, tmp_path), torch.empty(0)
+    for wrong in ([3, 250], [-1], [1797]):
+        with pytest.raises(DataError, match=f"image {wrong[-1]}, which is none of those"):
+            targets.logits(np.array(wrong), x)
+        with pytest.raises(DataError, match="none of those"):
+            targets.batch(np.array(wrong), x, targets.plan.sizes)
+
+
+def test_features_of_another_teacher_under_the_same_digest_are_read_again(
+    teacher: nn.Module, batches: ImageBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no digest sees, such as a driver's or a library's change, is seen on a sample."""
+    monkeypatch.setattr(module, "network_digest", lambda _: "the same")
+    first, told = read(teacher, batches, tmp_path), list[str]()
+    cached_targets(first, BOTH, tmp_path)
+    with torch.no_grad():
+        teacher.get_submodule("logits").weight.mul_(-2)  # type: ignore[union-attr, operator]
+    reader = read(teacher, batches, tmp_path)
+    again = cached_targets(reader, BOTH, tmp_path, progress=told.append)
+    torch.testing.assert_close(again.logits(BOTH[:9], torch.empty(0)), reader.logits(BOTH[:9], batches.inputs(BOTH[:9])))
+    assert cached_targets(reader, BOTH, tmp_path, progress=told.append).plan == again.plan
+    assert len(told) == 1 and "read again" in told[0]
+
+
+def test_a_sample_tells_a_changed_teacher(teacher: nn.Module, batches: ImageBatches, tmp_path: Path) -> None:
+    with FeatureTap(teacher, LAYERS) as tap:
+        shapes = layer_shapes(tap, batches.input_shape)
+    Sample(teacher, shapes, batches, BOTH).keep(tmp_path, lambda: None)
+    assert Sample(teacher, shapes, batches, BOTH).holds(tmp_path) == tmp_path
+    with torch.no_grad():
+        teacher.get_submodule("conv1.0").bias[0] += 0.3  # type: ignore[union-attr, index, operator]
+    changed = Sample(teacher, shapes, batches, BOTH)
+    assert changed.holds(tmp_path) is None and changed.outdated
+
+
+def test_a_teacher_that_is_never_the_same_is_not_read_again_each_time(batches: ImageBatches, tmp_path: Path) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.rand(len(x), 10)
+
+    Sample(Noisy(), (), batches, BOTH).keep(tmp_path, lambda: None)
+    assert Sample(Noisy(), (), batches, BOTH).holds(tmp_path) == tmp_path
 
 
 def test_layer_that_never_varies_is_told(batches: ImageBatches, tmp_path: Path) -> None:

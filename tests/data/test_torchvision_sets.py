@@ -372,7 +372,7 @@ class TestErrors:
                 file.touch()
             if not file.exists():
                 raise RuntimeError("not found")
-            return [(Image.new("L", (4, 4), 9), 0), (Image.new("L", (4, 4), 9), 1)]
+            return [(Image.new("L", (4, 4), 9), 0), (Image.new("L", (4, 4), 90), 1)]
 
         monkeypatch.setattr(torchvision.datasets, "SVHN", fetch)
         for _ in range(2):

@@ -129,6 +129,21 @@ def test_kept_views_are_those_that_the_teacher_read_and_come_in_turn(cache: Path
     assert all(not torch.equal(x, prepared.batches.inputs(batch)) for x in seen)
 
 
+def test_the_views_of_outer_images_that_train_are_kept_too(cache: Path) -> None:
+    """As `apply` trains. Each was answered by another image's teacher before, from the last row of the cache."""
+    config = with_settings(digits_trial(augment=ALL[:2]), KEPT)
+    apart, prepared = prepare(config, cache), prepare(config, cache, outer_trains=True)
+    splits = prepared.splits
+    assert set(splits.train) == {*apart.splits.train, *apart.splits.outer} and not len(splits.outer)
+    assert splits.digests["train"] != apart.splits.digests["train"] and splits.digests["val"] == apart.splits.digests["val"]
+    assert prepared.teacher_digest == apart.teacher_digest
+    for number in range(2):
+        viewed = prepared.batches.viewed(splits.train, number)
+        x = prepared.batches.inputs(viewed)
+        with torch.no_grad():
+            torch.testing.assert_close(prepared.targets.logits(viewed, x), prepared.teacher.network(x))
+
+
 def test_a_trial_of_kept_views_learns_and_its_held_out_images_are_plain(cache: Path) -> None:
     weighting = {"kind": "learned", "every": 2, "direction": {"kind": "neumann", "terms": 2}}
     config = with_settings(digits_trial(augment=ALL[:2], weighting=weighting), KEPT)

@@ -45,7 +45,7 @@ def test_too_few_images_for_a_batch(cache: Path) -> None:
 def test_progress_is_told_in_words(tmp_path: Path) -> None:
     told: list[str] = []
     prepare(digits_trial(), tmp_path, told.append)
-    assert "epoch 1 of 4" in told[0]
+    assert "training the teacher: epoch 1 of 4" in told
     assert told[-2:] == [
         "reading the teacher's features",
         "the teacher's features of 240 training images take 0.33 MB in the cache",

@@ -21,6 +21,7 @@ from kd_hpo.errors import StudyError
 from kd_hpo.study.cluster.loopback import on_loopback
 from kd_hpo.study.cluster.node_check import Question, answer, question
 from kd_hpo.study.cluster.signals import a_group_of_its_own
+from kd_hpo.study.cluster.start import starting_in
 from kd_hpo.study.cluster.user_code import UserCode, user_code
 from kd_hpo.study.status_line import status_line
 from kd_hpo.study.store.folder import StudyFolder
@@ -52,7 +53,8 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) 
             code.copy_to(Path(staged))
             options["runtime_env"] = {"working_dir": staged}
         try:
-            with status_line(console) as progress, on_loopback() if address == LOCAL else nullcontext(), a_group_of_its_own():
+            local = on_loopback() if address == LOCAL else nullcontext()
+            with status_line(console) as progress, local, starting_in(StudyFolder.of(study).ray / "start"), a_group_of_its_own():
                 progress("starting Ray")
                 ray.init(address=address, **options)
         except Exception as error:  # among them a bare one, where a busy machine does not start Ray in time

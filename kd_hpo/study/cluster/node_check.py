@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from kd_hpo.config.data import ImageFolder, TorchvisionData
+from kd_hpo.config.load import places_read
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.data.remote import listing
 from kd_hpo.errors import DataError
@@ -29,6 +29,8 @@ class Question:
     folder: Path
     token: str
     version: str
+    modules: tuple[str, ...]
+    """Top-level ones of the study's own."""
 
     def answered(self, name: str) -> bool:
         return (self.folder / name).is_file()
@@ -38,7 +40,8 @@ class Question:
 def question(study: StudyConfig, root: Path) -> Iterator[Question]:
     """To be asked while the context is open: it takes the token's folder in the study's own, `root`, away."""
     folder = root / f".probe-{uuid.uuid4().hex}"
-    asked = Question(study.model_dump_json(), folder, uuid.uuid4().hex, version("kd_hpo"))
+    modules = tuple(sorted({module.partition(".")[0] for module in user_modules(study)}))
+    asked = Question(study.model_dump_json(), folder, uuid.uuid4().hex, version("kd_hpo"), modules)
     write_atomically(folder / _TOKEN, asked.token)
     try:
         yield asked
@@ -58,29 +61,19 @@ def answer(asked: Question, name: str) -> str:
         write_atomically(asked.folder / name, asked.token)
     except OSError as error:
         return _not_shared(study, error.strerror or str(error))
-    for place, folder in places_of(study).items():
+    for dotted, place in places_read(study).items():
         if isinstance(place, Path) and not place.exists():
             return (
                 f"does not see {place}, which trials read; put it on a path that every node has, or in storage: s3://BUCKET/KEY"
             )
         if isinstance(place, str):
             try:
-                listing(place, folder=folder)
+                listing(place, folder=dotted.startswith("data."))
             except DataError as error:
                 return f"cannot read what trials read: {error}"
-    if missing := [module for module in user_modules(study) if not _importable(module)]:
+    if missing := [module for module in asked.modules if not _importable(module)]:
         return f"has no module {missing[0]!r}; start kd-hpo from the folder that holds it, or install it on every node"
     return ""
-
-
-def places_of(study: StudyConfig) -> dict[Path | str, bool]:
-    """What trials read beside the study's folder, and whether it is a folder."""
-    places: dict[Path | str, bool] = {file: False for file in (study.teacher.weights, study.student.weights) if file is not None}
-    if isinstance(study.data, ImageFolder):
-        places[study.data.path] = True
-    if isinstance(study.data, TorchvisionData):
-        places[study.data.root] = True
-    return places
 
 
 def _not_shared(study: StudyConfig, why: str) -> str:

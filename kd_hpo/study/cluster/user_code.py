@@ -1,16 +1,14 @@
 """The code of one's own that a study names, as far as the nodes of a cluster have to be given it."""
 
 import os
-import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from kd_hpo.config.data import ImageFolder, TorchvisionData
+from kd_hpo.callables import modules_named, own_code
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 
@@ -19,12 +17,13 @@ LARGEST_FILE = 2**20
 LARGEST_CODE = 50 * 2**20
 """Bytes of all files; Ray keeps them in the memory of its head."""
 _PRIVATE = {".pem", ".key", ".p12", ".pfx", ".db", ".sqlite", ".sqlite3"}
-_REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
 class UserCode:
-    """The small files of the folder that one starts in: what a study imports from there may import or read others."""
+    """What goes from the folder that one starts in: the packages and modules that a study names, those that they import, and the
+    files that its settings name. Nothing else leaves this machine.
+    """
 
     root: Path
     files: tuple[Path, ...]
@@ -49,13 +48,15 @@ class UserCode:
 def user_code(study: StudyConfig, root: Path) -> UserCode | None:
     """What the nodes lack of what the study imports from the folder `root`; None where it imports nothing from there.
 
-    Hidden folders, virtual environments, the study's runs and its images stay. Raises StudyError where the rest is no code by
-    its size.
+    Of a package all of its folder goes, but for hidden files, keys and databases. Raises StudyError for more than code.
     """
-    if not any(PathFinder.find_spec(module, [str(root)]) for module in user_modules(study)):
+    names = [name for name in user_modules(study) if PathFinder.find_spec(name.partition(".")[0], [str(root)])]
+    if not names:
         return None
+    tops = {file.relative_to(root).parts[0] for file in own_code(names).values() if file.is_relative_to(root)}
+    named = {*tops, *_files_named(study, root)}
     files, left_out, size = list[Path](), list[Path](), 0
-    for file in _files(root, _not_code(study)):
+    for file in sorted({file for name in named for file in _files(root / name)}):
         bytes_ = file.stat().st_size
         if bytes_ > LARGEST_FILE:
             left_out.append(file)
@@ -64,16 +65,26 @@ def user_code(study: StudyConfig, root: Path) -> UserCode | None:
         size += bytes_
         if size > LARGEST_CODE:
             raise StudyError(
-                f"the study imports code of its own from {root}, and the small files there are more than "
-                f"{LARGEST_CODE / 2**20:g} MB, which every node would be given; start kd-hpo in a folder of the code alone"
+                f"the study imports code of its own from {root}, and the small files of {', '.join(sorted(tops))} are more than "
+                f"{LARGEST_CODE / 2**20:g} MB, which every node would be given; keep the code in a package of code alone"
             )
     return UserCode(root, tuple(files), tuple(left_out))
 
 
 def user_modules(study: StudyConfig) -> list[str]:
-    """The packages or modules of every `package.module:callable` that the study names, by their first name."""
-    trial = study.model_dump(mode="json", exclude={"tracking": {"uri"}, "resources": True, "runs": True, "name": True})
-    return sorted({found[1] for text in _texts(trial) if (found := _REFERENCE.fullmatch(text))} - {"kd_hpo"})
+    """The module of every `package.module:callable` that the study names."""
+    return modules_named(_of_trials(study))
+
+
+def _of_trials(study: StudyConfig) -> dict[str, Any]:
+    return study.model_dump(mode="json", exclude={"tracking": {"uri"}, "resources": True, "runs": True, "name": True})
+
+
+def _files_named(study: StudyConfig, root: Path) -> Iterator[str]:
+    """Files of the folder that the settings name by their paths from there, as the arguments of a callable do."""
+    for text in _texts(_of_trials(study)):
+        if "\0" not in text and not Path(text).is_absolute() and ".." not in Path(text).parts and (root / text).is_file():
+            yield text
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -87,26 +98,19 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _not_code(study: StudyConfig) -> set[Path]:
-    found = {study.runs, Path(sys.prefix)}
-    if isinstance(study.data, ImageFolder) and isinstance(study.data.path, Path):
-        found.add(study.data.path)
-    if isinstance(study.data, TorchvisionData):
-        found.add(study.data.root)
-    return found
-
-
-def _files(root: Path, not_code: set[Path]) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
+def _files(place: Path) -> Iterator[Path]:
+    if place.is_file():
+        yield from filter(_may_go, [place])
+    for folder, names, files in os.walk(place):
         here = Path(folder)
-        names[:] = sorted(name for name in names if _may_hold_code(here / name) and here / name not in not_code)
-        yield from (here / name for name in sorted(files) if _may_be_code(here / name) and (here / name).is_file())
+        names[:] = sorted(name for name in names if _may_hold_code(here / name))
+        yield from (here / name for name in sorted(files) if _may_go(here / name) and (here / name).is_file())
 
 
 def _may_hold_code(folder: Path) -> bool:
     return folder.name[0] != "." and folder.name not in ("__pycache__", "secrets") and not (folder / "pyvenv.cfg").exists()
 
 
-def _may_be_code(file: Path) -> bool:
+def _may_go(file: Path) -> bool:
     """Hidden files, keys and databases stay here."""
     return file.name[0] != "." and not file.name.startswith("id_") and file.suffix not in _PRIVATE

@@ -1,17 +1,14 @@
 """Trains a student with an exported matrix, held fixed, on the train and outer splits together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import numpy as np
-
 from kd_hpo.config.read import validated
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import FixedMatrix
-from kd_hpo.data.splits import split_digest
 from kd_hpo.errors import ExportError
 from kd_hpo.files import write_atomically
 from kd_hpo.nets.features import LOGITS
@@ -19,7 +16,6 @@ from kd_hpo.study.results.final_scores import student_on_test
 from kd_hpo.study.store.export_file import Export, ExportedMatrix
 from kd_hpo.study.store.folder import TestScores
 from kd_hpo.trial.loop import LAST_WEIGHTS
-from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.result import RESULT, TOTAL, EpochRecord, TrialResult
 from kd_hpo.trial.run import run_trial
@@ -50,7 +46,7 @@ def apply_matrix(
     """
     entry = matrix_of_rank(export, rank)
     config = applied_config(entry, overrides)
-    prepared = with_outer_in_train(prepare(config, cache, progress))
+    prepared = prepare(config, cache, progress, outer_trains=True)
     result = run_trial(config, report, cache=cache, folder=folder, prepared=prepared)
     write_atomically(folder / RESULT, result.model_dump_json(indent=1))
     test = student_on_test(config, folder, prepared)
@@ -99,11 +95,3 @@ def _named_code(data: object, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(data, Sequence) and not isinstance(data, str):
         for index, value in enumerate(data):
             yield from _named_code(value, f"{path}.{index}")
-
-
-def with_outer_in_train(prepared: Prepared) -> Prepared:
-    """No hypergradient is taken any more, so the outer split's images may train the student."""
-    splits = prepared.splits
-    parts = {"train": np.sort(np.concatenate([splits.train, splits.outer])), "outer": splits.outer[:0]}
-    digests = {**splits.digests, **{name: split_digest(part) for name, part in parts.items()}}
-    return replace(prepared, splits=replace(splits, **parts, digests=digests))

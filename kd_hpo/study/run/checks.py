@@ -1,7 +1,9 @@
 """What is refused before a study begins: a name that is taken, methods and pairs that do not fit."""
 
+import hashlib
 from shlex import quote
 
+from kd_hpo.callables import modules_named, own_code
 from kd_hpo.config.load import probes, with_settings
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import Uniform
@@ -19,6 +21,7 @@ def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
     """Writes the settings of a new study, or those of one that may be changed so. Raises as refuse_other_settings does."""
     refuse_other_settings(study, folder)
     folder.write_settings(study)
+    folder.write_code({**folder.code(), **code_of(study)})
 
 
 def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
@@ -38,6 +41,25 @@ def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
                 f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name} "
                 f"--runs {quote(str(study.runs))}. To start it anew, remove its folder"
             )
+        refuse_other_code(study, folder)
+
+
+def refuse_other_code(study: StudyConfig, folder: StudyFolder) -> None:
+    """Raises StudyError where code of the user's own has changed since trials ended that ran it: later ones ran other code."""
+    there, here = folder.code(), code_of(study)
+    changed = sorted(name for name in there.keys() & here.keys() if there[name] != here[name])
+    if changed and any(status.state in ("completed", "stopped") for status in folder.statuses()):
+        raise StudyError(
+            f"code of your own has changed since trials of study {study.name!r} ended: {', '.join(changed)}. Undo that, or give "
+            "the study another name (--set name=...); where the change alters nothing that trials compute, remove "
+            f"{folder.code_file} and go on"
+        )
+
+
+def code_of(study: StudyConfig) -> dict[str, str]:
+    """sha256 of the files of the user's own code that the study names, and of those that they import, by module."""
+    named = modules_named(study.model_dump(mode="json", exclude={"tracking", "resources", "runs", "name"}))
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in own_code(named).items()}
 
 
 def check_methods(study: StudyConfig) -> None:

@@ -13,6 +13,7 @@ import torch
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import KdHpoError
+from kd_hpo.study.cluster.start import go_to_start
 from kd_hpo.study.design.trials import is_judged, trial_config
 from kd_hpo.study.run.failure import kept_failure
 from kd_hpo.study.store.folder import State, StudyFolder, TrialAbout, TrialSpec, TrialStatus
@@ -42,6 +43,7 @@ def execute(
     status, for the driver to tell, and goes on to Ray, which starts the trial again from its checkpoint. Where that has
     been done already, without this process having been told, it writes nothing more (Lease).
     """
+    go_to_start()
     study = StudyConfig.model_validate_json(study_json)
     spec = TrialSpec.model_validate(sampled["spec"])
     attempt = Lease.begin(StudyFolder.of(study).trial(spec.id))

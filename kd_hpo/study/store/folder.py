@@ -1,11 +1,10 @@
 """Where a study keeps its files. The folder is the record of the study; a tracker mirrors it."""
 
-import fcntl
 import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -20,7 +19,7 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import Matrix
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
-from kd_hpo.files import Write, write_atomically
+from kd_hpo.files import Write, is_held, only_one_process, write_atomically
 from kd_hpo.trial.result import RESULT, EpochRecord, LayerRecord, TrialResult
 
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -92,6 +91,10 @@ class _Records(RootModel[list[EpochRecord]]):
     """records.json of a trial."""
 
 
+class _Code(RootModel[dict[str, str]]):
+    """code.json of a study."""
+
+
 class _Times(RootModel[list[int]]):
     """times.json of a trial."""
 
@@ -150,6 +153,18 @@ class StudyFolder:
             known = f"; there are {', '.join(there)}" if there else ""
             raise StudyError(f"no study {self.root.name!r} in {self.root.parent}{known}. Start one with `kd-hpo run STUDY.yaml`")
         return read_settings(StudyConfig, self.settings).replace(runs=self.root.parent)
+
+    @property
+    def code_file(self) -> Path:
+        return self.root / "code.json"
+
+    def code(self) -> dict[str, str]:
+        """Digests of the user's own code, by module: of that which the study has run."""
+        return self._written(self.code_file, _Code).root if self.code_file.is_file() else {}
+
+    def write_code(self, digests: dict[str, str]) -> None:
+        if digests != self.code():
+            self.write(self.code_file, _Code(digests).model_dump_json(indent=1))
 
     def write_status(self, status: TrialStatus) -> None:
         self.write(self.trial(status.spec.id) / "status.json", status.model_dump_json(indent=1))
@@ -261,6 +276,8 @@ class StudyFolder:
         return f"kd-hpo resume {self.root.name}" + ("" if runs == Path("runs").absolute() else f" --runs {quote(str(runs))}")
 
     def _remedy(self, path: Path) -> str:
+        if path == self.code_file:
+            return f"remove it, and go on: {self.resume}"
         return f"remove {path.parent}, and go on without what that trial was: {self.resume}"
 
     def write_test_scores(self, trial_id: str, scores: TestScores) -> None:
@@ -268,23 +285,14 @@ class StudyFolder:
 
     def is_driven(self) -> bool:
         """Whether a process runs the study now."""
-        lock = self.root / ".lock"
-        if not lock.is_file():
-            return False
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+        return is_held(self.root / ".lock")
 
     @contextmanager
     def only_driver(self) -> Iterator[None]:
         """Raises StudyError while another process drives the study; the lock goes with the process that holds it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                held.enter_context(only_one_process(self.root / ".lock", wait=False))
+            except TimeoutError as error:
                 raise StudyError(f"study {self.root.name!r} is being run by another process; wait for it, or stop it") from error
             yield

@@ -12,12 +12,15 @@ from tests.conftest import digits_study
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    for name in ("own.py", "package/net.py", "package/words.txt", "runs/cache/images.npy", ".git/config", "venv/pyvenv.cfg",
-                 "venv/lib/module.py", "images/cat/1.png", "package/__pycache__/net.pyc", ".secret",
-                 "docker/secrets/token", "id_rsa", "server.pem", "mlflow.db"):  # fmt: skip
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("own.py", "helper.py", "package/__init__.py", "package/net.py", "package/words.txt", "runs/cache/images.npy",
+                 ".git/config", "venv/pyvenv.cfg", "venv/lib/module.py", "images/cat/1.png", "package/__pycache__/net.pyc",
+                 ".secret", "package/.secret", "docker/secrets/token", "id_rsa", "package/id_rsa", "package/server.pem",
+                 "mlflow.db", "unrelated.py", "passwords.txt", "labels.csv"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text(f"# {name}")
+    (tmp_path / "own.py").write_text("import math\nimport helper\n")
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -27,22 +30,44 @@ def study_in(root: Path, **changes: object) -> StudyConfig:
     return digits_study(root / "runs", **({"data": data, "compare": {"methods": [own]}} | changes))
 
 
+def sent(study: StudyConfig, root: Path) -> list[str]:
+    code = user_code.user_code(study, root)
+    assert code is not None
+    return [str(file.relative_to(root)) for file in code.files]
+
+
+NETWORK = {"network": {"name": "package.net:small"}, "layers": ["a"]}
+
+
 def test_modules_are_found_wherever_a_study_names_them(root: Path) -> None:
-    network = {"network": {"name": "package.net:small"}, "layers": ["a"]}
     tracking = {"uri": "http://mlflow:5000"}
-    assert user_modules(study_in(root, student=network, tracking=tracking)) == ["own", "package"]
+    assert user_modules(study_in(root, student=NETWORK, tracking=tracking)) == ["own", "package.net"]
     assert user_modules(study_in(root, compare={"methods": ["ce"]})) == []
 
 
-def test_code_goes_and_data_runs_keys_and_hidden_files_stay(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    (root / "table.bin").write_bytes(bytes(user_code.LARGEST_FILE + 1))
-    code = user_code.user_code(study_in(root), root)
-    assert code is not None
-    assert [str(file.relative_to(root)) for file in code.files] == ["own.py", "package/net.py", "package/words.txt"]
-    assert str(code).startswith("3 files, 0 kB, of ") and str(code).endswith("over 1 MB and left here: table.bin")
+def test_what_a_study_names_goes_with_what_it_imports_and_nothing_else(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert sent(study_in(root), root) == ["helper.py", "own.py"]
+    packaged = study_in(root, compare={"methods": ["ce"]}, student=NETWORK)
+    assert sent(packaged, root) == ["package/__init__.py", "package/net.py", "package/words.txt"]
+    code = user_code.user_code(packaged, root)
+    assert code is not None and str(code).startswith("3 files, 0 kB, of ")
     there = tmp_path_factory.mktemp("there")
     code.copy_to(there)
-    assert (there / "package" / "net.py").read_text() == "package/net.py"
+    assert (there / "package" / "net.py").read_text() == "# package/net.py"
+
+
+def test_files_go_that_the_settings_name(root: Path) -> None:
+    arguments = {"file": "labels.csv", "key": "id_rsa", "gone": "no.csv", "outside": "../x", "folder": "docker"}
+    data = {"kind": "callable", "callable": "own:data", "arguments": arguments}
+    assert sent(study_in(root, data=data), root) == ["helper.py", "labels.csv", "own.py"]
+
+
+def test_what_is_too_large_to_be_code_stays(root: Path) -> None:
+    (root / "package" / "table.bin").write_bytes(bytes(user_code.LARGEST_FILE + 1))
+    code = user_code.user_code(study_in(root, student=NETWORK), root)
+    assert code is not None and str(code).endswith("over 1 MB and left here: package/table.bin")
 
 
 def test_nothing_goes_where_a_study_imports_nothing_from_there(root: Path) -> None:
@@ -53,5 +78,5 @@ def test_nothing_goes_where_a_study_imports_nothing_from_there(root: Path) -> No
 
 def test_too_much_to_be_code_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(user_code, "LARGEST_CODE", 10)
-    with pytest.raises(StudyError, match=r"small files there are more than .* start kd-hpo in a folder of the code alone$"):
+    with pytest.raises(StudyError, match=r"helper\.py, own\.py are more than"):
         user_code.user_code(study_in(root), root)

@@ -10,7 +10,7 @@ from kd_hpo.config.read import replace_path
 from kd_hpo.errors import ConfigError, KdHpoError, StudyError
 from kd_hpo.study.run.checks import check_methods, settle_settings
 from kd_hpo.study.run.driver import run_study
-from kd_hpo.study.store.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from tests.conftest import digits_study
 
 
@@ -31,6 +31,29 @@ def test_settings_may_be_mended_before_the_first_trial(tmp_path: Path) -> None:
     settle_settings(study, folder)  # and then its data turned out to be missing
     settle_settings(study.replace(seed=1), folder)
     assert folder.read_settings().seed == 1
+
+
+def test_a_study_goes_on_with_the_code_that_its_trials_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net_changed.py").write_text("from layers_changed import width\n")
+    (tmp_path / "layers_changed.py").write_text("width = 8\n")
+    student = {"network": {"name": "net_changed:net"}, "layers": ["a"]}
+    study = digits_study(tmp_path / "runs", student=student, compare={"methods": ["ce"], "seeds": 1})
+    folder, more = StudyFolder.of(study), study.replace(compare={"methods": ["ce"], "seeds": 2})
+    settle_settings(study, folder)
+    spec = TrialSpec(id="ce-s0", kind="compare", method="ce", seed=0)
+    folder.write_status(TrialStatus(spec=spec, state="failed"))
+    (tmp_path / "layers_changed.py").write_text("width = 9  # mended\n")
+    settle_settings(study, folder)  # nothing that the old code computed is kept
+    folder.write_status(TrialStatus(spec=spec, state="completed"))
+    (tmp_path / "layers_changed.py").write_text("width = 10\n")
+    with pytest.raises(StudyError, match=r"has changed since trials .* ended: layers_changed\. Undo .*remove .*code\.json"):
+        settle_settings(more, folder)
+    (tmp_path / "layers_changed.py").write_text("width = 9  # mended\n")
+    (tmp_path / "loss_changed.py").write_text("loss = 1\n")
+    own = {"name": "mine", "base": "kd", "set": {"pairs.loss": {"kind": "callable", "callable": "loss_changed:loss"}}}
+    settle_settings(more.replace(compare={"methods": ["ce", own], "seeds": 2}), folder)  # more code than before
+    assert sorted(folder.code()) == ["layers_changed", "loss_changed", "net_changed"]
 
 
 def test_where_a_study_runs_may_change(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""A pass of a frozen teacher over images, and whether it still gives what was kept of it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kd_hpo.core.maps import as_map, pooled
+from kd_hpo.core.plan import LayerShape, Size
+from kd_hpo.data.arrays import read_array
+from kd_hpo.data.batches import ImageBatches, Indices
+from kd_hpo.nets.features import FeatureTap, evaluating
+
+_SAMPLE = 8
+"""Images whose features are computed again at each start."""
+
+
+def read_teacher(
+    network: nn.Module,
+    shapes: Sequence[LayerShape],
+    channels: Sequence[Tensor],
+    blocks: dict[Size, tuple[int, ...]],
+    x: Tensor,
+    batches: ImageBatches,
+    compared: int | None = None,
+) -> tuple[Tensor, dict[Size, Tensor]]:
+    """Logits (B, K) and, of the first `compared` and for each resolution, the wanted layers' channels side by side,
+    (compared, h * w, C).
+    """
+    with FeatureTap(network, [s.name for s in shapes]) as tap, evaluating(network), torch.no_grad(), batches.autocast():
+        logits, features = tap(x)
+    maps = [as_map(f, s)[:compared, c].to(x.dtype) for f, s, c in zip(features, shapes, channels, strict=True)]
+    rows = {size: torch.cat([pooled(maps[t], size) for t in wanted], 2) for size, wanted in blocks.items()}
+    return logits.to(x.dtype), rows
+
+
+class Sample:
+    """What a teacher gives of a few images, kept with what was computed with it: to see at each start that it still does.
+
+    The digest in a cache's name tells teachers apart by all that is known to act on them; this sees the rest.
+    """
+
+    def __init__(self, network: nn.Module, shapes: Sequence[LayerShape], batches: ImageBatches, images: Indices) -> None:
+        self._network, self._shapes, self._batches = network, shapes, batches
+        self._images = images[np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).astype(int)]
+        self.outdated = False
+        """Whether what was kept was another teacher's."""
+
+    def keep(self, folder: Path, make: Callable[[], None]) -> None:
+        """Beside what `make` puts into the folder."""
+        make()
+        np.save(folder / "sample.npy", self._now())
+
+    def holds(self, folder: Path) -> Path | None:
+        """The folder, where it is there and is this teacher's. One that gives something else each time holds."""
+        if not folder.is_dir():
+            return None
+        now = self._now()
+        kept = read_array(folder / "sample.npy", np.float32, now.shape)
+        if _close(kept, now) or not _close(self._now(), now):
+            return folder
+        self.outdated = True
+        return None
+
+    def _now(self) -> NDArray[np.float32]:
+        """(n,): the logits, and the mean of every channel over each map."""
+        every = [torch.arange(s.channels, device=self._batches.device) for s in self._shapes]
+        one = {(1, 1): tuple(range(len(self._shapes)))} if self._shapes else {}
+        logits, rows = read_teacher(self._network, self._shapes, every, one, self._batches.inputs(self._images), self._batches)
+        return torch.cat([each.flatten().float() for each in (logits, *rows.values())]).cpu().numpy()
+
+
+def _close(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Up to what other hardware or numbers of fewer bits make of the same network."""
+    finite = np.isfinite(other)
+    return bool(np.allclose(one[finite], other[finite], rtol=0.05, atol=0.02 * np.abs(other[finite]).max(initial=1e-6)))
