@@ -19,8 +19,6 @@ except ModuleNotFoundError as error:
 for _suite in ("world", "pair_loss", "direction", "simplex_update"):
     pytest.register_assert_rewrite(f"{__name__}.{_suite}")  # before they are imported, so that failures show the values
 
-from kd_hpo.testing.direction import DirectionContract  # noqa: E402
-from kd_hpo.testing.pair_loss import PairLossContract  # noqa: E402
-from kd_hpo.testing.simplex_update import SimplexUpdateContract  # noqa: E402
-
-__all__ = ["DirectionContract", "PairLossContract", "SimplexUpdateContract"]
+from kd_hpo.testing.direction import DirectionContract as DirectionContract  # noqa: E402
+from kd_hpo.testing.pair_loss import PairLossContract as PairLossContract  # noqa: E402
+from kd_hpo.testing.simplex_update import SimplexUpdateContract as SimplexUpdateContract  # noqa: E402
