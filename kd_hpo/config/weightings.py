@@ -78,7 +78,7 @@ class ExportedMatrix(_Weighting):
 
 
 class ReplayedMatrices(_Weighting):
-    """A recorded trajectory, one matrix an epoch."""
+    """A recorded trajectory, the matrix at the end of each epoch: the next one starts from it. The first epoch's is uniform."""
 
     kind: Literal["replay"] = "replay"
     matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)]

@@ -60,8 +60,12 @@ class Weighting(Protocol):
         """(T, S), True for the pairs that may have a weight in some epoch: the others need not be compared."""
         ...
 
-    def learn(self, hypergradient: Tensor) -> None:
-        """Moves the weights against d L_out / d lambda (T, S)."""
+    def learn(self, hypergradient: Tensor, direct: Tensor | None = None) -> None:
+        """Moves the weights against d L_out / d lambda, the sum of the two, each (T, S).
+
+        hypergradient  what lambda does to the outer loss through the student
+        direct         what it does at a fixed student, where the outer loss has lambda; None where it has not
+        """
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -93,7 +97,7 @@ class Constant:
     def support(self) -> Tensor:
         return self._weights > 0
 
-    def learn(self, hypergradient: Tensor) -> None:
+    def learn(self, hypergradient: Tensor, direct: Tensor | None = None) -> None:
         raise TypeError(f"{type(self).__name__} does not learn")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -106,16 +110,24 @@ class Constant:
 
 
 class Replay(Constant):
-    """A recorded trajectory, one (T, S) matrix an epoch; the last one serves any epoch beyond."""
+    """A recorded trajectory: matrices (T, S) as they stood at the end of each epoch.
 
-    def __init__(self, trajectory: Sequence[Tensor]) -> None:
+    Each is the one that the next epoch starts from, and that it is trained with; the first epoch's is uniform over the served
+    pairs (T, S), as where lambda is learned. The last one serves any epoch beyond.
+    """
+
+    def __init__(self, trajectory: Sequence[Tensor], served: Tensor) -> None:
         self._trajectory = [weights / weights.sum() for weights in trajectory]
+        self._start = served / served.sum()
 
     def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
+        return self.of_epoch(epoch - 1) if epoch else self._start
+
+    def of_epoch(self, epoch: int) -> Tensor:
         return self._trajectory[min(epoch, len(self._trajectory) - 1)]
 
     def support(self) -> Tensor:
-        return torch.stack(self._trajectory).amax(0) > 0
+        return torch.stack([self._start, *self._trajectory]).amax(0) > 0
 
 
 class InformationFlow(Constant):
@@ -208,11 +220,15 @@ class Learned(Constant):
     def support(self) -> Tensor:
         return self._served
 
-    def learn(self, hypergradient: Tensor) -> None:
-        """Moves the weights, and the total where it is learned, against d L_out / d lambda (T, S)."""
+    def learn(self, hypergradient: Tensor, direct: Tensor | None = None) -> None:
+        """Moves the weights, and the total where it is learned, against d L_out / d lambda (T, S).
+
+        The total acts through the student alone: the direct part knows lambda without its total.
+        """
         if self._bound:
             self._learn_total((self.weights(0) * hypergradient.to(self._weights)).sum())  # total * d L_out / d total
-        of_served = hypergradient.to(self._weights)[self._served]
+        whole = hypergradient if direct is None else hypergradient + direct.to(hypergradient)
+        of_served = whole.to(self._weights)[self._served]
         self._average = self._factor * self._average + (1 - self._factor) * of_served
         direction = normalised_direction(self._average, self._weights)
         remembered = drawn_to(self._start, self._weights, self._forget) if self._forget else self._weights
@@ -242,8 +258,8 @@ def same_depth(shape: tuple[int, int]) -> Tensor:
     T, S = shape
     weights = torch.zeros(shape)
     for s in range(S):
-        depth = s / (S - 1) if S > 1 else 1.0
-        weights[round(depth * (T - 1)), s] = 1
+        t = (2 * s * (T - 1) + S - 1) // (2 * (S - 1)) if S > 1 else T - 1  # of two that are as near, the deeper one
+        weights[t, s] = 1
     return weights / S
 
 

@@ -22,19 +22,18 @@ def learn_weights(trial: Trial, pairs: PairState, step: InnerStep) -> None:
     trained = {name: p for name, p in trial.parameters.items() if not step.gradient or name in step.gradient}
     with trial.hypergradient_time:
         outer, direct = outer_gradient(trial, pairs, trained)
-        h = hypergradient_along(pairs, outer, direct, step)
-        pairs.weighting.learn(h)
+        h = hypergradient_along(pairs, outer, step)
+        pairs.weighting.learn(h, direct)
 
 
-def hypergradient_along(pairs: PairState, outer: Params, direct: Tensor | None, last: InnerStep) -> Tensor:
-    """(T, S): d L_out / d lambda, over the steps that the direction looks at.
+def hypergradient_along(pairs: PairState, outer: Params, last: InnerStep) -> Tensor:
+    """(T, S): what lambda does to the outer loss through the student, over the steps that the direction looks at.
 
-    outer   dL_out/dw
-    direct  (T, S): dL_out/dlambda at fixed w, where the outer loss has lambda
+    outer  dL_out/dw
     """
     assert pairs.direction is not None
     with torch.no_grad():
-        total = torch.zeros(pairs.losses.plan.shape) if direct is None else direct
+        total = torch.zeros(pairs.losses.plan.shape)
         for taken, q in pairs.direction(outer, last):
             everywhere = {name: q.get(name, torch.zeros_like(w)) for name, w in taken.w.items()}
             total = total.to(taken.scale) + hypergradient(taken.pair_losses, taken.w, everywhere, taken.scale)

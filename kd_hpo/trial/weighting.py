@@ -92,7 +92,7 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
                 f"weighting names the export {path}; kd_hpo.load_study reads it, or give its matrix with `kind: fixed`"
             )
         case settings.ReplayedMatrices(matrices=matrices):
-            return Replay([_of_served(_matrix(matrix, shape), served, plan) for matrix in matrices])
+            return Replay([_of_served(_matrix(matrix, shape), served, plan) for matrix in matrices], served)
         case settings.InformationFlow(start=start, decay=decay):
             return InformationFlow(_of_served(same_depth(shape), served, plan), start=start, decay=decay)
         case settings.CrossLayerAttention(lr=lr, factor=factor):

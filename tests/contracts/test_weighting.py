@@ -21,7 +21,7 @@ def learned(served: Tensor, update: str = "mirror_descent", **settings: Any) -> 
 
 
 def replay(served: Tensor) -> Replay:
-    return Replay([served, served * START, served.flip(0) * served])
+    return Replay([served, served * START, served.flip(0) * served], served)
 
 
 def attention(served: Tensor) -> Attention:

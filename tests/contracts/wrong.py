@@ -442,8 +442,8 @@ class Everywhere(Constant):
 
 
 class Against(Moving):
-    def learn(self, hypergradient: Tensor) -> None:
-        super().learn(-hypergradient)
+    def learn(self, hypergradient: Tensor, direct: Tensor | None = None) -> None:
+        super().learn(-hypergradient, direct)
 
 
 class Oblivious(Moving):

@@ -55,20 +55,23 @@ def test_constant_is_brought_to_the_simplex_and_stays() -> None:
     assert weighting.weights(1).tolist() == [[0.25, 0.75]]
 
 
-def test_replay_gives_a_matrix_an_epoch_and_holds_the_last() -> None:
-    weighting = Replay([torch.tensor([[1.0, 1.0]]), torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 2.0]])])
-    expected = [[[0.5, 0.5]], [[0.75, 0.25]], [[0.0, 1.0]], [[0.0, 1.0]]]
-    assert [weighting.weights(epoch).tolist() for epoch in (0, 1, 2, 50)] == expected
+def test_replay_starts_each_epoch_from_what_the_one_before_ended_with_and_holds_the_last() -> None:
+    weighting = Replay([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 2.0]])], torch.ones(1, 2))
+    ends = [[[0.2, 0.8]], [[0.75, 0.25]], [[0.0, 1.0]]]
+    assert [weighting.of_epoch(epoch).tolist() for epoch in (0, 1, 2, 50)] == [*ends, ends[-1]]
+    assert [weighting.weights(epoch).tolist() for epoch in (0, 1, 2, 3, 50)] == [[[0.5, 0.5]], *ends, ends[-1]]
 
 
 @pytest.mark.parametrize(
     ("shape", "teacher_layers"),
     [
-        # s (T - 1) / (S - 1), rounded, a half to the even layer
+        # s (T - 1) / (S - 1), rounded, a half to the deeper layer
         ((4, 3), [0, 2, 3]),  # 0, 1.5, 3
         ((3, 4), [0, 1, 1, 2]),  # 0, 0.67, 1.33, 2
         ((5, 2), [0, 4]),
         ((1, 1), [0]),
+        ((2, 3), [0, 1, 1]),  # 0, 0.5, 1
+        ((6, 3), [0, 3, 5]),  # 0, 2.5, 5
         ((4, 4), [0, 1, 2, 3]),
         ((1, 3), [0, 0, 0]),
         ((3, 1), [2]),  # a single student layer: the deepest
@@ -297,3 +300,17 @@ def test_the_total_keeps_its_bounds_and_stands_still_without_any() -> None:
 def test_the_total_resumes_from_its_state() -> None:
     told = (HARMFUL, -HARMFUL, HARMFUL.t() / 3)
     assert total_learned(*told, resume=True).total(0) == total_learned(*told).total(0)
+
+
+def test_total_moves_by_what_lambda_does_through_the_student_alone() -> None:
+    """L_out(w(total * lambda)) + <lambda, D>: its derivative in log total is <lambda, h>, without D, which moves lambda too."""
+    h, direct = torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([[-9.0, -9.0], [-9.0, 9.0]])
+    makes = {
+        name: Learned(torch.ones(2, 2), mirror_descent, step=0.1, average=0.0, mix=0.0, within=4.0) for name in ("both", "h")
+    }
+    makes["both"].learn(h, direct)
+    makes["h"].learn(h)
+    assert makes["both"].total(0) == makes["h"].total(0) < 1  # <lambda, h> = 1 > 0: less of the pairs is better
+    whole = Learned(torch.ones(2, 2), mirror_descent, step=0.1, average=0.0, mix=0.0)
+    whole.learn(h + direct)
+    assert torch.equal(makes["both"].weights(0), whole.weights(0))

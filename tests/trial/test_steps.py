@@ -44,7 +44,7 @@ def float64() -> Iterator[None]:
 def captured_hypergradient(trial: Trial, batches: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """What the last `train_step` gives the weighting to learn from."""
     told: list[torch.Tensor] = []
-    monkeypatch.setattr(Learned, "learn", lambda self, h: told.append(h))
+    monkeypatch.setattr(Learned, "learn", lambda self, h, direct=None: told.append(h if direct is None else h + direct))
     for batch in batches:
         told.clear()
         train_step(trial, batch)
@@ -60,7 +60,7 @@ def hypergradients(
     batches = list(shuffled_batches(prepared.splits.train, 32, 0))[:5]
     last = batches[5 - steps :]
     trial = start_trial(config, prepared)
-    monkeypatch.setattr(Learned, "learn", lambda self, h: None)  # lambda stays uniform
+    monkeypatch.setattr(Learned, "learn", lambda self, h, direct=None: None)  # lambda stays uniform
     for batch in batches[: 5 - steps]:
         train_step(trial, batch)  # the optimiser's state and the balance are not trivial any more
     torch.save(trial.state_dict(), state)
@@ -73,7 +73,7 @@ def hypergradients(
     def outer_loss(weights: torch.Tensor) -> float:
         trial = again()
         assert trial.pairs is not None
-        monkeypatch.setattr(Learned, "learn", lambda self, h: None)
+        monkeypatch.setattr(Learned, "learn", lambda self, h, direct=None: None)
         monkeypatch.setattr(Learned, "weights", lambda self, epoch, features=None: weights)
         phi = {name: p.detach().clone() for name, p in trial.pairs.losses.named_parameters()}
         for batch in last:
@@ -190,10 +190,13 @@ def test_gradient_flow_learns_from_the_limit_of_small_steps(
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("targets", ["teacher", "shuffled"])
 @pytest.mark.parametrize("number", [0, 3], ids=["own_batch", "fresh_batch"])
-def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache: Path, number: int) -> None:
+def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache: Path, number: int, targets: str) -> None:
     config = digits_trial(
-        weighting=learned(mix=0.0), pairs={"strength": 2.0, "balance": BALANCED}, training={"epochs": 1, "batch_size": 32}
+        weighting=learned(mix=0.0),
+        pairs={"strength": 2.0, "balance": BALANCED, "targets": targets},
+        training={"epochs": 1, "batch_size": 32},
     )
     trial = start_trial(config, prepare(config, cache))
     batches = list(shuffled_batches(trial.prepared.splits.train, 32, 0))
