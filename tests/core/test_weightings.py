@@ -56,8 +56,8 @@ def test_constant_is_brought_to_the_simplex_and_stays() -> None:
 
 
 def test_replay_starts_each_epoch_from_what_the_one_before_ended_with_and_holds_the_last() -> None:
-    weighting = Replay([torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 2.0]])], torch.ones(1, 2))
-    ends = [[[0.2, 0.8]], [[0.75, 0.25]], [[0.0, 1.0]]]
+    weighting = Replay([torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 2.0]])], torch.ones(1, 2))
+    ends = [[[0.25, 0.75]], [[0.75, 0.25]], [[0.0, 1.0]]]
     assert [weighting.of_epoch(epoch).tolist() for epoch in (0, 1, 2, 50)] == [*ends, ends[-1]]
     assert [weighting.weights(epoch).tolist() for epoch in (0, 1, 2, 3, 50)] == [[[0.5, 0.5]], *ends, ends[-1]]
 
@@ -305,12 +305,10 @@ def test_the_total_resumes_from_its_state() -> None:
 def test_total_moves_by_what_lambda_does_through_the_student_alone() -> None:
     """L_out(w(total * lambda)) + <lambda, D>: its derivative in log total is <lambda, h>, without D, which moves lambda too."""
     h, direct = torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([[-9.0, -9.0], [-9.0, 9.0]])
-    makes = {
-        name: Learned(torch.ones(2, 2), mirror_descent, step=0.1, average=0.0, mix=0.0, within=4.0) for name in ("both", "h")
-    }
-    makes["both"].learn(h, direct)
-    makes["h"].learn(h)
-    assert makes["both"].total(0) == makes["h"].total(0) < 1  # <lambda, h> = 1 > 0: less of the pairs is better
+    both, alone = (Learned(torch.ones(2, 2), mirror_descent, step=0.1, average=0.0, mix=0.0, within=4.0) for _ in range(2))
+    both.learn(h, direct)
+    alone.learn(h)
+    assert both.total(0) == alone.total(0) < 1  # <lambda, h> = 1 > 0: less of the pairs is better
     whole = Learned(torch.ones(2, 2), mirror_descent, step=0.1, average=0.0, mix=0.0)
     whole.learn(h + direct)
-    assert torch.equal(makes["both"].weights(0), whole.weights(0))
+    assert torch.equal(both.weights(0), whole.weights(0))
