@@ -1,0 +1,27 @@
+"""What tests and trends are called."""
+
+import pytest
+
+from kd_hpo.study.report.sentences import of_test, of_trend
+from kd_hpo.study.results.significance import Significance, Trend
+from tests.study.results.test_significance import NAN, method
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "corrected", "words"),
+    [
+        (0.1, 0.01, 0.03, "better"),
+        (0.1, 0.03, 0.09, "better, but not after correction"),
+        (-0.1, 0.01, 0.03, "worse"),
+        (-0.1, 0.03, 0.09, "worse, but not after correction"),
+        (0.1, 0.05, 0.05, "a tie"),
+        (0.1, NAN, NAN, "not tested"),
+    ],
+)
+def test_a_difference_is_called_what_its_test_allows(difference: float, p: float, corrected: float, words: str) -> None:
+    assert of_test(Significance(method("kd", [0.5]), difference, p, corrected)) == words
+
+
+def test_a_trend_is_told_with_its_direction() -> None:
+    assert of_trend(Trend("lr", 6, 1.0, 0.01)) == "accuracy rises with lr (rank correlation +1.00, 6 trials)"
+    assert of_trend(Trend("lr", 6, -0.5, 0.01)).startswith("accuracy falls with lr (rank correlation -0.50")
