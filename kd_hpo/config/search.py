@@ -99,7 +99,7 @@ class Asha(WithGrace):
 class Hyperband(WithGrace):
     """Successive halving in brackets whose graces differ, so that late starters are given time (Li et al. 2018).
 
-    A trial is compared with those of its bracket, and suggestions learn from them alone.
+    A trial is compared with those of its bracket.
     """
 
     title: ClassVar[str] = "HyperBand"
