@@ -36,7 +36,7 @@ class RandomDraws(Settings):
 
 
 class GaussianProcess(Settings):
-    """Expected improvement under a Gaussian process; learns from completed trials only."""
+    """Expected improvement under a Gaussian process; learns from completed trials only. A suggestion takes seconds."""
 
     title: ClassVar[str] = "Gaussian process"
     kind: Literal["gp"] = "gp"
@@ -45,7 +45,10 @@ class GaussianProcess(Settings):
 
 
 class CmaEs(Settings):
-    """CMA-ES (Hansen 2016) over numbers, a generation of completed trials at a time; what is no number is drawn at random."""
+    """CMA-ES (Hansen 2016) over numbers, a generation of completed trials at a time; what is no number is drawn at random.
+
+    Optuna keeps its state as pickles in the study's journal: do not resume such a study of a stranger's.
+    """
 
     title: ClassVar[str] = "CMA-ES"
     kind: Literal["cma-es"] = "cma-es"
@@ -99,7 +102,7 @@ class Asha(WithGrace):
 class Hyperband(WithGrace):
     """Successive halving in brackets whose graces differ, so that late starters are given time (Li et al. 2018).
 
-    A trial is compared with those of its bracket, and suggestions learn from them alone.
+    A trial is compared with those of its bracket.
     """
 
     title: ClassVar[str] = "HyperBand"

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kd_hpo.config.search import Sampler, Scheduler
 from kd_hpo.config.weightings import Matrix
@@ -83,8 +83,6 @@ class MethodSearch:
             pruner=pruner_for(scheduler, epochs=epochs),
             load_if_exists=True,
         )
-        # HyperBand makes its brackets when it is first asked about a trial, and a sampler looks into them before that.
-        self._study.pruner.prune(self._study, create_trial(state=TrialState.RUNNING))
         self._catch_up()
         trials = self._study.get_trials(deepcopy=False)
         self.left = max(search.trials - sum(trial.state.is_finished() for trial in latest_runs(trials)), 0)

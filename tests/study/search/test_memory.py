@@ -55,7 +55,7 @@ PAIRS: dict[str, tuple[Sampler, Scheduler]] = {
     **{name: (SAMPLERS["tpe"], scheduler) for name, scheduler in SCHEDULERS.items()},
     **{f"{name}, hyperband": (SAMPLERS[name], SCHEDULERS["hyperband"]) for name in ("random", "cma-es", "sobol", "nsga2")},
 }
-"""Under HyperBand, Optuna shows its samplers the trials of one bracket."""
+"""Under HyperBand, Optuna shows its samplers a study of one bracket."""
 
 
 def curve(settings: dict[str, Any]) -> list[float]:

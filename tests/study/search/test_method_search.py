@@ -1,5 +1,6 @@
 """The search of one method, driven as Ray drives it: what Optuna's journal holds afterwards, what a second driver is given."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from kd_hpo.config.search import Asha
+from kd_hpo.config.search import Asha, Hyperband, Tpe
 from kd_hpo.config.study import IntRange
 from kd_hpo.study.design.trials import judged_records
 from kd_hpo.study.search.journal import ask_again, journal, known_trials
@@ -309,3 +310,16 @@ def test_an_end_that_is_caught_up_judges_later_trials(tmp_path: Path) -> None:
     suggested(search, "x")
     assert known_trials(folder, "hetero")[0].intermediate_values == {3: 0.7, 4: 0.8}
     assert search.is_poor("x", result(3, 0.3))
+
+
+def test_under_hyperband_a_driver_that_has_judged_no_trial_yet_suggests_what_the_last_one_would(folder: StudyFolder) -> None:
+    """Optuna's HyperBand makes its brackets when it is first asked about a trial, and wraps what a sampler sees."""
+    options: dict[str, Any] = {"scheduler": Hyperband(grace_epochs=1, reduction_factor=2), "sampler": Tpe(startup_trials=2)}
+    search = driver(folder, trials=20, **options)
+    for number in range(12):
+        weight = suggested(search, str(number)).settings["kd.weight"]
+        search.is_poor(str(number), result(1, weight))
+        search.on_trial_complete(str(number), result(EPOCHS, weight))
+    shutil.copytree(folder.root, other := folder.root.with_name("other"))
+    again = driver(StudyFolder(other), trials=20, **options)
+    assert suggested(again, "x") == suggested(search, "x")
