@@ -15,8 +15,19 @@ def without_secrets(text: str) -> str:
     return _CREDENTIALS.sub(lambda found: f"{found[1]}***" if found[1] else "***@", text)
 
 
+def printable(text: str, *, kept: str = "") -> str:
+    """The text without credentials, on one line but for characters that are `kept`."""
+    return "".join(each if each.isprintable() or each in kept else repr(each)[1:-1] for each in without_secrets(text))
+
+
 class Note(str):
-    """Words about what goes on that should be read, and stay on a terminal: no error, but nothing to pass over in silence."""
+    """Words about what goes on that should be read, and stay on a terminal: no error, but nothing to pass over in silence.
+
+    As those of an error, they hold no credentials, and no character that acts on a terminal.
+    """
+
+    def __new__(cls, words: str) -> "Note":
+        return super().__new__(cls, printable(words))
 
 
 class KdHpoError(Exception):
@@ -28,9 +39,7 @@ class KdHpoError(Exception):
     _ends_lines = False
 
     def __init__(self, words: str) -> None:
-        kept = "\n" if self._ends_lines else ""
-        shown = (each if each.isprintable() or each in kept else repr(each)[1:-1] for each in without_secrets(words))
-        super().__init__("".join(shown))
+        super().__init__(printable(words, kept="\n" if self._ends_lines else ""))
 
 
 class ConfigError(KdHpoError):

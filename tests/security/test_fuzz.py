@@ -614,7 +614,7 @@ def test_a_folder_that_holds_itself(tmp_path: Path) -> None:
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "images" / name / "whole.png").write_bytes(PICTURES["PNG"])
     (tmp_path / "images" / "a" / "again").symlink_to(tmp_path / "images" / "a")
-    assert ours(lambda: load_image_folder(tmp_path / "cache", tmp_path / "images")) is None
+    assert len(load_image_folder(tmp_path / "cache", tmp_path / "images").images) == 2
 
 
 def test_an_array_whose_header_is_no_python(there: Path) -> None:

@@ -4,6 +4,7 @@ import io
 
 from rich.console import Console
 
+from kd_hpo.errors import Note
 from kd_hpo.study.status_line import INTERVAL_S, status_line
 
 
@@ -30,3 +31,13 @@ def test_each_time_is_a_line_that_stays_on_a_terminal_too() -> None:
         for epoch in (1, 2, 3):
             tell(f"training: epoch {epoch} of 3")
     assert written.getvalue().splitlines() == [f"training: epoch {epoch} of 3" for epoch in (1, 2, 3)]
+
+
+def test_a_note_stays_and_is_told_once() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    for _ in range(2):  # as a study looks at its data more than once
+        with status_line(console) as tell:
+            tell(Note("images of 16 bits are read as those of 12"))
+            tell(Note("a name with \x1b[31m in it"))
+    assert out.getvalue().splitlines() == ["images of 16 bits are read as those of 12", r"a name with \x1b[31m in it"]

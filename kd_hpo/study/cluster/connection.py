@@ -48,13 +48,15 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) 
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "WARNING" if verbose else "ERROR"}
     if address == LOCAL:
         options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+    empty = StudyFolder.of(study).ray / "start"
+    empty.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="kd-hpo-code-") as staged:
         if code := code_for_nodes(study):
             code.copy_to(Path(staged))
             options["runtime_env"] = {"working_dir": staged}
         try:
             local = on_loopback() if address == LOCAL else nullcontext()
-            with status_line(console) as progress, local, starting_in(StudyFolder.of(study).ray / "start"), a_group_of_its_own():
+            with status_line(console) as progress, local, starting_in(empty), a_group_of_its_own():
                 progress("starting Ray")
                 ray.init(address=address, **options)
         except Exception as error:  # among them a bare one, where a busy machine does not start Ray in time

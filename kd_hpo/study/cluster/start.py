@@ -17,7 +17,6 @@ def starting_in(empty: Path) -> Iterator[None]:
     would fail every trial. So it is started in an empty one, which stays, and `go_to_start` takes each trial from there.
     """
     here, before = Path.cwd(), os.environ.get(_START)
-    empty.mkdir(parents=True, exist_ok=True)
     os.environ[_START] = str(here)
     os.chdir(empty)
     try:

@@ -14,6 +14,7 @@ from tests.conftest import digits_study
 
 def test_the_driver_is_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(KeyboardInterrupt), starting_in(tmp_path / "empty"):
         assert Path.cwd() == tmp_path / "empty"
         go_to_start()
