@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_hpo.data.cache import ImageSet, Labelling, Progress, decoded, new_images, open_or_build
+from kd_hpo.data.cache import ImageSet, Labelling, Progress, new_images, open_or_build
 from kd_hpo.data.callable_set import load_callable
 from kd_hpo.data.image_folder import load_image_folder
 from kd_hpo.data.torchvision_sets import load_torchvision
@@ -34,7 +34,6 @@ def load_digits(cache: Path, *, progress: Progress = lambda _: None) -> ImageSet
         digits = read()
         images = new_images(folder, (len(digits.images), 1, 8, 8))
         images[:, 0] = np.rint(digits.images * (255 / 16))
-        progress(decoded(len(images), len(images)))
         return Labelling(digits.target, tuple(str(digit) for digit in digits.target_names), None)
 
     return open_or_build(cache, "digits", "digits", hashlib.sha256(b"digits").hexdigest(), build)
