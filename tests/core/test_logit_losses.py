@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.logit_losses import LOGIT_LOSSES, Hinton, categorical_kl, logit_loss
+from kd_hpo.core.logit_losses import categorical_kl, logit_loss
 from kd_hpo.errors import ConfigError
 
 
@@ -37,7 +37,3 @@ def test_loss_of_ones_own_gets_its_options() -> None:
 def test_callable_that_returns_no_loss_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="builtins:dict returned a dict"):
         logit_loss("callable", reference="builtins:dict", options={})
-
-
-def test_every_name_makes_a_loss() -> None:
-    assert {"hinton": Hinton} == LOGIT_LOSSES
