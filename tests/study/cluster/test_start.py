@@ -25,18 +25,17 @@ def test_the_driver_is_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Path.cwd() == tmp_path
 
 
-def look() -> tuple[str, str, str]:
-    from kd_hpo.callables import import_callable
-    from kd_hpo.study.cluster.start import go_to_start
-
-    go_to_start()
-    import profile
-
-    return str(Path.cwd()), str(profile.__file__), import_callable("own_code_of_a_trial:read")()
-
-
 @pytest.mark.service
 def test_a_trial_opens_what_lies_where_the_study_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look() -> tuple[str, str, str]:
+        from kd_hpo.callables import import_callable
+        from kd_hpo.study.cluster.start import go_to_start
+
+        go_to_start()
+        import profile
+
+        return str(Path.cwd()), str(profile.__file__), import_callable("own_code_of_a_trial:read")()
+
     (tmp_path / "profile.py").write_text("1 / 0\n")
     (tmp_path / "labels.csv").write_text("of the user")
     (tmp_path / "own_code_of_a_trial.py").write_text("def read():\n    return open('labels.csv').read()\n")
