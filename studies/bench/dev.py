@@ -32,9 +32,9 @@ def accuracy_on_dev(config: TrialConfig, cache: Path) -> tuple[float, TrialResul
     with TemporaryDirectory() as folder:
         prepared = prepare(config, cache)
         result = run_trial(config, lambda epoch: None, cache=cache, folder=Path(folder), prepared=prepared)
-        network = build(config.student.network, prepared.batches, seed=config.seed)
+        network = build(config.student.network, prepared.batches, prepared.task, seed=config.seed)
         load_weights(network, Path(folder) / LAST_WEIGHTS)
-    return score(network, prepared.batches, prepared.splits.extra[::2]).accuracy, result
+    return score(network, prepared.task, prepared.batches, prepared.splits.extra[::2]).value, result
 
 
 def strongest(result: TrialResult) -> str:
