@@ -12,10 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from streamlit.testing.v1 import AppTest
 
-from kd_hpo.config.task import Classification
-from kd_hpo.dashboards import page_study
+from kd_hpo.config.task import Classification, Goal
+from kd_hpo.dashboards import analysis, page_study
 from kd_hpo.dashboards.__main__ import APP, warm_up
-from kd_hpo.dashboards.figures import STATES, curves, lines, states
+from kd_hpo.dashboards.figures import STATES, curves, lines, over_time, states
 from kd_hpo.dashboards.parts import ALL, DRAWN, GRID
 from kd_hpo.dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.study.store.export_file import Export
@@ -249,3 +249,16 @@ def test_parallel_coordinates_without_webgl_show_the_best_and_some_others() -> N
     assert sum(np.isnan(heights).sum() for heights in drawn) == 7  # a line a trial
     assert drawn[-1][:-1] == pytest.approx([0, 0, 1])  # the best one: the least weight, the first kind
     assert "1e-06" in {note.text for note in figure.layout.annotations}  # a logarithmic axis
+
+
+def test_less_is_better_where_the_metric_is_an_error() -> None:
+    error = Goal("error", "min")
+    scores = {"hetero": {0: 0.1, 1: 0.2}, "kd": {0: 0.3, 1: 0.3}, "ce": {0: 0.5, 1: 0.4}}
+    table = analysis.tests(scores, "kd", error)
+    assert list(table.index) == ["hetero", "kd", "ce"] and list(table["rank"]) == [1, 2, 3]
+    hours = pd.to_datetime([1, 2, 3], unit="h", utc=True)
+    trials = pd.DataFrame(
+        {"method": "hetero", "state": "completed", "score": [0.4, 0.2, 0.3], "epoch": 1, "started": hours[0], "reported": hours}
+    )
+    figure = over_time(trials, error)
+    assert list(figure.data[0].y) == [0.4, 0.2, 0.2] and figure.layout.yaxis.title.text == "error on val"

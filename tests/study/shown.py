@@ -48,7 +48,7 @@ def add_trial(
     folder.write_status(TrialStatus.model_validate({"spec": spec, "state": state}))
     if state == "completed":
         write_atomically(folder.trial(spec.id) / RESULT, result_of(records, config).model_dump_json())
-        student = build(config.student.network, prepared.batches, seed=config.seed)
+        student = build(config.student.network, prepared.batches, prepared.task, seed=config.seed)
         save_file(dict(student.state_dict()), folder.trial(spec.id) / LAST_WEIGHTS)
     if test:
         folder.write_test_scores(spec.id, TestScores(last=test, best=test))

@@ -84,7 +84,7 @@ def test_best_student_is_a_model_that_runs_without_pickles(
     assert [spec.shape for spec in about.signature.outputs] == [(-1, 10)]
     assert about.saved_input_example_info is not None
     loaded = mlflow.pytorch.load_model("models:/small@best")
-    student = build(study.student.network, prepared.batches, seed=study.seed)
+    student = build(study.student.network, prepared.batches, prepared.task, seed=study.seed)
     with torch.no_grad():
         for size in (1, 3):
             chosen = prepared.splits.val[:size]
