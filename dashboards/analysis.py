@@ -13,6 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 from scipy.stats import rankdata
 
+from kd_hpo.config.task import Goal
 from kd_hpo.study.results.comparison import paired, spread
 from kd_hpo.study.results.significance import holm
 
@@ -36,7 +37,7 @@ def is_log(values: pd.Series) -> bool:
     return bool(pd.api.types.is_numeric_dtype(values) and values.min() > 0 and values.max() > 10 * values.min())
 
 
-def importance(settings: pd.DataFrame, accuracy: pd.Series) -> pd.Series:
+def importance(settings: pd.DataFrame, scores: pd.Series, goal: Goal) -> pd.Series:
     """What share of the differences between completed trials each setting explains, by Optuna's PED-ANOVA; the largest first.
 
     MLflow holds what was sampled, not the ranges: they are taken from the samples. Raises TooFew.
@@ -48,8 +49,8 @@ def importance(settings: pd.DataFrame, accuracy: pd.Series) -> pd.Series:
         )
     ranges = {name: _range(settings[name]) for name in names}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    for (_, row), value in zip(settings[names].iterrows(), accuracy, strict=True):
+    study = optuna.create_study(direction="maximize" if goal.mode == "max" else "minimize")
+    for (_, row), value in zip(settings[names].iterrows(), scores, strict=True):
         sampled = {name: _as_sampled(row[name], ranges[name]) for name in names}
         study.add_trial(create_trial(params=sampled, distributions=ranges, value=float(value)))
     found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
@@ -66,7 +67,7 @@ def _as_sampled(value: object, among: BaseDistribution) -> Any:
     return float(str(value)) if isinstance(among, FloatDistribution) else str(value)
 
 
-def tests(scores: Mapping[str, Mapping[int, float]], against: str) -> pd.DataFrame:
+def tests(scores: Mapping[str, Mapping[int, float]], against: str, goal: Goal) -> pd.DataFrame:
     """A row a method, the best mean first: mean, standard deviation, rank, and the paired difference to one of them.
 
     p_value  of a paired t-test, two-sided; p_holm is corrected for the number of methods that are tested (Holm 1979)
@@ -78,14 +79,14 @@ def tests(scores: Mapping[str, Mapping[int, float]], against: str) -> pd.DataFra
         rows.append((method, len(by_seed), average, deviation, difference, p_value))
     frame = pd.DataFrame(rows, columns=["method", "seeds", "mean", "deviation", "difference", "p_value"]).set_index("method")
     frame["p_holm"] = holm(list(frame["p_value"]))
-    frame["rank"] = _mean_ranks(scores)
-    return frame.sort_values("mean", ascending=False)
+    frame["rank"] = _mean_ranks(scores, goal)
+    return frame.sort_values("mean", ascending=goal.mode == "min")
 
 
-def _mean_ranks(scores: Mapping[str, Mapping[int, float]]) -> pd.Series:
-    """By score at each seed that all methods have; 1 is the highest."""
+def _mean_ranks(scores: Mapping[str, Mapping[int, float]], goal: Goal) -> pd.Series:
+    """By score at each seed that all methods have; 1 is the best."""
     shared = set.intersection(*(set(by_seed) for by_seed in scores.values())) if scores else set()
-    ranks = [rankdata([-by_seed[seed] for by_seed in scores.values()]) for seed in sorted(shared)]
+    ranks = [rankdata([-goal.worth(by_seed[seed]) for by_seed in scores.values()]) for seed in sorted(shared)]
     return pd.Series(np.mean(ranks, axis=0) if ranks else np.nan, index=list(scores))
 
 

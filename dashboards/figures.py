@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
+from kd_hpo.config.task import Goal
 from kd_hpo.dashboards.analysis import is_log
 from kd_hpo.dashboards.words import short_paths
 from kd_hpo.study.report.colours import VIRIDIS
@@ -37,10 +38,10 @@ def laid_out(figure: go.Figure, height: int, **more: object) -> go.Figure:
     return figure.update_layout(height=height, margin=margin, hoverlabel={"align": "left"}, **more)
 
 
-def over_time(trials: pd.DataFrame) -> go.Figure:
-    """Accuracy of each trial at the time of its last epoch, and the best completed one so far."""
+def over_time(trials: pd.DataFrame, goal: Goal) -> go.Figure:
+    """The score of each trial at the time of its last epoch, and the best completed one so far."""
     begun = trials["started"].min()
-    shown = trials.dropna(subset=["accuracy", "reported"]).sort_values("reported")
+    shown = trials.dropna(subset=["score", "reported"]).sort_values("reported")
     minutes = (shown["reported"] - begun).dt.total_seconds() / 60
     size = 9 if len(shown) < 200 else 6
     hours = bool(len(minutes)) and minutes.max() > 180
@@ -48,7 +49,8 @@ def over_time(trials: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     done = shown["state"] == "completed"
     if done.any():
-        best = shown.loc[done, "accuracy"].cummax()
+        scores = shown.loc[done, "score"]
+        best = scores.cummax() if goal.mode == "max" else scores.cummin()
         figure.add_scatter(
             x=at[done], y=best, mode="lines", line={"shape": "hv", "width": 2, "color": "#0072b2"},
             name="best completed so far", hoverinfo="skip",
@@ -59,40 +61,41 @@ def over_time(trials: pd.DataFrame) -> go.Figure:
             some = shown[chosen]
             told = [in_plotly(trial, 60) for trial in some.index]
             figure.add_scatter(
-                x=at[chosen], y=some["accuracy"], mode="markers", name=state,
+                x=at[chosen], y=some["score"], mode="markers", name=state,
                 marker={"color": colour, "symbol": mark, "size": size, "opacity": 0.85} | OUTLINED[mark.endswith("-open")],
                 customdata=np.column_stack([told, some["method"].map(in_plotly), some["epoch"].fillna(0)]),
-                hovertemplate="<b>%{customdata[0]}</b> (%{customdata[1]})<br>accuracy %{y:.4f} after epoch %{customdata[2]}"
+                hovertemplate="<b>%{customdata[0]}</b> (%{customdata[1]})<br>"
+                f"{in_plotly(goal.name)} %{{y:.4f}} after epoch %{{customdata[2]}}"
                 f"<br>%{{x:.1f}} {'h' if hours else 'min'}<extra>{state}</extra>",
             )  # fmt: skip
     figure.update_xaxes(title=f"{'hours' if hours else 'minutes'} since the study began", rangemode="tozero")
-    figure.update_yaxes(title="accuracy on val")
+    figure.update_yaxes(title=f"{in_plotly(goal.name)} on val")
     return laid_out(figure, 380, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
 
 
-def parallel(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) -> go.Figure:
-    """A line a trial through its outer settings to its accuracy; axes that span more than a decade are logarithmic.
+def parallel(settings: pd.DataFrame, scores: pd.Series, goal: Goal, *, dark: bool = False) -> go.Figure:
+    """A line a trial through its outer settings to its score; axes that span more than a decade are logarithmic.
 
     Ranges are chosen by dragging along an axis.
     """
     names = short_paths([str(name) for name in settings])
     dimensions = [_axis(in_plotly(names[str(name)], 26), settings[name]) for name in settings]
-    dimensions.append({"label": "<b>accuracy</b>", "values": accuracy})
-    bar = {"title": "accuracy", "thickness": 12}
-    line = {"color": accuracy, "colorscale": LINES[dark], "showscale": True, "colorbar": bar}
+    dimensions.append({"label": f"<b>{in_plotly(goal.name)}</b>", "values": scores})
+    bar = {"title": in_plotly(goal.name), "thickness": 12}
+    line = {"color": scores, "colorscale": LINES[dark], "showscale": True, "colorbar": bar}
     figure = go.Figure(
         go.Parcoords(dimensions=dimensions, line=line, labelangle=-14, labelfont={"size": 12}, tickfont={"size": 11})
     )
     return laid_out(figure, 430, margin={"l": 60, "r": 30, "t": 80, "b": 30})
 
 
-def lines(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) -> go.Figure:
+def lines(settings: pd.DataFrame, scores: pd.Series, goal: Goal, *, dark: bool = False) -> go.Figure:
     """What `parallel` shows, to look at only: drawn without WebGL, which takes a browser without a graphics card seconds."""
     names = short_paths([str(name) for name in settings])
     axes = [_axis(in_plotly(names[str(name)], 26), settings[name]) for name in settings]
-    axes.append({"label": "<b>accuracy</b>", "values": accuracy})
+    axes.append({"label": f"<b>{in_plotly(goal.name)}</b>", "values": scores})
     heights, ticks = zip(*map(_heights, axes), strict=True)
-    table = np.column_stack([*heights, np.full(len(accuracy), np.nan)])  # nan ends a line
+    table = np.column_stack([*heights, np.full(len(scores), np.nan)])  # nan ends a line
     shades = np.minimum((table[:, -2] * len(LINES[dark])).astype(int), len(LINES[dark]) - 1)
     figure = go.Figure()
     for shade, colour in enumerate(LINES[dark]):
@@ -109,10 +112,11 @@ def lines(settings: pd.DataFrame, accuracy: pd.Series, *, dark: bool = False) ->
     plain = {"showarrow": False, "xanchor": "right", "xshift": -3, "font": {"size": 11}, "bgcolor": ground, "borderpad": 1}
     texts = [{"x": i, "y": height, "text": text} | plain for i, each in enumerate(ticks) for height, text in each]
     figure.update_layout(shapes=axis_lines, annotations=texts)  # at once: one by one, plotly reads all that stand there again
+    bar = {"title": in_plotly(goal.name), "thickness": 12}
     figure.add_scatter(
-        x=np.full(len(accuracy), len(axes) - 1), y=table[:, -2], mode="markers", showlegend=False,
-        marker={"color": accuracy, "colorscale": LINES[dark], "size": 6, "colorbar": {"title": "accuracy", "thickness": 12}},
-        customdata=np.column_stack([[in_plotly(trial, 60) for trial in settings.index], accuracy]),
+        x=np.full(len(scores), len(axes) - 1), y=table[:, -2], mode="markers", showlegend=False,
+        marker={"color": scores, "colorscale": LINES[dark], "size": 6, "colorbar": bar},
+        customdata=np.column_stack([[in_plotly(trial, 60) for trial in settings.index], scores]),
         hovertemplate="<b>%{customdata[0]}</b>: %{customdata[1]:.4f}<extra></extra>",
     )  # fmt: skip
     labels = [axis["label"] for axis in axes]
@@ -184,9 +188,9 @@ def states(trials: pd.DataFrame) -> go.Figure:
     return laid_out(figure, 110 + 26 * len(rows), legend=legend)
 
 
-def methods(scores: Mapping[str, Mapping[int, float]], titles: Mapping[str, str], label: str) -> go.Figure:
+def methods(scores: Mapping[str, Mapping[int, float]], titles: Mapping[str, str], label: str, goal: Goal) -> go.Figure:
     """A row a method, the best on top: its mean with one standard deviation, and every seed."""
-    ordered = sorted(scores, key=lambda method: np.mean(list(scores[method].values())))
+    ordered = sorted(scores, key=lambda method: goal.worth(float(np.mean(list(scores[method].values())))))
     places = dict(zip(sorted({s for by in scores.values() for s in by}), cycle(MARKS), strict=False))
     figure = go.Figure()
     for row, method in enumerate(ordered):
@@ -206,13 +210,15 @@ def methods(scores: Mapping[str, Mapping[int, float]], titles: Mapping[str, str]
         )  # fmt: skip
     texts = [in_plotly(titles[method], 38) for method in ordered]
     figure.update_yaxes(tickvals=list(range(len(ordered))), ticktext=texts, range=[-0.6, len(ordered) - 0.4], zeroline=False)
-    figure.update_xaxes(title=f"accuracy on {label}", minallowed=-0.02, maxallowed=1.02)  # a deviation may reach beyond
+    share = all(0 <= score <= 1 for by_seed in scores.values() for score in by_seed.values())
+    ends = {"minallowed": -0.02, "maxallowed": 1.02} if share else {}  # a deviation may reach beyond
+    figure.update_xaxes(title=f"{in_plotly(goal.name)} on {label}", **ends)
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     return laid_out(figure, 130 + 40 * len(ordered), legend=legend)
 
 
-def curves(histories: Mapping[str, pd.Series]) -> go.Figure:
-    """Accuracy on val over the epochs, a line a trial."""
+def curves(histories: Mapping[str, pd.Series], goal: Goal) -> go.Figure:
+    """The metric on val over the epochs, a line a trial."""
     figure = go.Figure()
     for i, (trial, history) in enumerate(histories.items()):
         figure.add_scatter(
@@ -221,5 +227,5 @@ def curves(histories: Mapping[str, pd.Series]) -> go.Figure:
             marker={"symbol": MARKS[i % len(MARKS)], "size": 6}, hovertemplate="epoch %{x}: %{y:.4f}",
         )  # fmt: skip
     figure.update_xaxes(title="epoch", tickformat="d")
-    figure.update_yaxes(title="accuracy on val")
+    figure.update_yaxes(title=f"{in_plotly(goal.name)} on val")
     return laid_out(figure, 380, hovermode="x unified")

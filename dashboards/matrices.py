@@ -67,7 +67,8 @@ class Matrices:
 def choices(study: StudyRuns) -> list[str]:
     """What has a matrix: methods of several seeds, then trials; the learned first, then the comparison, then the best."""
     having = study.trials[study.trials["has_matrix"]]
-    best_first = having.sort_values(["learns", "kind", "accuracy"], ascending=[False, True, False])
+    least_first = study.goal.mode == "min"
+    best_first = having.sort_values(["learns", "kind", "score"], ascending=[False, True, least_first])
     compared = best_first[best_first["kind"] == "compare"]
     methods = [METHOD + str(name) for name, group in compared.groupby("method", sort=False) if len(group) > 1]
     return methods + [str(trial) for trial in best_first.index]

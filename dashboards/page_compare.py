@@ -7,13 +7,15 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from kd_hpo.config.task import Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.dashboards import figures
 from kd_hpo.dashboards.analysis import SCORES, tests
 from kd_hpo.dashboards.parts import bound, chart, heading
 from kd_hpo.dashboards.tracked import StudyRuns, Tracking
-from kd_hpo.dashboards.words import count
+from kd_hpo.dashboards.words import count, plural
 from kd_hpo.study.report.escaping import in_streamlit
+from kd_hpo.study.report.words import capital
 
 Scores = Mapping[str, Mapping[int, float]]
 
@@ -39,31 +41,35 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
         return
     for note in found.notes:
         st.info(note)
+    goal = study.goal
     left, right = st.columns(2)
     by_words = {SCORES[name]: name for name in found.scores}
-    score = by_words[left.selectbox("Accuracy on", list(by_words), **bound("score"), help="after the last epoch, if not said")]
+    label = f"{in_streamlit(capital(goal.name))} on"
+    score = by_words[left.selectbox(label, list(by_words), **bound("score"), help="after the last epoch, if not said")]
     scores = {method: by_seed for method, by_seed in found.scores[score].items() if by_seed}
     names = sorted(scores, key=lambda method: (method != found.control, method))
     against = right.selectbox("Tested against", names, **bound("against"), help="the best control comes first")
     heading("Methods", "Mean and standard deviation over the seeds; every mark is a seed.")
-    chart(figures.methods(scores, found.titles, SCORES[score]), "methods", "Accuracy of each method: mean, spread and seeds")
+    drawn = figures.methods(scores, found.titles, SCORES[score], goal)
+    chart(drawn, "methods", f"{capital(goal.name)} of each method: mean, spread and seeds")
     heading(f"Against {in_streamlit(found.titles[against])}")
-    _table(scores, found, against)
+    _table(scores, found, against, goal)
     _seeds(scores, found)
 
 
-def _table(scores: Scores, found: Compared, against: str) -> None:
-    tested = tests(scores, against)
+def _table(scores: Scores, found: Compared, against: str, goal: Goal) -> None:
+    tested = tests(scores, against, goal)
     shown = tested.assign(
         method=[one_line(found.titles[str(method)]) for method in tested.index],
-        accuracy=[f"{row['mean']:.4f}" + (f" ± {row['deviation']:.4f}" if row["deviation"] == row["deviation"] else "")
+        score=[f"{row['mean']:.4f}" + (f" ± {row['deviation']:.4f}" if row["deviation"] == row["deviation"] else "")
                   for _, row in tested.iterrows()],
-        verdict=[_verdict(row) if method != against else "what is tested against" for method, row in tested.iterrows()],
-    )[["method", "accuracy", "seeds", "rank", "difference", "p_value", "p_holm", "verdict"]]  # fmt: skip
+        verdict=[_verdict(row, goal) if method != against else "what is tested against" for method, row in tested.iterrows()],
+    )[["method", "score", "seeds", "rank", "difference", "p_value", "p_holm", "verdict"]]  # fmt: skip
+    by = f"by {in_streamlit(goal.name)}, mean over the seeds; 1 is the best"
     shape = {
         "method": st.column_config.TextColumn("method", pinned=True),
-        "accuracy": st.column_config.TextColumn("mean ± sd"),
-        "rank": st.column_config.NumberColumn("rank", format="%.1f", help="by accuracy, mean over the seeds; 1 is the best"),
+        "score": st.column_config.TextColumn("mean ± sd"),
+        "rank": st.column_config.NumberColumn("rank", format="%.1f", help=by),
         "difference": st.column_config.NumberColumn("difference", format="%+.4f", help="mean over the seeds that both have"),
         "p_value": st.column_config.NumberColumn("p", format="%.4f", help="paired t-test, two-sided, not corrected"),
         "p_holm": st.column_config.NumberColumn("p (Holm)", format="%.4f", help="corrected for the number of methods"),
@@ -83,10 +89,10 @@ def _table(scores: Scores, found: Compared, against: str) -> None:
     )
 
 
-def _verdict(row: pd.Series) -> str:
+def _verdict(row: pd.Series, goal: Goal) -> str:
     if row["p_holm"] != row["p_holm"]:
         return "not tested"
-    way = "better" if row["difference"] > 0 else "worse"
+    way = "better" if goal.worth(row["difference"]) > 0 else "worse"
     if row["p_holm"] < 0.05:
         return f"{way}, corrected p < .05"
     return f"{way}, p < .05 only uncorrected" if row["p_value"] < 0.05 else "no difference shown"
@@ -131,15 +137,16 @@ def _comparison(_tracked: Tracking, run: str, stamp: str) -> Any:
 
 
 def _from_trials(study: StudyRuns) -> Compared:
-    """Accuracy on val of the trials that have completed so far."""
+    """What the trials that have completed so far reached on val."""
     trials = study.trials
-    done = trials[(trials["kind"] == "compare") & (trials["state"] == "completed")].dropna(subset=["accuracy", "seed"])
+    done = trials[(trials["kind"] == "compare") & (trials["state"] == "completed")].dropna(subset=["score", "seed"])
     scores = {
-        str(method): {int(seed): float(value) for seed, value in zip(group["seed"], group["accuracy"], strict=True)}
+        str(method): {int(seed): float(value) for seed, value in zip(group["seed"], group["score"], strict=True)}
         for method, group in done.groupby("method", sort=False)
     }
     note = (
-        "The test split has not been opened: the study does that once, when it has ended. These are accuracies on val of "
-        f"{count(len(done), 'completed trial')}; which methods are controls is not told before the end either."
+        "The test split has not been opened: the study does that once, when it has ended. These are "
+        f"{in_streamlit(plural(study.goal.name))} on val of {count(len(done), 'completed trial')}; which methods are controls is "
+        "not told before the end either."
     )
     return Compared({"val": scores}, {method: method for method in scores}, None, (note,))

@@ -13,7 +13,7 @@ from kd_hpo.dashboards.matrices import Layer, Matrices
 from kd_hpo.dashboards.matrix_figures import heatmap
 from kd_hpo.dashboards.parts import bound, chart, heading
 from kd_hpo.dashboards.tracked import StudyRuns, Tracking
-from kd_hpo.dashboards.words import accuracy, count
+from kd_hpo.dashboards.words import count, digits_of
 from kd_hpo.study.matrices.export import export_of
 from kd_hpo.study.report.escaping import in_streamlit
 from kd_hpo.study.store.export_file import Export, ExportedMatrix
@@ -29,8 +29,9 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
             icon=":material/hourglass_empty:",
         )
         return
-    heading("Choose", "Completed trials that have learned their matrix, best first by accuracy on val after the last epoch.")
-    ranked = [str(trial) for trial in learned.sort_values("accuracy", ascending=False).index]
+    by = f"{in_streamlit(study.goal.name)} on val after the last epoch"
+    heading("Choose", f"Completed trials that have learned their matrix, best first by {by}.")
+    ranked = [str(trial) for trial in study.best_first(learned).index]
     chosen = st.multiselect("Matrices", ranked, default=ranked[:1], **bound("export"))
     if not chosen:
         st.info("Choose a matrix.")
@@ -109,11 +110,12 @@ def _preview(export: Export) -> None:
         held = Matrices(matrix.trial, teacher, student, (1,), weights, (matrix.trial,))
         chart(heatmap(held, 1, float(weights.max())), "exported", f"The exported matrix of {matrix.trial}")
     with right:
+        goal = matrix.config.task.goal
         facts = {
             "trial": f"{matrix.trial}, {matrix.method}, seed {matrix.seed}",
-            "accuracy on val": accuracy(matrix.metrics["val/accuracy"]),
-            "accuracy on test": accuracy(matrix.test.last) if matrix.test else "not measured for this trial",
-            "teacher": f"{matrix.teacher.network}, {accuracy(matrix.teacher.val_accuracy)} on val",
+            f"{goal.name} on val": digits_of(matrix.metrics[goal.on("val")]),
+            f"{goal.name} on test": digits_of(matrix.test.last) if matrix.test else "not measured for this trial",
+            "teacher": f"{matrix.teacher.network}, {digits_of(matrix.teacher.val_accuracy)} on val",
             "student": matrix.student,
             "loss of the pairs": f"{matrix.pair_loss['name']}, strength {matrix.pair_loss['strength']:.4g}",
         }

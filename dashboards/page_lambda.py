@@ -10,7 +10,7 @@ from kd_hpo.dashboards.matrix_figures import heatmap, stability, trajectories
 from kd_hpo.dashboards.parts import bound, chart, heading
 from kd_hpo.dashboards.ribbons import heaviest, ribbons
 from kd_hpo.dashboards.tracked import StudyRuns, Tracking
-from kd_hpo.dashboards.words import accuracy, count
+from kd_hpo.dashboards.words import count, digits_of
 from kd_hpo.study.report.escaping import in_streamlit
 
 NOTHING = "nothing"
@@ -151,6 +151,6 @@ def _stability(tracked: Tracking, study: StudyRuns, method: str, top: int) -> No
     same = agreement([weights.ravel() for weights in last])
     st.caption(
         f"{in_streamlit(firsts.index[0])} is the largest pair of {firsts.iloc[0]} of {count(len(several), 'seed')}. "
-        f"Rank correlation of two seeds' matrices: {accuracy(same, 2)} on average (Spearman, 1 is the same order)."
+        f"Rank correlation of two seeds' matrices: {digits_of(same, 2)} on average (Spearman, 1 is the same order)."
     )
     chart(stability(several, top), f"stability_{method}", f"The largest pairs of {method} at each seed")

@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from kd_hpo.config.task import Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.dashboards import figures
 from kd_hpo.dashboards.analysis import TooFew, importance, varied
 from kd_hpo.dashboards.parts import ALL, TEXT, bound, chart, dark, heading, more_once_drawn, wanted_now
 from kd_hpo.dashboards.tracked import StudyRuns, Tracking
-from kd_hpo.dashboards.words import accuracy, count, plain_note
+from kd_hpo.dashboards.words import count, digits_of, plain_note
 from kd_hpo.study.report.escaping import in_streamlit
-from kd_hpo.study.report.words import duration
+from kd_hpo.study.report.words import capital, duration
 
 EVERY = "all methods"
 MOST_CURVES = 10
@@ -28,7 +29,7 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
     if trials.empty:
         st.info("No trial has begun. The page fills by itself when one does.", icon=":material/hourglass_empty:")
         return
-    _tiles(trials)
+    _tiles(trials, study.goal)
     _told(study)
     now = wanted_now()
     _leaderboard(study, best_alone=now == TEXT)
@@ -39,12 +40,13 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
 
 
 def _figures(tracked: Tracking, study: StudyRuns) -> None:
-    trials = study.trials
+    trials, name = study.trials, in_streamlit(capital(study.goal.name))
     left, right = st.columns(2, gap="large")
     with left:
-        heading("Accuracy over time", "Each mark is a trial at its last epoch; the line is the best completed one so far.")
-        if trials["accuracy"].notna().any():
-            chart(figures.over_time(trials), "over_time", "Accuracy on val of each trial against the time since the study began")
+        heading(f"{name} over time", "Each mark is a trial at its last epoch; the line is the best completed one so far.")
+        if trials["score"].notna().any():
+            told = f"{name} on val of each trial against the time since the study began"
+            chart(figures.over_time(trials, study.goal), "over_time", told)
         else:
             st.info("No epoch has been logged yet.")
     with right:
@@ -55,13 +57,13 @@ def _figures(tracked: Tracking, study: StudyRuns) -> None:
     _failures(trials)
 
 
-def _tiles(trials: pd.DataFrame) -> None:
+def _tiles(trials: pd.DataFrame, goal: Goal) -> None:
     counts = trials["state"].value_counts()
-    done = trials[trials["state"] == "completed"].dropna(subset=["accuracy"])
-    best = done["accuracy"].idxmax() if len(done) else None
+    done = trials[trials["state"] == "completed"].dropna(subset=["score"])
+    best = done["score"].map(goal.worth).idxmax() if len(done) else None
     ended = trials["reported"].max() if trials["reported"].notna().any() else trials["started"].max()
     tiles = [
-        ("Best accuracy on val", accuracy(done["accuracy"].max()) if best is not None else "-", str(best) if best else None),
+        (f"Best {in_streamlit(goal.name)} on val", digits_of(goal.best(done["score"])), str(best) if best else None),
         ("Trials", f"{len(trials):,}", None),
         *((state.capitalize(), f"{counts.get(state, 0):,}", None) for state in ("completed", "stopped", "failed", "running")),
         ("Wall time", duration((ended - trials["started"].min()).total_seconds()), None),
@@ -89,7 +91,8 @@ def _told(study: StudyRuns) -> None:
 
 def _leaderboard(study: StudyRuns, *, best_alone: bool) -> None:
     """best_alone  as plain text, which is there half a second before a grid of all"""
-    heading("Leaderboard", "By accuracy on val after the last epoch; a click on a column's head sorts by it.")
+    name = in_streamlit(study.goal.name)
+    heading("Leaderboard", f"By {name} on val after the last epoch; a click on a column's head sorts by it.")
     methods = [str(name) for name in study.trials["method"].unique()]
     left, right = st.columns([1, 2])
     method = left.selectbox("Method", [EVERY, *methods], **bound("method"))
@@ -102,19 +105,19 @@ def _leaderboard(study: StudyRuns, *, best_alone: bool) -> None:
     if chosen.empty:
         st.info("No trial of this choice has begun.")
         return
-    chosen = chosen.sort_values("accuracy", ascending=False)
+    chosen = study.best_first(chosen)
     if best_alone:
-        st.markdown(_as_text(chosen.head(MOST_TOLD)))
+        st.markdown(_as_text(chosen.head(MOST_TOLD), study.goal))
         return
     ended = chosen["ended"].fillna(chosen["reported"])
-    table = chosen[["method", "state", "accuracy", "epoch", "seed"]].assign(
+    table = chosen[["method", "state", "score", "epoch", "seed"]].assign(
         minutes=(ended - chosen["started"]).dt.total_seconds() / 60
     )
     settings = study.settings.loc[chosen.index].dropna(axis="columns", how="all")
     table = table.join(settings.rename(columns=str)).reset_index()
     shape = {
         "trial": st.column_config.TextColumn("trial", pinned=True),
-        "accuracy": st.column_config.NumberColumn("accuracy", format="%.4f"),
+        "score": st.column_config.NumberColumn(study.goal.name, format="%.4f"),
         "epoch": st.column_config.NumberColumn("epoch", format="%d"),
         "seed": st.column_config.NumberColumn("seed", format="%d"),
         "minutes": st.column_config.NumberColumn("minutes", format="%.1f"),
@@ -123,13 +126,14 @@ def _leaderboard(study: StudyRuns, *, best_alone: bool) -> None:
     st.dataframe(table, hide_index=True, column_config=shape, placeholder="–", key="leaderboard", alt="Leaderboard")
 
 
-def _as_text(trials: pd.DataFrame) -> str:
+def _as_text(trials: pd.DataFrame, goal: Goal) -> str:
     """A table in Markdown."""
     rows = [
-        (in_streamlit(trial), in_streamlit(method), in_streamlit(state), in_streamlit(accuracy(reached)))
-        for trial, method, state, reached in trials[["method", "state", "accuracy"]].itertuples()
+        (in_streamlit(trial), in_streamlit(method), in_streamlit(state), in_streamlit(digits_of(reached)))
+        for trial, method, state, reached in trials[["method", "state", "score"]].itertuples()
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [("trial", "method", "state", "accuracy"), ("---",) * 4, *rows])
+    head = ("trial", "method", "state", in_streamlit(goal.name))
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ("---",) * 4, *rows])
 
 
 def _outer_settings(study: StudyRuns) -> None:
@@ -142,22 +146,23 @@ def _outer_settings(study: StudyRuns) -> None:
         st.info("This study has no search: its methods ran at the settings of its file.")
         return
     method = st.selectbox("Search of", searched, **bound("search"), help="the method with the most trials comes first")
-    chosen = study.searched(method).dropna(subset=["accuracy"])
+    chosen = study.searched(method).dropna(subset=["score"])
     settings = study.settings.loc[chosen.index]
     names = varied(settings)
     if not names:
-        st.info(f"{count(len(chosen), 'trial')} of {in_streamlit(method)} with an accuracy so far; two that differ are needed.")
+        named = f"{'an' if study.goal.name[0] in 'aeiou' else 'a'} {in_streamlit(study.goal.name)}"
+        st.info(f"{count(len(chosen), 'trial')} of {in_streamlit(method)} with {named} so far; two that differ are needed.")
         return
     drag = st.toggle("Choose ranges by dragging", **bound("drag"), help="drawn by WebGL: slow without a graphics card")
-    best_on_top = chosen.sort_values("accuracy")
+    best_on_top = chosen.sort_values("score", ascending=study.goal.mode == "max")
     some = "" if drag or len(chosen) <= 2 * MOST_LINES else f": the best {MOST_LINES}, and as many evenly from the others"
     if some:
         others = np.linspace(0, len(chosen) - MOST_LINES - 1, MOST_LINES).astype(int)
         best_on_top = pd.concat([best_on_top.iloc[others], best_on_top.iloc[-MOST_LINES:]])
     how = "drag along an axis to choose a range, click it to choose all." if drag else "point at its end to see which it is."
-    st.caption(f"{count(len(chosen), 'trial')}{some}. A line is a trial, its colour the accuracy; {how}")
+    st.caption(f"{count(len(chosen), 'trial')}{some}. A line is a trial, its colour the {in_streamlit(study.goal.name)}; {how}")
     draw = figures.parallel if drag else figures.lines
-    figure = draw(settings.loc[best_on_top.index, names], best_on_top["accuracy"], dark=dark())
+    figure = draw(settings.loc[best_on_top.index, names], best_on_top["score"], study.goal, dark=dark())
     chart(figure, "parallel", "Parallel coordinates over the outer settings")
     completed = chosen[chosen["state"] == "completed"]
     heading(
@@ -165,7 +170,7 @@ def _outer_settings(study: StudyRuns) -> None:
         f"By Optuna (PED-ANOVA) over {count(len(completed), 'completed trial')}; the ranges are taken from what was sampled.",
     )
     try:
-        shares = _importance(settings.loc[completed.index], completed["accuracy"])
+        shares = _importance(settings.loc[completed.index], completed["score"], study.goal)
     except TooFew as few:
         st.info(f"{few}.".capitalize())
         return
@@ -173,13 +178,14 @@ def _outer_settings(study: StudyRuns) -> None:
 
 
 @st.cache_data(max_entries=32, show_spinner="Importance of the outer settings ...")
-def _importance(settings: pd.DataFrame, reached: pd.Series) -> pd.Series:
-    return importance(settings, reached)
+def _importance(settings: pd.DataFrame, reached: pd.Series, goal: Goal) -> pd.Series:
+    return importance(settings, reached, goal)
 
 
 def _curves(tracked: Tracking, study: StudyRuns) -> None:
-    heading("Accuracy over the epochs", f"Of up to {MOST_CURVES} trials.")
-    having = study.trials.dropna(subset=["accuracy"]).sort_values("accuracy", ascending=False)
+    name = in_streamlit(capital(study.goal.name))
+    heading(f"{name} over the epochs", f"Of up to {MOST_CURVES} trials.")
+    having = study.best_first(study.trials.dropna(subset=["score"]))
     if having.empty:
         st.info("No epoch has been logged yet.")
         return
@@ -188,15 +194,16 @@ def _curves(tracked: Tracking, study: StudyRuns) -> None:
     if not chosen:
         st.info("Choose a trial.")
         return
+    metric = study.goal.on("val")
     come_to = having.loc[chosen, ["run", "epoch"]].itertuples(index=True)
-    histories = {str(trial): _history(tracked, str(run), int(epoch)) for trial, run, epoch in come_to}
-    chart(figures.curves(histories), "curves", "Accuracy on val over the epochs of the chosen trials")
+    histories = {str(trial): _history(tracked, str(run), metric, int(epoch)) for trial, run, epoch in come_to}
+    chart(figures.curves(histories, study.goal), "curves", f"{name} on val over the epochs of the chosen trials")
 
 
 @st.cache_data(max_entries=512, show_spinner=False)
-def _history(_tracked: Tracking, run: str, epoch: int) -> pd.Series:
+def _history(_tracked: Tracking, run: str, metric: str, epoch: int) -> pd.Series:
     """Read again when the trial has come further, to another epoch."""
-    return _tracked.history(run, "val/accuracy")
+    return _tracked.history(run, metric)
 
 
 def _failures(trials: pd.DataFrame) -> None:

@@ -17,11 +17,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from kd_hpo.config.study import Search
+from kd_hpo.config.task import Classification, Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.dashboards.words import without_credentials
 from kd_hpo.study.report.words import shorten
-from kd_hpo.study.tracking.runs import MATRIX_SECTION
-from kd_hpo.trial.result import METRIC
+from kd_hpo.study.tracking.runs import MATRIX_SECTION, goal_of
 
 UNREADABLE = (MlflowException, SQLAlchemyError, OSError, ValueError)
 """What reading MLflow raises where it is not there, or what stands there is not a study's."""
@@ -30,7 +30,7 @@ COLUMNS = {
     "method": "",
     "seed": "",
     "state": "running, completed, stopped (by the scheduler), failed or interrupted",
-    "accuracy": "on val, after the last epoch that is logged",
+    "score": "the task's metric on val, after the last epoch that is logged",
     "epoch": "the last one",
     "started": "",
     "reported": "when the last epoch was logged",
@@ -63,6 +63,8 @@ class StudyRuns:
     summary: str | None
     """The run of the study itself; it has the comparison once that has ended."""
     ended: bool
+    goal: Goal
+    """The task's metric, which the trials' scores are of, and which way of it is better."""
 
     @property
     def running(self) -> bool:
@@ -71,6 +73,10 @@ class StudyRuns:
     def searched(self, method: str) -> pd.DataFrame:
         """The trials of a method's search."""
         return self.trials[(self.trials["kind"] == "search") & (self.trials["method"] == method)]
+
+    def best_first(self, trials: pd.DataFrame) -> pd.DataFrame:
+        """Those without a score come last."""
+        return trials.sort_values("score", ascending=self.goal.mode == "min")
 
 
 @dataclass
@@ -186,7 +192,9 @@ def tracking(uri: str) -> Tracking:
 
 def _row(run: Run) -> dict[str, Any]:
     tags, params, info = run.data.tags, dict(run.data.params), run.info
-    last = next((metric for metric in run.data._metric_objs if metric.key == METRIC), None)  # the public dict has no steps
+    goal = goal_of(tags)
+    metric = goal.on("val")
+    last = next((each for each in run.data._metric_objs if each.key == metric), None)  # the public dict has no steps
     method, seed = params.pop("method", tags.get("kd.method", "")), params.pop("seed", None)
     return {
         "trial": tags.get("kd.trial", info.run_name or info.run_id),
@@ -194,7 +202,7 @@ def _row(run: Run) -> dict[str, Any]:
         "method": tags.get("kd.method", method),
         "seed": int(seed) if seed is not None and seed.lstrip("-").isdigit() else None,
         "state": tags.get("kd.state", _STATES[info.status]),
-        "accuracy": last.value if last else None,
+        "score": last.value if last else None,
         "epoch": last.step if last else None,
         "started": info.start_time,
         "reported": last.timestamp if last else None,
@@ -205,6 +213,7 @@ def _row(run: Run) -> dict[str, Any]:
         "run": info.run_id,
         "on_its_way": info.status not in _ENDED,
         "settings": params,
+        "goal": goal,
     }
 
 
@@ -215,7 +224,7 @@ def _study(name: str, experiment: str, rows: list[dict[str, Any]]) -> StudyRuns:
     trials = pd.DataFrame([{column: row[column] for column in COLUMNS} for row in rows], index=index, columns=list(COLUMNS))
     for column in ("started", "reported", "ended"):
         trials[column] = pd.to_datetime(pd.to_numeric(trials[column]), unit="ms", utc=True)
-    for column in ("accuracy", "epoch", "seed"):
+    for column in ("score", "epoch", "seed"):
         trials[column] = pd.to_numeric(trials[column])
     for column in ("has_matrix", "learns"):
         trials[column] = trials[column].astype(bool)
@@ -226,4 +235,5 @@ def _study(name: str, experiment: str, rows: list[dict[str, Any]]) -> StudyRuns:
             settings[column] = numbers
     keep = ~index.duplicated(keep="last")  # a name is a trial; MLflow may hold a run of it that was made twice
     run, ended = (summary["run"], summary["state"] == "completed") if summary else (None, False)
-    return StudyRuns(name, experiment, trials[keep], settings[keep], run, ended)
+    goal = rows[-1]["goal"] if rows else Classification.goal
+    return StudyRuns(name, experiment, trials[keep], settings[keep], run, ended, goal)

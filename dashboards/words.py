@@ -23,7 +23,12 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def accuracy(value: float, digits: int = 4) -> str:
+def plural(word: str) -> str:
+    """accuracies, errors"""
+    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+
+
+def digits_of(value: float, digits: int = 4) -> str:
     return "-" if pd.isna(value) else f"{value:.{digits}f}"
 
 

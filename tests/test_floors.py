@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,27 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+KNOW_THE_TASK = ("kd_hpo.config.task", "kd_hpo.core.tasks")
+NAMES_IN_FILES = {"val_accuracy", "teacher_val_accuracy"}
+"""Of files that studies have kept: there they mean the task's metric, whichever it is."""
+
+
+def words_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Names and strings in the code, with their lines, without docstrings and comments."""
+    tree = ast.parse(path.read_text())
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if id(node) not in said:
+            yield from ((getattr(node, "lineno", 0), text) for _, text in ast.iter_fields(node) if isinstance(text, str))
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in KNOW_THE_TASK])
+def test_only_the_task_knows_its_metric_and_its_loss(module: str) -> None:
+    of_the_task = re.compile("accurac|cross.?entropy", re.IGNORECASE)
+    found = [(line, word) for line, word in words_of(MODULES[module]) if word not in NAMES_IN_FILES and of_the_task.search(word)]
+    assert not found, f"{module} speaks of classification's metric or loss: {found}; ask the task's goal (kd_hpo.config.task)"
 
 
 def test_every_floor_is_known() -> None:

@@ -35,18 +35,18 @@ def export(
     from kd_hpo.errors import ConfigError
     from kd_hpo.study.matrices.export import export_study
     from kd_hpo.study.store.folder import StudyFolder
-    from kd_hpo.trial.result import METRIC
 
     if top < 1:
         raise ConfigError(f"--top is {top}; give a number of matrices, 1 or more")
     folder = StudyFolder(runs.absolute() / study_name(study))
     path = file or Path(f"{study}-lambda.json")
-    written = export_study(folder.read_settings(), folder, path, top=top)
-    matrices = [{"rank": each.rank, "trial": each.trial, METRIC: each.metrics[METRIC]} for each in written.matrices]
+    settings = folder.read_settings()
+    written, metric = export_study(settings, folder, path, top=top), settings.task.goal.on("val")
+    matrices = [{"rank": each.rank, "trial": each.trial, metric: each.metrics[metric]} for each in written.matrices]
     return Result(
         {"study": study, "file": path.absolute(), "matrices": matrices},
         (f"{len(matrices)} matrices of study {study} in {path}",),
-        (f"apply the best one: kd-hpo apply {shlex.quote(str(path))}{runs_option(folder.read_settings())}",),
+        (f"apply the best one: kd-hpo apply {shlex.quote(str(path))}{runs_option(settings)}",),
     )
 
 
@@ -83,6 +83,8 @@ def apply(
     from kd_hpo.study.store.export_file import load_export
 
     exported = load_export(export_file)
+    goal = exported.matrices[0].config.task.goal
+    metric = goal.on("val")
     with status_line(output.progress, each_time=output.verbose) as progress:
         applied = apply_matrix(
             exported,
@@ -91,14 +93,14 @@ def apply(
             folder=(folder or runs / "applied" / f"{exported.study}-{rank}").absolute(),
             cache=runs.absolute() / "cache",
             progress=progress,
-            report=lambda r: progress(f"training the student: epoch {r.epoch}, accuracy on val {r.metrics['val/accuracy']:.4f}"),
+            report=lambda r: progress(f"training the student: epoch {r.epoch}, {goal.name} on val {r.metrics[metric]:.4f}"),
         )
     if not applied.same_teacher:
         output.progress.print(Text("note: the teacher's weights are not those that the matrix was learned with", style="yellow"))
     last, best = applied.result.last, applied.result.best
     ends = {
-        "last": {"epoch": last.epoch, "val": last.metrics["val/accuracy"], "test": applied.test.last},
-        "best": {"epoch": best.epoch, "val": best.metrics["val/accuracy"], "test": applied.test.best},
+        "last": {"epoch": last.epoch, "val": last.metrics[metric], "test": applied.test.last},
+        "best": {"epoch": best.epoch, "val": best.metrics[metric], "test": applied.test.best},
     }
     return Result(
         ends | {"weights": applied.weights, "same_teacher": applied.same_teacher},

@@ -109,11 +109,11 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
         plan_before_training(study.trial(), batches, cache)  # layers that do not exist are told before
         trained = prepare_teacher(study.trial(), batches, splits, cache, progress)
     given = "".join(f" --set {shlex.quote(override)}" for override in set_)
-    network, accuracy, images = study.teacher.network.name, trained.val.value, len(splits.val)
+    network, reached, images = study.teacher.network.name, trained.val.value, len(splits.val)
     return Result(
-        {"network": network, "val": accuracy, "val_images": images, "weights": trained.weights},
+        {"network": network, "val": reached, "val_images": images, "weights": trained.weights},
         (
-            f"{network}: accuracy on val {accuracy:.4f} ({images} images)",
+            f"{network}: {study.task.goal.name} on val {reached:.4f} ({images} images)",
             f"its weights: {trained.weights or 'as the network comes'}",
         ),
         (f"every study with this teacher finds them there; next: kd-hpo run {shlex.quote(str(study_file))}{given}",),

@@ -63,7 +63,7 @@ def _plain(value: Any) -> Any:
     return value.model_dump() if isinstance(value, Settings) else value
 
 
-def _cross_entropy(config: TrialConfig) -> TrialConfig:
+def _student_alone(config: TrialConfig) -> TrialConfig:
     alone = _set(weightings.NoPairs())(config)
     return alone.replace(kd=config.kd.replace(weight=0).model_dump())
 
@@ -119,7 +119,7 @@ def _strength(default: float) -> dict[str, Range]:
 
 METHODS: dict[str, MethodSpec] = {
     "as_given": MethodSpec("as the study file says", "", lambda config: config),
-    "ce": MethodSpec("student alone", "", _cross_entropy),
+    "ce": MethodSpec("student alone", "", _student_alone),
     "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(weightings.NoPairs()))),
     "fitnets": MethodSpec(
         "FitNets: hint stage, then KD",

@@ -1,8 +1,9 @@
 """What a study does: a trial, the search around it, the methods it is compared with, and where it runs."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -13,11 +14,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
+    ValidationError,
     model_validator,
 )
 
 from kd_hpo.config.search import Asha, SamplerSetting, SchedulerSetting, Tpe
 from kd_hpo.config.settings import FilePath, Key, Plain, Seed, Settings, WrittenAs
+from kd_hpo.config.task import Goal, Task
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import without_secrets
 
@@ -129,9 +133,9 @@ class Search(Settings):
     (kd_hpo.config.search)."""
     scheduler: SchedulerSetting = Asha()
     """What ends poor trials early, likewise: asha, hyperband, median, percentile, patient or none."""
-    by: Literal["accuracy", "loss"] = "accuracy"
-    """What tells a better trial of a search from a worse one: accuracy on `val`, or cross-entropy there, which depends less on
-    chance where `val` is small."""
+    by: Literal["metric", "loss"] = "metric"
+    """What tells a better trial of a search from a worse one, on `val`: the task's metric, which a study file may also call by
+    its name, as accuracy; or its loss, as cross-entropy, which depends less on chance where `val` is small."""
     seed: Seed = 0
     carry_lambda: bool = False
     """Whether lambda is learned over whole trials: one of a search starts from the matrix of its method's best trial so far, and
@@ -193,6 +197,9 @@ class Tracking(Settings):
     """How long the end of a study waits for a tracker that does not answer. What it lacks then, `kd-hpo resume` writes."""
 
 
+_TASK: TypeAdapter[Task] = TypeAdapter(Task)
+
+
 class StudyConfig(TrialConfig):
     """A study file: the fields of a trial, and how a study searches around them.
 
@@ -209,6 +216,24 @@ class StudyConfig(TrialConfig):
     tracking: Tracking = Tracking()
     runs: Annotated[FilePath, AfterValidator(_runs_folder)] = Path("runs")
     """The folder of all that is written: the study's own folder, the tracking database, the shared cache."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_the_name_of_the_metric(cls, data: Any) -> Any:
+        """`search.by: accuracy` is `search.by: metric` of a task whose metric is called so."""
+        search = data.get("search") if isinstance(data, Mapping) else None
+        if not isinstance(search, Mapping) or "by" not in search:
+            return data
+        try:
+            task = _TASK.validate_python(data.get("task", cls.model_fields["task"].default))
+        except ValidationError:
+            return data  # which tells of that
+        return {**data, "search": {**search, "by": "metric"}} if search["by"] == task.goal.metric else data
+
+    @property
+    def goal(self) -> Goal:
+        """What its search goes by."""
+        return self.task.loss if self.search.by == "loss" else self.task.goal
 
     def trial(self) -> TrialConfig:
         return TrialConfig.model_validate(self.model_dump(include=set(TrialConfig.model_fields)))

@@ -1,6 +1,6 @@
 """What the networks are for, and what a study goes by: the settings of kd_hpo.core.tasks, read without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,6 +14,13 @@ class Goal:
     metric: str
     """One of those of the task, or loss."""
     mode: Literal["max", "min"]
+    words: str = ""
+    """What people call the metric, where that is another name."""
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        return self.words or self.metric
 
     def on(self, split: str) -> str:
         """What a record of an epoch calls it."""
@@ -21,12 +28,15 @@ class Goal:
 
     def merit(self, metrics: Mapping[str, float], split: str = "val") -> float:
         """Of the metrics of an epoch: higher is better."""
-        value = metrics[self.on(split)]
+        return self.worth(metrics[self.on(split)])
+
+    def worth(self, value: float) -> float:
+        """Of a value of the metric, or of a difference of two: higher is better."""
         return value if self.mode == "max" else -value
 
-
-LOSS = Goal("loss", "min")
-"""The task's loss, which every task has."""
+    def best(self, values: Iterable[float]) -> float:
+        """nan where there is none."""
+        return max(values, key=self.worth, default=float("nan"))
 
 
 class Classification(Settings):
@@ -34,6 +44,8 @@ class Classification(Settings):
 
     kind: Literal["classification"] = "classification"
     goal: ClassVar[Goal] = Goal("accuracy", "max")
+    """What trials are compared by, where a study does not say that it goes by the loss."""
+    loss: ClassVar[Goal] = Goal("loss", "min", "cross-entropy")
 
 
 Task = Classification

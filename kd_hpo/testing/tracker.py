@@ -10,18 +10,20 @@ import pytest
 
 from kd_hpo.config.data import Digits, SplitSizes
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.task import Classification
 from kd_hpo.config.trial import Network, Student, Teacher, Training
 from kd_hpo.study.results.comparison import Comparison
 from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.sync import TrackerSync
 from kd_hpo.study.tracking.tracker import Ending, KnownRun, Tracker, TrialRun
-from kd_hpo.trial.result import LOSS, METRIC, EpochRecord, LayerRecord, Rows
+from kd_hpo.trial.result import EpochRecord, LayerRecord, Rows
 
 MakeTracker = Callable[[StudyConfig], Tracker]
 
 SPEC = TrialSpec(id="hetero-t000", kind="search", method="hetero", seed=3, settings={"kd.weight": 1.5})
 OTHER = TrialSpec(id="hetero-t001", kind="search", method="hetero", seed=4, settings={"kd.weight": 0.5})
 EPOCHS = 4
+METRIC = Classification.goal.on("val")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class StoredRun:
 
 def record(epoch: int) -> EpochRecord:
     weights: Rows = ((0.25 + epoch / 100, 0.25), (0.25, 0.25 - epoch / 100))
-    metrics = {METRIC: epoch / 10, LOSS: 1 / epoch}
+    metrics = {METRIC: epoch / 10, Classification.loss.on("val"): 1 / epoch}
     return EpochRecord(epoch=epoch, metrics=metrics, weights=weights, scales=((1.0, 1.0), (1.0, 1.0)), held=epoch > 1)
 
 
@@ -291,7 +293,7 @@ class TrackerContract:
         tracker.show(interrupted=True)
         write(tracker.run_of(SPEC, "a"))
         into_folder(folder, SPEC, "completed")
-        ending = Ending(Comparison(study.name, (), (0,), EPOCHS, {"val": 0.9, "test": 0.9}, {}), None)
+        ending = Ending(Comparison(study.name, (), (0,), EPOCHS, {"val": 0.9, "test": 0.9}, {}, study.task.goal), None)
         for each in (tracker, opened()):
             assert each.finish(ending) == []
         assert [run.trial for run in opened().runs()] == [SPEC.id]

@@ -1,6 +1,5 @@
 """What a trial reports and returns: frozen, JSON, complete enough to be exported."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from kd_hpo.config.settings import Settings
@@ -8,30 +7,10 @@ from kd_hpo.config.trial import TrialConfig
 
 RESULT = "result.json"
 """Where a trial's folder has it."""
-METRIC = "val/accuracy"
-"""Compares epochs and trials: the split that no gradient has seen."""
-LOSS = "val/loss"
 TOTAL = "weights/total"
 """What the strength of the pairs was multiplied by, 1 where it was neither learned nor follows a schedule."""
 
 Rows = tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a search wants of a trial, and which way is better."""
-
-    metric: str
-    mode: Literal["max", "min"]
-
-    def merit(self, record: "EpochRecord") -> float:
-        """Higher is better."""
-        value = record.metrics[self.metric]
-        return value if self.mode == "max" else -value
-
-
-GOALS = {"accuracy": Goal(METRIC, "max"), "loss": Goal(LOSS, "min")}
-"""By `search.by`."""
 
 
 class LayerRecord(Settings):
@@ -57,7 +36,8 @@ class TrialResult(Settings):
 
     held_mean  lambda (T, S), rows are teacher layers and columns student layers, in the order of `teacher_layers` and
                `student_layers`: the mean over the epochs in which it was held still, sum 1; empty without pairs
-    records    an epoch each, oldest first; accuracies are shares in [0, 1], losses are in nats
+    records    an epoch each, oldest first; of classification, accuracies are shares in [0, 1] and losses are in nats
+    teacher_val_accuracy  the teacher's value of the task's metric on `val`, of whichever task
     """
 
     schema_version: Literal[1] = 1

@@ -28,6 +28,7 @@ from recorded import record_of, replayed_study  # noqa: E402
 
 from kd_hpo.config.search import Asha, Tpe  # noqa: E402
 from kd_hpo.config.study import DEFAULT_SPACE, StudyConfig  # noqa: E402
+from kd_hpo.config.task import Classification  # noqa: E402
 from kd_hpo.study.design.trials import Searched  # noqa: E402
 from kd_hpo.study.matrices.export import export_study  # noqa: E402
 from kd_hpo.study.search.journal import journal  # noqa: E402
@@ -35,11 +36,7 @@ from kd_hpo.study.search.method_search import MethodSearch  # noqa: E402
 from kd_hpo.study.search.searcher import StudySearch  # noqa: E402
 from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus  # noqa: E402
 from kd_hpo.study.tracking.sync import TrackerSync  # noqa: E402
-from kd_hpo.trial.result import (  # noqa: E402
-    GOALS,
-    RESULT,
-    TrialResult,
-)
+from kd_hpo.trial.result import RESULT, TrialResult  # noqa: E402
 
 Spent = dict[str, list[float]]
 
@@ -50,7 +47,7 @@ def searched(folder: StudyFolder, trials: int, epochs: int) -> StudySearch:
         Searched("hetero", trials, DEFAULT_SPACE),
         folder,
         journal(folder.optuna),
-        goal=GOALS["accuracy"],
+        goal=Classification.goal,
         sampler=Tpe(),
         scheduler=Asha(grace_epochs=1),
         trial_seed=0,

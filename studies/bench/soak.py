@@ -32,11 +32,12 @@ import requests  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 
 from kd_hpo.config.study import StudyConfig  # noqa: E402
+from kd_hpo.config.task import Classification  # noqa: E402
 from kd_hpo.study.search.journal import known_trials  # noqa: E402
 from kd_hpo.study.store.folder import StudyFolder  # noqa: E402
 from kd_hpo.study.tracking.runs import all_runs, open_experiment  # noqa: E402
-from kd_hpo.trial.result import METRIC  # noqa: E402
 
+METRIC = Classification.goal.on("val")
 FAULTS = ("trial killed", "node killed", "driver killed", "SIGINT", "SIGTERM", "tracker killed", "tracker hangs")
 NETWORK = {"name": "plain_conv", "arguments": {"channels": [4, 8], "hidden": 16, "padding": 1}}
 

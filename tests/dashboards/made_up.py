@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.task import Classification
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.matrices.export import export_study
@@ -105,7 +106,7 @@ def comparison(study: str) -> Comparison:
         MethodScores("kd", "KD", scores({0: 0.64, 1: 0.645}), ("it diverged",), True, **about),  # type: ignore[arg-type]
     )
     splits = dict.fromkeys(("train", "outer", "val", "test"), (10, "abc"))
-    return Comparison(study, methods, (0, 1), 3, {"val": 0.9, "test": 0.9}, splits)
+    return Comparison(study, methods, (0, 1), 3, {"val": 0.9, "test": 0.9}, splits, Classification.goal)
 
 
 def _matrix(first: float) -> tuple[tuple[float, ...], ...]:

@@ -12,9 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from streamlit.testing.v1 import AppTest
 
-from kd_hpo.dashboards import page_study
+from kd_hpo.config.task import Classification, Goal
+from kd_hpo.dashboards import analysis, page_study
 from kd_hpo.dashboards.__main__ import APP, warm_up
-from kd_hpo.dashboards.figures import STATES, curves, lines, states
+from kd_hpo.dashboards.figures import STATES, curves, lines, over_time, states
 from kd_hpo.dashboards.parts import ALL, DRAWN, GRID
 from kd_hpo.dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.study.store.export_file import Export
@@ -49,7 +50,7 @@ def test_trials_are_read_as_they_were_logged(studies: Studies) -> None:
     study = read(studies)
     assert set(study.trials.index) == {*SEARCHED, *COMPARED}
     assert study.trials["state"].value_counts().to_dict() == {"completed": 9, "stopped": 1, "failed": 1}
-    assert study.trials.loc["hetero-t003", "accuracy"] == pytest.approx(0.56)
+    assert study.trials.loc["hetero-t003", "score"] == pytest.approx(0.56)
     assert study.trials.loc["hetero-s1", "epoch"] == 3
     assert study.settings.loc["hetero-t002", "kd.weight"] == pytest.approx(1.1)
     assert study.trials["has_matrix"].sum() == 8 and not study.trials.loc["kd-s0", "has_matrix"]
@@ -232,7 +233,7 @@ print(json.dumps(sorted(sys.modules)))
 
 def test_no_colour_stands_alone() -> None:
     assert len({mark for _, mark in STATES.values()}) == len(STATES)
-    drawn = curves({f"hetero-t{i:03d}": pd.Series({1: 0.5, 2: 0.6}) for i in range(10)}).data
+    drawn = curves({f"hetero-t{i:03d}": pd.Series({1: 0.5, 2: 0.6}) for i in range(10)}, Classification.goal).data
     assert len({(trace.line.dash, trace.marker.symbol) for trace in drawn}) == len(drawn)
     counts = states(pd.DataFrame({"method": "hetero", "kind": "search", "state": list(STATES)}))
     assert len({trace.marker.pattern.shape for trace in counts.data}) == len(STATES)
@@ -242,9 +243,22 @@ def test_parallel_coordinates_without_webgl_show_the_best_and_some_others() -> N
     trials = [f"hetero-t{i:03d}" for i in range(7)]
     settings = pd.DataFrame({"kd.weight": [10.0**-i for i in range(7)], "kd.kind": list("aabbaba")}, index=trials)
     accuracy = pd.Series(np.linspace(0.5, 0.8, 7), index=trials)
-    figure = lines(settings, accuracy)
+    figure = lines(settings, accuracy, Classification.goal)
     assert {trace.type for trace in figure.data} == {"scatter"}
     drawn = [np.asarray(trace.y, dtype=float) for trace in figure.data if trace.mode == "lines"]
     assert sum(np.isnan(heights).sum() for heights in drawn) == 7  # a line a trial
     assert drawn[-1][:-1] == pytest.approx([0, 0, 1])  # the best one: the least weight, the first kind
     assert "1e-06" in {note.text for note in figure.layout.annotations}  # a logarithmic axis
+
+
+def test_less_is_better_where_the_metric_is_an_error() -> None:
+    error = Goal("error", "min")
+    scores = {"hetero": {0: 0.1, 1: 0.2}, "kd": {0: 0.3, 1: 0.3}, "ce": {0: 0.5, 1: 0.4}}
+    table = analysis.tests(scores, "kd", error)
+    assert list(table.index) == ["hetero", "kd", "ce"] and list(table["rank"]) == [1, 2, 3]
+    hours = pd.to_datetime([1, 2, 3], unit="h", utc=True)
+    trials = pd.DataFrame(
+        {"method": "hetero", "state": "completed", "score": [0.4, 0.2, 0.3], "epoch": 1, "started": hours[0], "reported": hours}
+    )
+    figure = over_time(trials, error)
+    assert list(figure.data[0].y) == [0.4, 0.2, 0.2] and figure.layout.yaxis.title.text == "error on val"

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from kd_hpo.cli import main
 from kd_hpo.config.study import TAKEN, StudyConfig
+from kd_hpo.config.task import Classification
 from kd_hpo.errors import ConfigError, ExportError, FeatureMismatch, KdHpoError, StudyError
 from kd_hpo.files import only_one_process, write_atomically
 from kd_hpo.nets.features import FeatureTap
@@ -169,11 +170,12 @@ def test_filters_find_the_run_of_the_trial_and_no_other(tracked: StudyConfig) ->
     client, experiment = MlflowClient(tracking_uri(tracked)), open_experiment(tracked)
     names = ["kd-s0", "kd-s00", "kd-s0.", "KD-s0", "kd_s0", "kd%s0"]
     ids = {
-        name: RunLog.find_or_create(client, experiment, name, f"of {name}", {"kd.study": "small"}).run_id for name in names[:5]
+        name: RunLog.find_or_create(client, experiment, name, f"of {name}", {"kd.study": "small"}, Classification.goal).run_id
+        for name in names[:5]
     }
     assert len(set(ids.values())) == 5 == len(list(all_runs(client, experiment)))
     for name, run_id in ids.items():
-        assert RunLog.find_or_create(client, experiment, name, f"of {name}", {}).run_id == run_id
+        assert RunLog.find_or_create(client, experiment, name, f"of {name}", {}, Classification.goal).run_id == run_id
 
 
 @by_name
@@ -191,7 +193,7 @@ def test_a_description_is_text(name: str) -> None:
     """MLflow shows it as Markdown: what an error says in it makes no link, picture, heading or tag."""
     spec = TrialSpec(id="a", kind="search", method="kd", seed=0)
     status = TrialStatus(spec=spec, state="failed", message=f"layer {name} is wrong")
-    told = trial_note(status, [record(1, 0.5, ())], "1", "run", ((), ()))
+    told = trial_note(status, [record(1, 0.5, ())], "1", "run", ((), ()), Classification.goal)
     first = told.split("\n\n")[0]
     assert "\n" not in first
     said = first.partition("failed ")[2]
@@ -224,9 +226,9 @@ def elements(page: str) -> list[tuple[str, tuple[str, ...]]]:
 def test_a_page_has_the_same_elements_whatever_the_names(name: str) -> None:
     def pages(said: str) -> list[str]:
         history = MatrixHistory((said, "b"), (said,), (1, 2), (((0.5,), (0.5,)), ((0.1,), (0.9,))))
-        point = {"trial": said, "state": "completed", "accuracy": 0.5, said: "x", "word": said}
-        other = {"trial": "b", "state": "failed", "accuracy": 0.4, said: "y", "word": "z"}
-        return [matrix_page(said, history), svg(settings_figure([point, other]))]
+        point = {"trial": said, "state": "completed", "score": 0.5, said: "x", "word": said}
+        other = {"trial": "b", "state": "failed", "score": 0.4, said: "y", "word": "z"}
+        return [matrix_page(said, history), svg(settings_figure([point, other], Classification.goal))]
 
     for page, plain in zip(pages(name or "e"), pages("layer"), strict=True):
         assert elements(page) == elements(plain)

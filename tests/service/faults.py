@@ -20,7 +20,7 @@ from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, open_experiment, tracking_uri
-from kd_hpo.trial.result import METRIC, TrialResult
+from kd_hpo.trial.result import TrialResult
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study
 
@@ -173,14 +173,14 @@ class FaultyStudy:
             trial, run = status.spec.id, of_trial[status.spec.id]
             records = self.folder.records(trial)
             assert (run.data.tags["kd.state"], run.info.run_id) == (status.state, self.folder.run_id(trial, "mlflow"))
-            history = client.get_metric_history(run.info.run_id, METRIC)
-            assert [(m.step, m.value) for m in history] == [(r.epoch, r.metrics[METRIC]) for r in records]
+            history = client.get_metric_history(run.info.run_id, "val/accuracy")
+            assert [(m.step, m.value) for m in history] == [(r.epoch, r.metrics["val/accuracy"]) for r in records]
             if status.state != "failed":
                 whole = self.undisturbed(status)
                 assert records == list(whole.records[: len(records)])
             if status.state == "completed":
                 assert self.folder.result(trial) == whole
-                scores[trial] = whole.last.metrics[METRIC]
+                scores[trial] = whole.last.metrics["val/accuracy"]
         (exported,) = load_export(self.folder.export).matrices
         assert scores[exported.trial] == max(scores.values())
         whole = self.undisturbed(next(status for status in statuses if status.spec.id == exported.trial))

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kd_hpo.config.task import Classification
 from kd_hpo.config.weightings import ReplayedMatrices
-from kd_hpo.trial.result import GOALS, METRIC, TrialResult
+from kd_hpo.trial.result import TrialResult
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_trial
 from tests.study.helpers import record, result_of
@@ -30,7 +31,7 @@ def test_held_mean_is_over_the_held_epochs_and_not_the_last_matrix(cache: Path) 
 def test_best_epoch_is_the_earliest_of_the_highest_on_val(cache: Path, pairs: bool) -> None:
     weighting = {"kind": "uniform" if pairs else "none"}
     result = run_trial(digits_trial(weighting=weighting), lambda _: None, cache=cache)
-    scores = [record.metrics[METRIC] for record in result.records]
+    scores = [record.metrics["val/accuracy"] for record in result.records]
     assert result.best.epoch == 1 + scores.index(max(scores)) and result.last.epoch == 4
     assert bool(result.held_mean) == pairs
 
@@ -50,6 +51,6 @@ def test_more_merit_is_better_whatever_is_measured(by: str, metric: str, sign: i
     worse, better = record(1, 0.5), record(2, 0.75)
     worse = worse.replace(metrics={"val/accuracy": 0.5, "val/loss": 2.0})
     better = better.replace(metrics={"val/accuracy": 0.75, "val/loss": 1.0})
-    goal = GOALS[by]
-    assert goal.merit(better) > goal.merit(worse)
-    assert goal.merit(better) == sign * better.metrics[metric]
+    goal = Classification.loss if by == "loss" else Classification.goal
+    assert goal.merit(better.metrics) > goal.merit(worse.metrics)
+    assert goal.merit(better.metrics) == sign * better.metrics[metric]

@@ -11,7 +11,7 @@ from kd_hpo.files import write_atomically
 from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.store.export_file import Export, ExportedMatrix, ExportedTeacher
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import METRIC, RESULT, TrialResult
+from kd_hpo.trial.result import RESULT, TrialResult
 
 
 def trial_export(folder: StudyFolder, status: TrialStatus) -> str | None:
@@ -41,7 +41,7 @@ def export_study(study: StudyConfig, folder: StudyFolder, path: Path, *, top: in
 
 
 def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResult) -> ExportedMatrix:
-    pairs = result.config.pairs
+    pairs, metric = result.config.pairs, result.config.task.goal.on("val")
     return ExportedMatrix(
         rank=rank,
         trial=spec.id,
@@ -60,7 +60,7 @@ def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResu
         student=result.config.student.network.name,
         pair_loss={"name": pairs.loss.kind, **pairs.loss.model_dump(exclude={"kind"}), "strength": pairs.strength},
         outer_settings=spec.settings,
-        metrics={**result.last.metrics, "best/val/accuracy": result.best.metrics[METRIC]},
+        metrics={**result.last.metrics, f"best/{metric}": result.best.metrics[metric]},
         test=folder.test_scores(spec.id),
         split_digests=result.split_digests,
         data_digest=result.data_digest,

@@ -16,7 +16,7 @@ def caption(comparison: Comparison, *, table: bool = True) -> list[str]:
     best = "best: on test at the best epoch by val; " if table else ""
     seeds, splits = comparison.seeds, comparison.splits.items()
     lines = [
-        f"test: accuracy on test after the last epoch; {best}val: on val after the last; "
+        f"test: {comparison.goal.name} on test after the last epoch; {best}val: on val after the last; "
         "mean ± sample standard deviation over seeds. rank: by test, mean over seeds; s: seconds a trial.",
         f"Seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else f"Seed {seeds[0]}.",
         f"Budget: {each} inner steps a trial ({comparison.epochs} epochs).",
@@ -49,10 +49,10 @@ def comparison_in_markdown(comparison: Comparison) -> str:
     """The table, a row a method, and under it what failed and what the numbers depend on."""
     lines = ["| method | test | best | val | rank | s | difference | p |", "|---|---|---|---|---|---|---|---|"]
     for row in comparison.frame().to_dict("records"):
-        accuracies = [with_spread(row[name], row[f"{name}_sd"]) for name in ("test", "test_best", "val")]
+        scores = [with_spread(row[name], row[f"{name}_sd"]) for name in ("test", "test_best", "val")]
         others = [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
         others += [number(row["difference"], "+.4f"), p_value(row["p_value"])]
-        lines.append(f"| {row['title']} | {' | '.join(accuracies + others)} |")
+        lines.append(f"| {row['title']} | {' | '.join(scores + others)} |")
     below = [*map(in_markdown, failures(comparison)), *caption(comparison)]
     return "\n".join([*lines, "", *(f"{line}  " for line in below)])
 

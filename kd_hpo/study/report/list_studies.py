@@ -31,9 +31,9 @@ class Listed:
     """Trials that have ended, of those planned."""
     planned: int
     val: float
-    """The highest accuracy on `val` of a completed trial after its last epoch; nan where there is none."""
+    """The best value of the task's metric on `val` of a completed trial after its last epoch; nan where there is none."""
     test: float
-    """The highest mean over seeds of a method's accuracy on `test`; nan before the comparison."""
+    """The best mean over seeds of a method's value on `test`; nan before the comparison."""
     method: str
     """Which method has it."""
     changed: datetime
@@ -79,7 +79,7 @@ def _listed(folder: StudyFolder) -> Listed:
 
 def _best_method(comparison: Comparison) -> tuple[float, str]:
     means = [(spread(method.all("test").values())[0], method.name) for method in comparison.methods if method.by_seed]
-    return max(means, default=(float("nan"), ""))
+    return max(means, key=lambda each: (comparison.goal.worth(each[0]), each[1]), default=(float("nan"), ""))
 
 
 def _last_written(folder: StudyFolder) -> datetime:

@@ -1,4 +1,5 @@
-"""The pictures of a study: methods side by side, accuracy over the epochs, over the trials of a search and against its settings.
+"""The pictures of a study: methods side by side, and the task's metric over the epochs, over the trials of a search and
+against its settings.
 
 Values of settings are untrusted words: they reach a figure on one line, and are not read as formulae.
 """
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from kd_hpo.config.task import Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.files import write_atomically
 from kd_hpo.study.report.words import shorten
@@ -36,7 +38,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """A row a method; a point a seed at its accuracy on `test` after the last epoch, mean and deviation beside."""
+    """A row a method; a point a seed at its score on `test` after the last epoch, mean and deviation beside."""
     methods = comparison.methods
     figure = _figure(8, 1.4 + 0.45 * len(methods))
     axes = figure.add_subplot()
@@ -56,7 +58,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     axes.axvline(comparison.teacher["test"], color=_FAINT, linewidth=0.8, linestyle="--", label="teacher")
     axes.set_yticks(range(len(methods)), [method.name for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
-    axes.set_xlabel("accuracy on test after the last epoch")
+    axes.set_xlabel(f"{comparison.goal.name} on test after the last epoch")
     axes.set_title(f"{comparison.study}: a point a seed; ◆ mean ± standard deviation", fontsize=10, loc="left")
     axes.grid(axis="x", color=_GRID, linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -66,8 +68,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def curves_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Accuracy on `val` over the epochs: a line a method, the mean over its seeds, each of which has a list of accuracies."""
+def curves_figure(curves: Mapping[str, Sequence[Sequence[float]]], goal: Goal) -> Figure:
+    """The metric on `val` over the epochs: a line a method, the mean over its seeds, each of which has a list of values."""
     figure = _figure(8, 3.6)
     axes = figure.add_subplot()
     for i, (method, seeds) in enumerate(curves.items()):
@@ -75,14 +77,14 @@ def curves_figure(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
         colour, dashes = _LINES[i % len(_LINES)], _DASHES[i // len(_LINES) % len(_DASHES)]
         axes.plot(range(1, len(averages) + 1), averages, color=colour, linestyle=dashes, linewidth=1.4, label=method)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("accuracy on val")
+    axes.set_ylabel(f"{goal.name} on val")
     _open(axes)
     figure.legend(fontsize=8, frameon=False, loc="outside right center")
     return figure
 
 
-def search_figure(searches: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
-    """A panel a searched method: its trials in order, each at the accuracy on `val` that it reached, and the best so far.
+def search_figure(searches: Mapping[str, Sequence[Mapping[str, object]]], goal: Goal) -> Figure:
+    """A panel a searched method: its trials in order, each at the value on `val` that it reached, and the best so far.
 
     searches  points as `searched_points` gives them, by method
     """
@@ -91,24 +93,24 @@ def search_figure(searches: Mapping[str, Sequence[Mapping[str, object]]]) -> Fig
     figure = _figure(8, 0.7 + (2.6 if columns == 1 else 1.9) * rows)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     for axes, (method, points) in zip(panels, searches.items(), strict=False):
-        _search_panel(axes, method, points)
+        _search_panel(axes, method, points, goal)
     for axes in list(figure.axes)[len(searches) :]:
         axes.set_visible(False)
     figure.supxlabel("trial of the search", fontsize=9)
-    figure.supylabel("accuracy on val", fontsize=9)
+    figure.supylabel(f"{goal.name} on val", fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, frameon=False, loc="outside upper right", ncols=4)
     return figure
 
 
-def _search_panel(axes: Axes, method: str, points: Sequence[Mapping[str, object]]) -> None:
-    scores = [float("nan") if point["accuracy"] is None else float(str(point["accuracy"])) for point in points]
+def _search_panel(axes: Axes, method: str, points: Sequence[Mapping[str, object]], goal: Goal) -> None:
+    scores = [float("nan") if point["score"] is None else _score(point) for point in points]
     for state, (marker, colour) in _STATES.items():
         there = [i for i, point in enumerate(points) if point["state"] == state]
         axes.plot(there, [scores[i] for i in there], marker, color=colour, markersize=5, label=state)
     so_far, best = [], float("nan")
     for point, score in zip(points, scores, strict=True):
-        best = score if point["state"] == "completed" and not score <= best else best
+        best = score if point["state"] == "completed" and not goal.worth(score) <= goal.worth(best) else best
         so_far.append(best)
     axes.step(range(len(points)), so_far, color=_INK, linewidth=1, where="post", label="best so far")
     axes.set_title(method, fontsize=9, loc="left")
@@ -117,12 +119,12 @@ def _search_panel(axes: Axes, method: str, points: Sequence[Mapping[str, object]
     _open(axes)
 
 
-def settings_figure(points: Sequence[Mapping[str, object]]) -> Figure:
-    """Accuracy on `val` against each outer setting of a search: a panel a setting, a mark a trial.
+def settings_figure(points: Sequence[Mapping[str, object]], goal: Goal) -> Figure:
+    """The metric on `val` against each outer setting of a search: a panel a setting, a mark a trial.
 
     points  of one search, as `searched_points` gives them
     Positive numbers that span more than a decade get a logarithmic axis; words and booleans a place each. A trial without the
-    setting, or that never reached an accuracy, is left out of the panel. Of many settings, such as the cells of a matrix, the
+    setting, or that never reached a score, is left out of the panel. Of many settings, such as the cells of a matrix, the
     first 24 are drawn, and the figure says so.
     """
     searched = settings_of(points)
@@ -131,12 +133,13 @@ def settings_figure(points: Sequence[Mapping[str, object]]) -> Figure:
     rows = ceil(max(len(settings), 1) / columns)
     figure = _figure(8, 0.7 + (2.6 if columns == 1 else 2.1) * rows)
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    best = max((p for p in points if p["state"] == "completed" and _is_number(p["accuracy"])), key=_accuracy, default=None)
+    done = (point for point in points if point["state"] == "completed" and _is_number(point["score"]))
+    best = max(done, key=lambda point: goal.worth(_score(point)), default=None)
     for axes, setting in zip(panels, settings, strict=False):
-        _setting_panel(axes, setting, [p for p in points if p.get(setting) is not None and _is_number(p["accuracy"])], best)
+        _setting_panel(axes, setting, [p for p in points if p.get(setting) is not None and _is_number(p["score"])], best)
     for axes in panels[len(settings) :]:
         axes.set_visible(False)
-    figure.supylabel("accuracy on val", fontsize=9)
+    figure.supylabel(f"{goal.name} on val", fontsize=9)
     if len(settings) < len(searched):
         figure.supxlabel(f"the first {len(settings)} of {len(searched)} settings", fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -152,9 +155,9 @@ def _setting_panel(axes: Axes, setting: str, points: Sequence[Mapping[str, objec
     places = numbers if numeric else [float(words.index(str(point[setting]))) for point in points]
     for state, (marker, colour) in _STATES.items():
         there = [i for i, point in enumerate(points) if point["state"] == state]
-        xs, ys = [places[i] for i in there], [_accuracy(points[i]) for i in there]
+        xs, ys = [places[i] for i in there], [_score(points[i]) for i in there]
         axes.plot(xs, ys, marker, color=colour, alpha=0.75, markersize=5, label=state)
-    at = [(place, _accuracy(point)) for place, point in zip(places, points, strict=True) if point is best]
+    at = [(place, _score(point)) for place, point in zip(places, points, strict=True) if point is best]
     xs, ys = [x for x, _ in at], [y for _, y in at]
     axes.plot(xs, ys, "o", color=_INK, fillstyle="none", markersize=10, label="best completed")
     if not numeric:
@@ -176,8 +179,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
-def _accuracy(point: Mapping[str, object]) -> float:
-    return float(str(point["accuracy"]))
+def _score(point: Mapping[str, object]) -> float:
+    return float(str(point["score"]))
 
 
 def svg(figure: Figure) -> str:

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kd_hpo.config.search import NoScheduler
+from kd_hpo.config.task import Goal
 from kd_hpo.config.trial import Network
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import ConfigError
@@ -37,12 +38,12 @@ from kd_hpo.study.report.sentences import (
     progress_of,
     whose,
 )
-from kd_hpo.study.report.words import duration, number, p_value, with_spread
+from kd_hpo.study.report.words import capital, duration, number, p_value, with_spread
 from kd_hpo.study.results.findings import Findings, read_findings
 from kd_hpo.study.results.significance import FEWEST_TRIALS, LEVEL, trends
 from kd_hpo.study.results.standing import searched_points
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
-from kd_hpo.trial.result import METRIC, LayerRecord, TrialResult
+from kd_hpo.trial.result import LayerRecord, TrialResult
 
 TEMPLATES = {".html": "report.html.jinja", ".md": "report.md.jinja"}
 
@@ -60,7 +61,7 @@ def write_report(folder: StudyFolder, path: Path, now: datetime) -> Findings:
         lstrip_blocks=True,
     )
     environment.filters |= {"md": in_markdown, "code": in_code, "number": number, "p_value": p_value, "with_spread": with_spread}
-    environment.filters |= {"said": of_test}
+    environment.filters |= {"said": of_test, "capital": capital}
     write_atomically(path, environment.get_template(TEMPLATES[path.suffix]).render(report=report, findings=report.findings))
     return report.findings
 
@@ -89,6 +90,11 @@ class Report:
         return next_commands(self.findings)
 
     # ---- what was asked
+
+    @property
+    def goal(self) -> Goal:
+        """The task's metric."""
+        return self.findings.study.task.goal
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -157,13 +163,15 @@ class Report:
         comparison, name = self.findings.comparison, self.findings.study.teacher.network.name
         if comparison is None:
             result = self._some_result()
-            return [f"{name}: accuracy on val {result.teacher_val_accuracy:.4f}."] if result else ["No trial has told yet."]
-        lines = [f"{name}: accuracy on test {comparison.teacher['test']:.4f}, on val {comparison.teacher['val']:.4f}."]
+            if result is None:
+                return ["No trial has told yet."]
+            return [f"{name}: {self.goal.name} on val {result.teacher_val_accuracy:.4f}."]
+        lines = [f"{name}: {self.goal.name} on test {comparison.teacher['test']:.4f}, on val {comparison.teacher['val']:.4f}."]
         alone = next((method for method in comparison.methods if method.name == "ce" and method.by_seed), None)
         if alone is None:
             return [*lines, "The student was not trained alone, so how much there is to teach is not known (the method ce)."]
         scores = list(alone.all("test").values())
-        gap = comparison.teacher["test"] - float(np.mean(scores))
+        gap = self.goal.worth(comparison.teacher["test"] - float(np.mean(scores)))
         behind = f"The student alone is {gap:.4f} behind it on test: that is what there is to teach."
         return [*lines, behind if gap > 0 else "The student alone is as good: there is nothing to teach."]
 
@@ -172,24 +180,25 @@ class Report:
     @cached_property
     def searches(self) -> dict[str, list[dict[str, object]]]:
         """Trials by method, the method that learns lambda first."""
-        found, learned = searched_points(self.findings.folder), self.findings.learned
+        found, learned = searched_points(self.findings.folder, self.goal), self.findings.learned
         return dict(sorted(found.items(), key=lambda item: learned is None or item[0] != learned.method))
 
     @property
     def search_rows(self) -> list[tuple[str, int, str, str]]:
         """Method, trials, the best one, and which settings mattered."""
         return [
-            (method, len(points), best_in_words(points), settings_in_words(points)) for method, points in self.searches.items()
+            (method, len(points), best_in_words(points, self.goal), settings_in_words(points, self.goal))
+            for method, points in self.searches.items()
         ]
 
     @property
     def search_plot(self) -> Markup:
-        return Markup(svg(search_figure(self.searches)))
+        return Markup(svg(search_figure(self.searches, self.goal)))
 
     @property
     def setting_plots(self) -> list[tuple[str, Markup]]:
-        """Each searched method, and the plot of its accuracy against each outer setting."""
-        return [(method, Markup(svg(settings_figure(points)))) for method, points in self.searches.items()]
+        """Each searched method, and the plot of its metric against each outer setting."""
+        return [(method, Markup(svg(settings_figure(points, self.goal)))) for method, points in self.searches.items()]
 
     # ---- lambda
 
@@ -261,14 +270,14 @@ class Report:
     def curves_plot(self) -> Markup | None:
         """None where no trial of the comparison has come to its end."""
         curves = self._curves()
-        return Markup(svg(curves_figure(curves))) if curves else None
+        return Markup(svg(curves_figure(curves, self.goal))) if curves else None
 
     def _curves(self) -> dict[str, list[list[float]]]:
         curves: dict[str, list[list[float]]] = {}
         for trial, (method, _) in compared_ids(self.findings.study).items():
             status: TrialStatus | None = self.findings.folder.status(trial)
             if status and status.state == "completed":
-                scores = [record.metrics[METRIC] for record in self.findings.folder.records(status.spec.id)]
+                scores = [record.metrics[self.goal.on("val")] for record in self.findings.folder.records(status.spec.id)]
                 curves.setdefault(method, []).append(scores)
         return curves
 
@@ -276,18 +285,18 @@ class Report:
 # ---- words
 
 
-def best_in_words(points: Sequence[Mapping[str, object]]) -> str:
+def best_in_words(points: Sequence[Mapping[str, object]], goal: Goal) -> str:
     """.9123 (hetero-t003)"""
-    done = [point for point in points if point["state"] == "completed" and point["accuracy"] is not None]
-    best = max(done, key=lambda point: float(str(point["accuracy"])), default=None)
-    return f"{best['accuracy']:.4f} ({best['trial']})" if best else "none completed"
+    done = [point for point in points if point["state"] == "completed" and point["score"] is not None]
+    best = max(done, key=lambda point: goal.worth(float(str(point["score"]))), default=None)
+    return f"{best['score']:.4f} ({best['trial']})" if best else "none completed"
 
 
-def settings_in_words(points: Sequence[Mapping[str, object]]) -> str:
+def settings_in_words(points: Sequence[Mapping[str, object]], goal: Goal) -> str:
     clear = [trend for trend in trends(points) if trend.p < LEVEL]
     if len(points) < FEWEST_TRIALS:
         return "too few trials to say"
-    return "; ".join(map(of_trend, clear)) or "no clear trend"
+    return "; ".join(of_trend(trend, goal) for trend in clear) or "no clear trend"
 
 
 def described(network: Network) -> str:

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from kd_hpo.config.task import Goal
 from kd_hpo.study.report.words import capital, listed, with_spread
 from kd_hpo.study.results.comparison import spread
 from kd_hpo.study.results.findings import Findings
@@ -42,10 +43,10 @@ def of_test(test: Significance) -> str:
     return test.sign if test.survives else f"{test.sign}, but not after correction"
 
 
-def of_trend(trend: Trend) -> str:
-    """How accuracy went with a setting."""
+def of_trend(trend: Trend, goal: Goal) -> str:
+    """How the metric went with a setting."""
     direction = "rises" if trend.correlation > 0 else "falls"
-    return f"accuracy {direction} with {trend.setting} (rank correlation {trend.correlation:+.2f}, {trend.trials} trials)"
+    return f"{goal.name} {direction} with {trend.setting} (rank correlation {trend.correlation:+.2f}, {trend.trials} trials)"
 
 
 def headline(findings: Findings) -> list[str]:
@@ -62,7 +63,7 @@ def headline(findings: Findings) -> list[str]:
 def _without_tests(findings: Findings) -> str:
     if not findings.finished:
         best = (
-            f"; the best accuracy on val so far is {findings.standing.best:.4f}"
+            f"; the best {findings.study.task.goal.name} on val so far is {findings.standing.best:.4f}"
             if findings.standing.best == findings.standing.best
             else ""
         )
@@ -80,12 +81,13 @@ def _against_controls(found: list[Significance]) -> list[str]:
 
 def _gap(findings: Findings) -> list[str]:
     """How much of what the teacher is better than the student alone was closed, where lambda is better than nothing."""
-    assert findings.comparison is not None and findings.learned is not None
-    by_name = {method.name: spread(method.all("test").values())[0] for method in findings.comparison.methods}
+    comparison = findings.comparison
+    assert comparison is not None and findings.learned is not None
+    by_name = {method.name: spread(method.all("test").values())[0] for method in comparison.methods}
     if not any(test.control.name == "ce" and test.sign == "better" for test in findings.tests):
         return []
-    alone, taught, teacher = by_name["ce"], by_name[findings.learned.method], findings.comparison.teacher["test"]
-    if teacher <= alone:
+    alone, taught, teacher = by_name["ce"], by_name[findings.learned.method], comparison.teacher["test"]
+    if comparison.goal.worth(teacher) <= comparison.goal.worth(alone):
         return []
     share = (taught - alone) / (teacher - alone)
     return [f"The student alone reaches {alone:.4f}, the teacher {teacher:.4f}: {share:.2f} of that gap is closed."]

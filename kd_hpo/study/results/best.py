@@ -3,7 +3,7 @@
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import LearnedWeights, Matrix
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import GOALS, TrialResult
+from kd_hpo.trial.result import TrialResult
 
 
 def searched_trials(folder: StudyFolder, method: str) -> list[TrialStatus]:
@@ -13,7 +13,7 @@ def searched_trials(folder: StudyFolder, method: str) -> list[TrialStatus]:
 def best_searched(study: StudyConfig, folder: StudyFolder, method: str) -> TrialStatus | None:
     """The completed trial of the method's search that is the best by `search.by` after its last epoch."""
     completed = [s for s in searched_trials(folder, method) if s.state == "completed"]
-    return max(completed, key=lambda status: GOALS[study.search.by].merit(folder.records(status.spec.id)[-1]), default=None)
+    return max(completed, key=lambda status: study.goal.merit(folder.records(status.spec.id)[-1].metrics), default=None)
 
 
 def start_of_lambda(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:
@@ -41,4 +41,4 @@ def learned_trials(study: StudyConfig, folder: StudyFolder) -> list[tuple[TrialS
     done = [status.spec for status in folder.statuses() if status.state == "completed"]
     results = [(spec, folder.result(spec.id)) for spec in done]
     learned = [(spec, result) for spec, result in results if isinstance(result.config.weighting, LearnedWeights)]
-    return sorted(learned, key=lambda entry: -GOALS[study.search.by].merit(entry[1].last))
+    return sorted(learned, key=lambda entry: -study.goal.merit(entry[1].last.metrics))

@@ -12,12 +12,12 @@ from scipy.stats import rankdata, ttest_rel
 from kd_hpo.config.load import method_names
 from kd_hpo.config.methods import METHODS
 from kd_hpo.config.study import Method, StudyConfig
+from kd_hpo.config.task import Goal
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import Searched, compared_ids, trial_config
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
-from kd_hpo.trial.result import METRIC
 
 if TYPE_CHECKING:
     from kd_hpo.trial.parts import Prepared
@@ -27,11 +27,11 @@ COLUMNS = {
     "title": "how a person reads it",
     "seeds": "trials completed, one a seed",
     "failed": "trials that failed",
-    "test": "accuracy on test after the last epoch, mean over seeds",
+    "test": "{metric} on test after the last epoch, mean over seeds",
     "test_sd": "its sample standard deviation",
-    "test_best": "accuracy on test at the best epoch by val",
+    "test_best": "{metric} on test at the best epoch by val",
     "test_best_sd": "its sample standard deviation",
-    "val": "accuracy on val after the last epoch",
+    "val": "{metric} on val after the last epoch",
     "val_sd": "its sample standard deviation",
     "rank": "by test, the mean over seeds: 1 is the best; ties share a rank, a failed trial is last",
     "seconds": "duration of a trial",
@@ -40,13 +40,14 @@ COLUMNS = {
     "p_value": "of a paired t-test of this difference, two-sided, not corrected for the number of methods",
     "tuning": "what was searched for it",
 }
-"""The columns of Comparison.frame, in order; where a number does not exist there is nan. They stand in comparison.json too."""
+"""The columns of Comparison.frame, in order; where a number does not exist there is nan. They stand in
+comparison.json too, {metric} being the task's own."""
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one completed trial: accuracies in [0, 1]."""
+    """Of one completed trial: the task's metric, which is a share in [0, 1] where it is accuracy."""
 
     test: float
     test_best: float
@@ -68,7 +69,7 @@ class MethodScores:
     assisted: bool
     """Whether networks between teacher and student are trained before, beside these steps."""
     assistant_val: float
-    """Accuracy on `val` of the last of them, which teaches the student; the mean over trials, nan where there is none."""
+    """The metric on `val` of the last of them, which teaches the student; the mean over trials, nan where there is none."""
     tuning: str
 
     def all(self, name: str) -> dict[int, float]:
@@ -83,19 +84,21 @@ class Comparison:
     seeds: tuple[int, ...]
     epochs: int
     teacher: Mapping[str, float]
-    """The study's own teacher's accuracy on `val` and `test`, whatever assistants teach."""
+    """The task's metric of the study's own teacher on `val` and `test`, whatever assistants teach."""
     splits: Mapping[str, tuple[int, str]]
     """Images and digest."""
+    goal: Goal
+    """The task's metric, and which way of it is better."""
 
     @property
     def control(self) -> MethodScores | None:
-        """The best control: the highest mean accuracy on `test` after the last epoch; the first one where several tie."""
+        """The best control, by its mean on `test` after the last epoch; the first one where several tie."""
         controls = [method for method in self.methods if method.is_control and method.by_seed]
-        return max(controls, key=lambda method: mean(method.all("test").values()), default=None)
+        return max(controls, key=lambda method: self.goal.worth(mean(method.all("test").values())), default=None)
 
     def frame(self) -> pd.DataFrame:
         """A row a method; COLUMNS says what each column is."""
-        ranks = mean_ranks([method.all("test") for method in self.methods], self.seeds)
+        ranks = mean_ranks([method.all("test") for method in self.methods], self.seeds, self.goal)
         rows = []
         for method, rank in zip(self.methods, ranks, strict=True):
             row: dict[str, object] = {"method": method.name, "title": method.title, "seeds": len(method.by_seed)}
@@ -125,7 +128,7 @@ class Comparison:
             "splits": {name: {"images": size, "digest": digest} for name, (size, digest) in self.splits.items()},
             "teacher": dict(self.teacher),
             "best_control": self.control.name if self.control else None,
-            "columns": COLUMNS,
+            "columns": {name: words.format(metric=self.goal.name) for name, words in COLUMNS.items()},
         }
         return about | {"methods": rows}
 
@@ -146,6 +149,7 @@ def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", sear
         epochs=study.training.epochs,
         teacher={"val": prepared.teacher.val.value, "test": score_on_test(prepared.teacher.network, prepared)},
         splits={name: (splits.sizes[name], splits.digests[name]) for name in ("train", "outer", "val", "test")},
+        goal=study.task.goal,
     )
 
 
@@ -158,7 +162,7 @@ def method_scores(
     for status in done:
         tested = folder.test_scores(status.spec.id)
         if tested is not None:
-            val = folder.records(status.spec.id)[-1].metrics[METRIC]
+            val = folder.records(status.spec.id)[-1].metrics[study.task.goal.on("val")]
             by_seed[status.spec.seed] = Scores(tested.last, tested.best, val, status.duration_s)
     spec = done[0].spec if done else TrialSpec(id=name, kind="compare", method=name, seed=study.seed)
     config = trial_config(study, spec)
@@ -195,6 +199,7 @@ def read_comparison(study: StudyConfig, folder: StudyFolder) -> Comparison | Non
             epochs=given["epochs"],
             teacher=given["teacher"],
             splits={name: (split["images"], split["digest"]) for name, split in given["splits"].items()},
+            goal=study.task.goal,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{path} is broken ({error!r}); write it again with `{StudyFolder.of(study).resume}`") from error
@@ -234,12 +239,12 @@ def spread(values: Iterable[float]) -> tuple[float, float]:
     return mean(numbers) if numbers else NAN, stdev(numbers) if len(numbers) > 1 else NAN
 
 
-def mean_ranks(methods: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> list[float]:
-    """Of each method, by its score at each seed: 1 is the highest, ties share the mean of their ranks, none at all is last.
+def mean_ranks(methods: Sequence[Mapping[int, float]], seeds: Sequence[int], goal: Goal) -> list[float]:
+    """Of each method, by its score at each seed: 1 is the best, ties share the mean of their ranks, none at all is last.
 
     nan for a method without any score.
     """
-    ranks = [rankdata([-scores.get(seed, -float("inf")) for scores in methods]) for seed in seeds]
+    ranks = [rankdata([-goal.worth(scores[seed]) if seed in scores else float("inf") for scores in methods]) for seed in seeds]
     return [float(mean(rank[i] for rank in ranks)) if scores else NAN for i, scores in enumerate(methods)]
 
 

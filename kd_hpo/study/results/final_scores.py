@@ -31,12 +31,12 @@ def student_on_test(config: TrialConfig, folder: Path, prepared: Prepared) -> Te
     Raises ConfigError where they do not fit the student.
     """
 
-    def accuracy(weights: str) -> float:
+    def reached(weights: str) -> float:
         network = build(config.student.network, prepared.batches, prepared.task, seed=config.seed)
         load_weights(network, folder / weights)
         return score_on_test(network, prepared)
 
-    return TestScores(last=accuracy(LAST_WEIGHTS), best=accuracy(BEST_WEIGHTS))
+    return TestScores(last=reached(LAST_WEIGHTS), best=reached(BEST_WEIGHTS))
 
 
 def score_on_test(network: nn.Module, prepared: Prepared) -> float:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from scipy.stats import spearmanr
 
+from kd_hpo.config.task import Goal
 from kd_hpo.study.results.comparison import Comparison, MethodScores, paired
 from kd_hpo.study.results.standing import settings_of
 
@@ -21,17 +22,19 @@ class Significance:
 
     control: MethodScores
     difference: float
-    """Mean accuracy on `test` less the other's; nan where they share no seed."""
+    """The mean on `test` less the other's; nan where they share no seed."""
     p: float
     """Of the paired t-test, two-sided; nan where it cannot be done."""
     corrected: float
     """p after Holm's correction for the number of controls that the method is tested against."""
+    goal: Goal
+    """What is compared, and which way of it is better."""
 
     @property
     def sign(self) -> Literal["better", "worse", "tie", "untested"]:
         if self.p != self.p:
             return "untested"
-        return "tie" if self.p >= LEVEL else "better" if self.difference > 0 else "worse"
+        return "tie" if self.p >= LEVEL else "better" if self.goal.worth(self.difference) > 0 else "worse"
 
     @property
     def survives(self) -> bool:
@@ -41,7 +44,7 @@ class Significance:
 
 @dataclass(frozen=True)
 class Trend:
-    """How accuracy went with one outer setting, over the trials of a search."""
+    """How the task's metric went with one outer setting, over the trials of a search."""
 
     setting: str
     trials: int
@@ -56,7 +59,8 @@ def against_controls(comparison: Comparison, name: str) -> list[Significance]:
     controls = [each for each in comparison.methods if each.is_control and each.by_seed and each is not method]
     tests = [paired(method.all("test"), control.all("test")) for control in controls]
     corrected = holm([p for _, p in tests])
-    return [Significance(c, difference, p, q) for c, (difference, p), q in zip(controls, tests, corrected, strict=True)]
+    found = zip(controls, tests, corrected, strict=True)
+    return [Significance(control, difference, p, q, comparison.goal) for control, (difference, p), q in found]
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -72,13 +76,13 @@ def holm(values: Sequence[float]) -> list[float]:
 def trends(points: Sequence[Mapping[str, object]]) -> list[Trend]:
     """Of each numeric setting that has varied over FEWEST_TRIALS or more, the strongest first.
 
-    points  as `searched_points` gives them; those that never reached an accuracy are left out
+    points  as `searched_points` gives them; those that never reached a score are left out
     A trial that the scheduler has stopped ranks as it stood then: it was stopped for being behind.
     """
-    reached = [point for point in points if point["accuracy"] is not None]
+    reached = [point for point in points if point["score"] is not None]
     found = []
     for setting in settings_of(reached):
-        pairs: list[tuple[Any, Any]] = [(point[setting], point["accuracy"]) for point in reached if setting in point]
+        pairs: list[tuple[Any, Any]] = [(point[setting], point["score"]) for point in reached if setting in point]
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in pairs)
         values, scores = zip(*pairs, strict=True) if pairs else ((), ())
         if numeric and len(pairs) >= FEWEST_TRIALS and len(set(values)) > 1 and len(set(scores)) > 1:

@@ -9,12 +9,13 @@ import numpy as np
 
 from kd_hpo.config.load import method_names
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.task import Goal
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.study.design.trials import compared_ids, searches
 from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.comparison import read_comparison
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import METRIC, LayerRecord, Rows, TrialResult
+from kd_hpo.trial.result import LayerRecord, Rows, TrialResult
 
 _ENDED = {"search": ("completed", "stopped", "failed"), "compare": ("completed", "failed")}
 
@@ -26,7 +27,7 @@ class Count:
     ended: int
     planned: int
     best: float
-    """The highest accuracy on `val` after the last epoch of a completed trial; nan where there is none."""
+    """Of the task's metric on `val` after the last epoch of a completed trial; nan where there is none."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Standing:
     search: Mapping[str, Count]
     """By method; empty in a study without a search."""
     compare: Mapping[str, Count]
+    goal: Goal
+    """The task's metric, and which way of it is better."""
 
     @property
     def ended(self) -> int:
@@ -50,7 +53,7 @@ class Standing:
     def best(self) -> float:
         """nan where no trial is completed."""
         best = [count.best for count in (*self.search.values(), *self.compare.values()) if count.best == count.best]
-        return max(best, default=float("nan"))
+        return self.goal.best(best)
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,13 @@ def standing(study: StudyConfig, folder: StudyFolder) -> Standing:
         planned["search"] = Counter(status.spec.method for status in statuses if status.spec.kind == "search")
     else:
         planned["search"] = Counter({name: each.trials for name, each in searches(study, (1, 1)).items()})
+    goal = study.task.goal
     counts = {
-        kind: {name: _count(folder, statuses, kind, name, planned[kind][name]) for name in planned[kind]} for kind in planned
+        kind: {name: _count(folder, statuses, kind, name, planned[kind][name], goal) for name in planned[kind]}
+        for kind in planned
     }
     state: Literal["finished", "running", "unfinished"] = "finished" if finished else "unfinished"
-    return Standing("running" if folder.is_driven() else state, counts["search"], counts["compare"])
+    return Standing("running" if folder.is_driven() else state, counts["search"], counts["compare"], goal)
 
 
 def is_finished(study: StudyConfig, folder: StudyFolder, statuses: Sequence[TrialStatus]) -> bool:
@@ -119,8 +124,8 @@ def learned_weights(study: StudyConfig, folder: StudyFolder) -> Learned | None:
     return next((_learned(spec.method, [spec.id], [result], compared=False) for spec, result in best), None)
 
 
-def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
-    """How each trial of each method's search ended, with its settings."""
+def searched_points(folder: StudyFolder, goal: Goal) -> dict[str, list[dict[str, object]]]:
+    """How each trial of each method's search ended, with its settings: its score is its value of the metric on `val`."""
     found: dict[str, list[dict[str, object]]] = {}
     for status in folder.statuses():
         if status.spec.kind == "search":
@@ -128,7 +133,7 @@ def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
             point = {
                 "trial": status.spec.id,
                 "state": "stopped" if status.state == "running" else status.state,
-                "accuracy": records[-1].metrics[METRIC] if records else None,
+                "score": records[-1].metrics[goal.on("val")] if records else None,
             }
             found.setdefault(status.spec.method, []).append(point | status.spec.settings)
     return found
@@ -136,15 +141,15 @@ def searched_points(folder: StudyFolder) -> dict[str, list[dict[str, object]]]:
 
 def settings_of(points: Sequence[Mapping[str, object]]) -> list[str]:
     """The names of the outer settings that any of the points of a search has, in their order."""
-    return list(dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "accuracy")))
+    return list(dict.fromkeys(name for point in points for name in point if name not in ("trial", "state", "score")))
 
 
-def _count(folder: StudyFolder, statuses: Sequence[TrialStatus], kind: str, method: str, planned: int) -> Count:
+def _count(folder: StudyFolder, statuses: Sequence[TrialStatus], kind: str, method: str, planned: int, goal: Goal) -> Count:
     own = [status for status in statuses if (status.spec.kind, status.spec.method) == (kind, method)]
     ended = [status for status in own if status.state in _ENDED[kind]]
     completed = [folder.records(status.spec.id) for status in ended if status.state == "completed"]
-    scores = [records[-1].metrics[METRIC] for records in completed if records]
-    return Count(min(len(ended), planned), planned, max(scores, default=float("nan")))
+    scores = [records[-1].metrics[goal.on("val")] for records in completed if records]
+    return Count(min(len(ended), planned), planned, goal.best(scores))
 
 
 def _learned(method: str, trials: Sequence[str], results: Sequence[TrialResult], *, compared: bool) -> Learned:

@@ -45,7 +45,6 @@ from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.trial.parts import load_data
 from kd_hpo.trial.prepare import prepare, shared_settings
-from kd_hpo.trial.result import GOALS
 
 ProgressReporters = Callable[[str, int], ProgressReporter]
 """Gives the board of a phase: its title, and how many trials it has."""
@@ -92,7 +91,15 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
             keeper, epochs = StatusKeeper(folder, StudyStopper()), study.training.epochs
             return ProgressReporter(
-                console, title, folder, keeper, trials=trials, epochs=epochs, layers=layers, each_epoch=verbose
+                console,
+                title,
+                folder,
+                keeper,
+                goal=study.task.goal,
+                trials=trials,
+                epochs=epochs,
+                layers=layers,
+                each_epoch=verbose,
             )
 
         with mirrored(study, console) as mirror:
@@ -165,7 +172,7 @@ def search(
             one,
             folder,
             storage,
-            goal=GOALS[study.search.by],
+            goal=study.goal,
             sampler=study.search.sampler,
             scheduler=study.search.scheduler,
             trial_seed=study.seed,

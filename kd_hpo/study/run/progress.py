@@ -13,13 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kd_hpo.config.task import Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.words import shorten
 from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.run.status_keeper import StatusKeeper, id_of
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import StudyFolder
-from kd_hpo.trial.result import METRIC
 
 _SECONDS_BETWEEN_LINES = 10.0
 _STATES = {"completed": "green", "stopped": "yellow", "failed": "red"}
@@ -31,11 +31,12 @@ _NOTHING = 0.0005
 
 
 class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
-    """Shows trials by state, the best accuracy so far, and how long the phase will still take; it writes nothing.
+    """Shows trials by state, the best score so far, and how long the phase will still take; it writes nothing.
 
     Stands in for Ray's own callback of that kind, which Ray adds where there is none.
 
     keeper      says how trials have ended; Ray is given it before
+    goal        the metric that is shown, and which way of it is better
     trials      how much work the phase is, with
     epochs      of a trial
     layers      names of the teacher's and the student's layers, for the pairs of the best trial
@@ -50,16 +51,17 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         folder: StudyFolder,
         keeper: StatusKeeper,
         *,
+        goal: Goal,
         trials: int,
         epochs: int,
         layers: tuple[Sequence[str], Sequence[str]],
         each_epoch: bool = False,
     ) -> None:
         self._console, self.name, self._folder, self.keeper = console, title, folder, keeper
-        self._trials, self._epochs, self._layers, self._each_epoch = trials, epochs, layers, each_epoch
+        self._goal, self._trials, self._epochs, self._layers, self._each_epoch = goal, trials, epochs, layers, each_epoch
         self.halt = keeper.stopper
         self._reported: dict[str, int] = {}
-        self._accuracy: dict[str, float] = {}
+        self._score: dict[str, float] = {}
         self._ended: dict[str, str] = {}
         self._best: tuple[float, str] | None = None
         self._best_pairs: list[tuple[float, str, str]] = []
@@ -86,15 +88,17 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         self._tell()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any) -> None:
-        if METRIC not in result:
+        metric = self._goal.on("val")
+        if metric not in result:
             return
         name = id_of(trial)
         self._first_result = self._first_result or time.monotonic()
         self._reported[name] = max(self._reported.get(name, 0), result[EPOCH])
-        self._accuracy[name] = result[METRIC]
+        self._score[name] = result[metric]
         self._follow_the_best()
         if self._each_epoch:
-            self._console.print(f"{name}: epoch {result[EPOCH]} of {self._epochs}, accuracy on val {result[METRIC]:.4f}")
+            told = f"{self._goal.name} on val {result[metric]:.4f}"
+            self._console.print(f"{name}: epoch {result[EPOCH]} of {self._epochs}, {told}")
         self._tell()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -112,10 +116,10 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         self._tell()
 
     def _follow_the_best(self) -> None:
-        """The completed trial that is highest after its last epoch, as MLflow has it; of all as they stand, while none is."""
-        done = [name for name, state in self._ended.items() if state == "completed" and name in self._accuracy]
-        name = max(done or self._accuracy, key=self._accuracy.__getitem__, default=None)
-        best = (self._accuracy[name], name) if name else None
+        """The completed trial that is best after its last epoch, as MLflow has it; of all as they stand, while none is."""
+        done = [name for name, state in self._ended.items() if state == "completed" and name in self._score]
+        name = max(done or self._score, key=lambda each: self._goal.worth(self._score[each]), default=None)
+        best = (self._score[name], name) if name else None
         if name and best != self._best:
             self._best, self._best_pairs = best, self._pairs_of(name)
 
@@ -151,12 +155,13 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         running = [name for name in list(self._reported) if name not in self._ended]
         room = max(self._console.height - _LINES_AROUND_TRIALS, _FEWEST_TRIALS)
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-        for heading, where in (("running", "left"), ("epoch", "right"), ("", "left"), ("accuracy on val", "right")):
+        shown = f"{self._goal.name} on val"
+        for heading, where in (("running", "left"), ("epoch", "right"), ("", "left"), (shown, "right")):
             table.add_column(heading, justify=where, header_style="dim", no_wrap=True)  # type: ignore[arg-type]
         for name in running[:room]:
-            done, accuracy = self._reported[name], self._accuracy.get(name)
+            done, score = self._reported[name], self._score.get(name)
             bar = ProgressBar(total=self._epochs, completed=done, width=16)
-            table.add_row(name, f"{done}/{self._epochs}", bar, f"{accuracy:.4f}" if accuracy is not None else "-")
+            table.add_row(name, f"{done}/{self._epochs}", bar, f"{score:.4f}" if score is not None else "-")
         more = [Text(f"and {len(running) - room} more", "dim")] if len(running) > room else []
         if not running and self._best is None:
             return Group(*self._header(), Text(), Text("the processes of the trials are starting", "dim"))

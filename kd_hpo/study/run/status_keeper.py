@@ -9,7 +9,6 @@ from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.store.lease import Lease
-from kd_hpo.trial.result import METRIC
 
 
 class StatusKeeper(Callback):  # type: ignore[misc]
@@ -34,7 +33,7 @@ class StatusKeeper(Callback):  # type: ignore[misc]
         return self._ended.get(trial_id)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any) -> None:
-        if METRIC in result:
+        if EPOCH in result:
             self._epochs[id_of(trial)] = max(self._epochs.get(id_of(trial), 0), result[EPOCH])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -10,6 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kd_hpo.config.search import Sampler, Scheduler
+from kd_hpo.config.task import Goal
 from kd_hpo.config.weightings import Matrix
 from kd_hpo.study.design.trials import Searched
 from kd_hpo.study.search.journal import latest_runs, number_in_folder, searched_id
@@ -17,7 +18,7 @@ from kd_hpo.study.search.pruners import pruner_for
 from kd_hpo.study.search.samplers import sampler_for
 from kd_hpo.study.search.space import distributions, gives, suggest
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
-from kd_hpo.trial.result import EpochRecord, Goal
+from kd_hpo.trial.result import EpochRecord
 
 EPOCH = "epoch"
 _STOPPED = "stopped"
@@ -71,7 +72,7 @@ class MethodSearch:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
-        self._goal, self._start, self._storage, self._sampler = goal, start, storage, sampler
+        self._metric, self._start, self._storage, self._sampler = goal.on("val"), start, storage, sampler
         self._judged = judged or (lambda spec: folder.records(spec.id))
         self._space, self._sampler_seed = distributions(search.space), sampler_seed
         self._first = {path: value for path, value in search.first.items() if gives(search.space[path], value)}
@@ -107,7 +108,7 @@ class MethodSearch:
         others there that came later. What was decided then holds.
         """
         epoch = result.get(EPOCH, 0)
-        if self._report(asked, result.get(self._goal.metric), epoch) and epoch < self._epochs and asked.trial.should_prune():
+        if self._report(asked, result.get(self._metric), epoch) and epoch < self._epochs and asked.trial.should_prune():
             asked.stopped = epoch
             asked.trial.set_user_attr(_STOPPED, epoch)
         return asked.stopped is not None and epoch >= asked.stopped
@@ -119,7 +120,7 @@ class MethodSearch:
         """
         status = self._folder.status(asked.spec.id)
         failed = failed or (status is not None and status.state == "failed")  # Ray knows of no error that the trial caught
-        self._tell(asked.trial.number, result.get(self._goal.metric), result.get(EPOCH, 0), failed=failed)
+        self._tell(asked.trial.number, result.get(self._metric), result.get(EPOCH, 0), failed=failed)
 
     # ---- how it is said in Optuna
 
@@ -170,7 +171,7 @@ class MethodSearch:
                 continue
             asked, records = self._asked(self._running(trial.number)), self._judged(status.spec)
             for record in records:
-                if self._report(asked, record.metrics[self._goal.metric], record.epoch):
+                if self._report(asked, record.metrics[self._metric], record.epoch):
                     asked.trial.should_prune()  # for what a pruner remembers of it; the trial has ended whatever it says
             last = {EPOCH: records[-1].epoch, **records[-1].metrics} if records else {}
             self.end(asked, last, failed=status.state == "failed")

@@ -24,13 +24,14 @@ class ExportedTeacher(Settings):
     network: str
     weights_sha256: str
     val_accuracy: float
+    """The value of the task's metric on `val`, of whichever task."""
 
 
 class ExportedMatrix(Settings):
     """One trial's learned weights, and all that is needed to know where they come from and to use them."""
 
     rank: int
-    """1 is the best of the study after the last epoch, by what its search goes by: accuracy or cross-entropy on `val`."""
+    """1 is the best of the study after the last epoch, by what its search goes by: the task's metric or its loss on `val`."""
     trial: str
     method: str
     seed: int
@@ -48,7 +49,7 @@ class ExportedMatrix(Settings):
     outer_settings: dict[str, Any]
     """The searched settings, by their dotted path."""
     metrics: dict[str, float]
-    """After the last epoch; `best/val/accuracy` is the best epoch's."""
+    """After the last epoch; `best/val/...` is the task's metric of the best epoch, as `best/val/accuracy`."""
     test: TestScores | None
     split_digests: dict[str, str]
     data_digest: str

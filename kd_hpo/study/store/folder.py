@@ -70,12 +70,12 @@ class TrialAbout(Settings):
 
 
 class TestScores(Settings):
-    """Accuracy on the test split, which was opened once for this trial."""
+    """The value of the task's metric on the test split, which was opened once for this trial."""
 
     __test__ = False
     last: float
     best: float
-    """At the epoch of the highest accuracy on `val`."""
+    """At the epoch of the best value on `val`."""
 
 
 class TrackedRun(Settings):

@@ -29,11 +29,10 @@ from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.report.escaping import in_code
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.study.tracking.descriptions import ranking_of
-from kd_hpo.study.tracking.links import TEST_METRIC, run_link
+from kd_hpo.study.tracking.links import run_link
 from kd_hpo.study.tracking.uri import NAME
 from kd_hpo.trial.loop import LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared, build
-from kd_hpo.trial.result import METRIC
 
 ALIAS = "best"
 _TRIAL, _WEIGHTS, _IDENTITY = "kd.trial", "kd.weights", "kd.identity"
@@ -99,11 +98,12 @@ def register_best_student(client: MlflowClient, study: StudyConfig, experiment: 
     if status is None or run is None:
         return None
     known = registered_model(client, study, folder.identity())
-    accuracies = {METRIC: folder.records(trial)[-1].metrics[METRIC]}
+    goal = study.task.goal
+    reached = {goal.on("val"): folder.records(trial)[-1].metrics[goal.on("val")]}
     if scores := folder.test_scores(trial):
-        accuracies[TEST_METRIC] = scores.last
+        reached[goal.on("test")] = scores.last
     params = {"method": status.spec.method, "seed": str(status.spec.seed)}
-    params |= {name: f"{value:.4f}" for name, value in accuracies.items()}
+    params |= {name: f"{value:.4f}" for name, value in reached.items()}
     model = logged_model(client, experiment, run, {"kd.study": study.name, **about}, params, model_folder(folder))
     if known:
         versions = client.search_model_versions(f"name = '{study.name}'")
@@ -111,7 +111,7 @@ def register_best_student(client: MlflowClient, study: StudyConfig, experiment: 
             if str(known.aliases.get(ALIAS)) != str(there):
                 client.set_registered_model_alias(study.name, ALIAS, there)
             return study.name
-    told = ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
+    told = ", ".join(f"{name} {value:.4f}" for name, value in reached.items())
     if known is None:
         description = f"The best student of study {study.name}: images in [0, 1], (B, C, H, W), to logits (B, K)."
         tags = {"kd.study": study.name, _IDENTITY: folder.identity()}

@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.task import Goal
 from kd_hpo.study.report.comparison import comparison_in_markdown
 from kd_hpo.study.report.escaping import in_code, in_markdown
 from kd_hpo.study.report.matrix import matrix_in_markdown
 from kd_hpo.study.report.sentences import whose
-from kd_hpo.study.report.words import number, p_value, with_spread
+from kd_hpo.study.report.words import capital, number, p_value, with_spread
 from kd_hpo.study.results.comparison import Comparison, MethodScores, spread
 from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.results.standing import Learned
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.links import best_first_link, metrics_link, model_link, run_link
 from kd_hpo.study.tracking.uri import NAME
-from kd_hpo.trial.result import GOALS, LOSS, METRIC, EpochRecord, Goal, Rows
+from kd_hpo.trial.result import EpochRecord, Rows
 
-_GOAL = {METRIC: "the highest accuracy", LOSS: "the lowest cross-entropy"}
 _MOST_PAIRS = 100
 """Of a matrix that is shown as a table; of a larger one the strongest pairs are named."""
 
@@ -36,7 +36,7 @@ class Ranking:
     run_ids: Mapping[str, str]
     counts: Mapping[str, int]
     """Trials of any kind by state."""
-    goal: Goal = GOALS["accuracy"]
+    goal: Goal
     """What the study's search goes by."""
 
     @property
@@ -44,16 +44,16 @@ class Ranking:
         return self.ranked[0][0] if self.ranked else None
 
     def value(self, record: EpochRecord) -> str:
-        return f"{record.metrics[self.goal.metric]:.4f}"
+        return f"{record.metrics[self.goal.on('val')]:.4f}"
 
 
 def ranking_of(study: StudyConfig, folder: StudyFolder) -> Ranking:
-    statuses, goal = folder.statuses(), GOALS[study.search.by]
+    statuses, goal = folder.statuses(), study.goal
     completed = [status for status in statuses if status.state == "completed"]
     scored = [(status, folder.records(status.spec.id)[-1]) for status in completed]
     return Ranking(
         study=folder.root.name,
-        ranked=tuple(sorted(scored, key=lambda entry: (-goal.merit(entry[1]), entry[0].spec.kind != "compare"))),
+        ranked=tuple(sorted(scored, key=lambda entry: (-goal.merit(entry[1].metrics), entry[0].spec.kind != "compare"))),
         run_ids={status.spec.id: run for status in statuses if (run := folder.run_id(status.spec.id, NAME))},
         counts={state: sum(s.state == state for s in statuses) for state in ("completed", "running", "stopped", "failed")},
         goal=goal,
@@ -66,7 +66,7 @@ def experiment_note(ranking: Ranking, experiment: str, summary: str) -> str:
     best = ranking.best
     head = "**No trial has been completed yet**"
     if best is not None:
-        head = f"**Best: {_trial(ranking, experiment, best)}**, {ranking.goal.metric} {ranking.value(ranking.ranked[0][1])}"
+        head = f"**Best: {_trial(ranking, experiment, best)}**, {ranking.goal.on('val')} {ranking.value(ranking.ranked[0][1])}"
         if best.spec.id in ranking.run_ids and ranking.ranked[0][1].weights:
             links.insert(0, f"[its matrix]({run_link(experiment, ranking.run_ids[best.spec.id], 'lambda.html')})")
     return "\n\n".join([" · ".join([head, *links]), *why(ranking, experiment), _progress(ranking)])
@@ -80,7 +80,7 @@ def why(ranking: Ranking, experiment: str) -> list[str]:
     others = [f"{_trial(ranking, experiment, status)} {ranking.value(last)}" for status, last in ranking.ranked[1:4]]
     lines = [
         f"{_trial(ranking, experiment, best)} ({best.spec.method}, seed {best.spec.seed}) is the best: of the "
-        f"{len(ranking.ranked)} completed trials it has {_GOAL[ranking.goal.metric]} on `val` after its last epoch, "
+        f"{len(ranking.ranked)} completed trials it has {_wanted(ranking.goal)} on `val` after its last epoch, "
         f"{ranking.value(ranking.ranked[0][1])}{'; next come ' + ', '.join(others) if others else ''}."
     ]
     return [*lines, *_settings(best.spec)]
@@ -108,7 +108,8 @@ def summary_note(comparison: Comparison, learned: Learned | None, ranking: Ranki
             f'`mlflow.pytorch.load_model("models:/{model}@best")` takes images in [0, 1] and gives logits.'
         )
     lines.append(
-        "Artifacts: `outer_settings` has accuracy against each searched setting, `comparison.png` the methods with spread."
+        f"Artifacts: `outer_settings` has {comparison.goal.name} against each searched setting, `comparison.png` the methods "
+        "with spread."
     )
     return "\n\n".join(lines)
 
@@ -117,7 +118,7 @@ def verdict(comparison: Comparison, method: str) -> str:
     """How the learned matrix does beside the best control, in a sentence."""
     learned = next(each for each in comparison.methods if each.name == method)
     test = with_spread(*spread(learned.all("test").values()))
-    told = f"**Learned lambda ({method}): accuracy on test {test}**, {_seeds(learned)}"
+    told = f"**Learned lambda ({method}): {comparison.goal.name} on test {test}**, {_seeds(learned)}"
     if comparison.control is None:
         return f"{told}; there is no control to compare it with."
     (row,) = (row for row in comparison.frame().to_dict("records") if row["method"] == method)
@@ -126,19 +127,20 @@ def verdict(comparison: Comparison, method: str) -> str:
 
 
 def trial_note(
-    status: TrialStatus, records: Sequence[EpochRecord], experiment: str, run: str, layers: Sequence[Sequence[str]]
+    status: TrialStatus, records: Sequence[EpochRecord], experiment: str, run: str, layers: Sequence[Sequence[str]], goal: Goal
 ) -> str:
     """Of a trial that has ended.
 
+    goal    the task's metric
     layers  the names of the teacher's and the student's layers of its pairs
     """
     spec = status.spec
     lines = [f"**{spec.method}**, seed {spec.seed}: {status.state} {in_markdown(status.message)}".rstrip()]
     if records:
-        best, last = max(records, key=lambda r: r.metrics[METRIC]), records[-1]
+        metric, best, last = goal.on("val"), max(records, key=lambda r: goal.merit(r.metrics)), records[-1]
         lines.append(
-            f"Accuracy on `val`: {last.metrics[METRIC]:.4f} after epoch {last.epoch}, "
-            f"at best {best.metrics[METRIC]:.4f} after epoch {best.epoch}."
+            f"{capital(goal.name)} on `val`: {last.metrics[metric]:.4f} after epoch {last.epoch}, "
+            f"at best {best.metrics[metric]:.4f} after epoch {best.epoch}."
         )
     if records and records[0].weights:
         lines.append(
@@ -164,6 +166,11 @@ def strongest(weights: Rows, teacher: Sequence[str], student: Sequence[str], *, 
     """The pairs of the largest weights, in words."""
     pairs = strongest_pairs(weights, most)
     return ", ".join(f"{in_code(teacher[t])} → {in_code(student[s])} {weights[t][s]:.3f}" for t, s in pairs)
+
+
+def _wanted(goal: Goal) -> str:
+    """the highest accuracy"""
+    return f"the {'highest' if goal.mode == 'max' else 'lowest'} {goal.name}"
 
 
 def _roomy(table: str) -> str:

@@ -8,12 +8,11 @@ import base64
 import json
 import zlib
 
-from kd_hpo.trial.result import METRIC, Goal
+from kd_hpo.config.task import Goal
 
 TRAINING = "workflowType=machine_learning"
 """Part of every address: without it the UI opens for generative AI, which shows no runs."""
 EXPERIMENTS_LINK = f"#/experiments?{TRAINING}"
-TEST_METRIC = "test/accuracy"
 _BEST_FIRST, _TAG = "kd-best", "mlflow.sharedViewState."
 
 
@@ -36,12 +35,16 @@ def model_link(name: str) -> str:
     return f"#/models/{name}?{TRAINING}"
 
 
-def best_first_tag(goal: Goal) -> tuple[str, str]:
-    """Name and value of the experiment's tag that keeps the view."""
-    metrics = dict.fromkeys((goal.metric, METRIC, TEST_METRIC))
+def best_first_tag(goal: Goal, shown: Goal) -> tuple[str, str]:
+    """Name and value of the experiment's tag that keeps the view.
+
+    goal   what the study goes by, which orders the trials
+    shown  the task's metric, on `val` and on `test` columns of their own
+    """
+    metrics = dict.fromkeys((goal.on("val"), shown.on("val"), shown.on("test")))
     state = {
         "searchFilter": "tags.`kd.kind` != 'summary'",
-        "orderByKey": f"metrics.`{goal.metric}`",
+        "orderByKey": f"metrics.`{goal.on('val')}`",
         "orderByAsc": goal.mode == "min",
         "startTime": "ALL",
         "lifecycleFilter": "Active",

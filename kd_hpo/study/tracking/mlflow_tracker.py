@@ -15,7 +15,6 @@ from kd_hpo.study.tracking.overview import finish_overview, write_overview
 from kd_hpo.study.tracking.runs import RunLog, all_runs, experiment_link, open_experiment, trial_tags
 from kd_hpo.study.tracking.tracker import Ending, KnownRun
 from kd_hpo.study.tracking.uri import NAME, follows_environment, given_uri, told_uri, tracking_uri
-from kd_hpo.trial.result import GOALS
 
 _KINDS = ("search", "compare")
 
@@ -62,7 +61,7 @@ class MlflowTracker:
 
     def run_of(self, spec: TrialSpec, identity: str) -> RunLog:
         tags = trial_tags(self._study, spec)
-        return RunLog.find_or_create(self._client, self._opened, spec.id, identity, tags)
+        return RunLog.find_or_create(self._client, self._opened, spec.id, identity, tags, self._study.task.goal)
 
     def remove(self, run_id: str) -> None:
         self._client.delete_run(run_id)
@@ -103,5 +102,5 @@ class MlflowTracker:
 
     def _save_view(self) -> None:
         if self._view_in != self._opened:
-            self._client.set_experiment_tag(self._opened, *best_first_tag(GOALS[self._study.search.by]))
+            self._client.set_experiment_tag(self._opened, *best_first_tag(self._study.goal, self._study.task.goal))
             self._view_in = self._opened

@@ -11,7 +11,6 @@ from kd_hpo.errors import StudyError
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.study.tracking.best_student import register_best_student
 from kd_hpo.study.tracking.descriptions import experiment_note, ranking_of, running_note, summary_note
-from kd_hpo.study.tracking.links import TEST_METRIC
 from kd_hpo.study.tracking.runs import all_runs, write_summary
 from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.study.tracking.uri import NAME, tracking_uri
@@ -33,7 +32,7 @@ def write_overview(study: StudyConfig, experiment: str, folder: StudyFolder, sta
 def finish_overview(study: StudyConfig, experiment: str, folder: StudyFolder, ending: Ending) -> list[str]:
     """The end of a study: its test scores, the best student as a model, the summary. Returns what could not be done, and why."""
     client, notes, model = MlflowClient(tracking_uri(study)), list[str](), None
-    write_test_scores(client, experiment, folder)
+    write_test_scores(client, experiment, folder, study.task.goal.on("test"))
     try:
         model = register_best_student(client, study, experiment, folder)
     except StudyError as error:
@@ -52,15 +51,15 @@ def describe_experiment(client: MlflowClient, experiment: str, text: str) -> Non
     client.set_experiment_tag(experiment, _NOTE, text)
 
 
-def write_test_scores(client: MlflowClient, experiment: str, folder: StudyFolder) -> None:
-    """Accuracy on `test` after the last epoch as a metric of each run whose trial was tested, once."""
+def write_test_scores(client: MlflowClient, experiment: str, folder: StudyFolder, metric: str) -> None:
+    """What was reached on `test` after the last epoch as a metric of each run whose trial was tested, once."""
     trials = {folder.run_id(status.spec.id, NAME): status.spec.id for status in folder.statuses()}
     for run in all_runs(client, experiment):
         trial = trials.get(run.info.run_id)
-        scores = folder.test_scores(trial) if trial and TEST_METRIC not in run.data.metrics else None
+        scores = folder.test_scores(trial) if trial and metric not in run.data.metrics else None
         if scores:
             # At step 0: MLflow draws bars where no metric has a later step, and lines of one point elsewhere.
-            client.log_batch(run.info.run_id, metrics=[Metric(TEST_METRIC, scores.last, int(time.time() * 1000), 0)])
+            client.log_batch(run.info.run_id, metrics=[Metric(metric, scores.last, int(time.time() * 1000), 0)])
 
 
 def _digest(text: str) -> str:

@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from PIL import Image
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.task import Classification, Goal
 from kd_hpo.config.weightings import LearnedWeights, Weighting
 from kd_hpo.errors import StudyError
 from kd_hpo.files import only_one_process
@@ -28,10 +29,12 @@ from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialS
 from kd_hpo.study.tracking.descriptions import running_trial_note, trial_note
 from kd_hpo.study.tracking.links import EXPERIMENTS_LINK, best_first_link
 from kd_hpo.study.tracking.uri import given_uri, server_address, tracking_uri
-from kd_hpo.trial.result import METRIC, EpochRecord, Rows
+from kd_hpo.trial.result import EpochRecord, Rows
 
 LAMBDA, LAMBDA_BY_EPOCH = "lambda.json", "lambda_by_epoch.json"
 """Files of a trial's run: its learned matrix, which `kd-hpo apply` takes as it takes that of the summary, and every epoch's."""
+_METRIC, _MODE = "kd.metric", "kd.mode"
+"""Of a trial's run: what its task is measured by, and which way of it is better."""
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
 _THUMBNAIL = 256
@@ -87,11 +90,14 @@ def _made(client: MlflowClient, study: StudyConfig, identity: str) -> Experiment
 
 
 class RunLog:
-    """One MLflow run that may be written again and again: what stands there already is not written twice."""
+    """One MLflow run that may be written again and again: what stands there already is not written twice.
 
-    def __init__(self, client: MlflowClient, experiment: str, run_id: str) -> None:
-        self._client, self._experiment, self.run_id = client, experiment, run_id
-        self._epochs = {int(m.step) for m in client.get_metric_history(run_id, METRIC)}
+    goal  of the study's task, whose metric every epoch has
+    """
+
+    def __init__(self, client: MlflowClient, experiment: str, run_id: str, goal: Goal) -> None:
+        self._client, self._experiment, self.run_id, self._goal = client, experiment, run_id, goal
+        self._epochs = {int(m.step) for m in client.get_metric_history(run_id, goal.on("val"))}
         self._about: tuple[object, ...] = ()
         self._layers = PairLayers((), ())
 
@@ -101,7 +107,7 @@ class RunLog:
 
     @classmethod
     def find_or_create(
-        cls, client: MlflowClient, experiment: str, trial: str, identity: str, tags: Mapping[str, str]
+        cls, client: MlflowClient, experiment: str, trial: str, identity: str, tags: Mapping[str, str], goal: Goal
     ) -> "RunLog":
         """The run of the trial, running. Any other run with its name goes: of an earlier life, or made by a call that was
         carried out after it had been given up."""
@@ -112,10 +118,10 @@ class RunLog:
                 client.delete_run(run.info.run_id)
         if not own:
             tags = {"kd.trial": trial, "kd.identity": identity, "mlflow.source.name": "kd-hpo", **tags}
-            return cls(client, experiment, client.create_run(experiment, run_name=trial, tags=tags).info.run_id)
+            return cls(client, experiment, client.create_run(experiment, run_name=trial, tags=tags).info.run_id, goal)
         client.update_run(own[0], status="RUNNING")
         client.log_batch(own[0], tags=[RunTag(name, value) for name, value in tags.items()])
-        return cls(client, experiment, own[0])
+        return cls(client, experiment, own[0], goal)
 
     def describe(self, about: TrialAbout | None, spec: TrialSpec, commit: str) -> None:
         """At the start of an attempt: the few settings that a person compares, the whole configuration, what it is trained on."""
@@ -204,7 +210,7 @@ class RunLog:
         if export:
             self._client.log_text(self.run_id, export, LAMBDA)
         state = "interrupted" if status.state == "running" else status.state
-        about = trial_note(status, records, self._experiment, self.run_id, self._layers.names)
+        about = trial_note(status, records, self._experiment, self.run_id, self._layers.names, self._goal)
         tags = {"kd.state": state, "mlflow.note.content": about}
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         end_run(self._client, self.run_id, _MLFLOW_STATUS[status.state])
@@ -251,7 +257,7 @@ class PairLayers:
 
 
 def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text: str, status: str = "FINISHED") -> str:
-    """One more run, beside the trials: the comparison, the study's file, the export, and accuracy against each outer setting.
+    """One more run, beside the trials: the comparison, the study's file, the export, and the metric against each outer setting.
 
     text     in Markdown, for the run's description; its files are taken from the folder
     status   of the run: RUNNING while the study is on its way, KILLED where it was interrupted
@@ -259,9 +265,10 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text
     """
     client = MlflowClient(tracking_uri(study))
     tags = {"kd.study": study.name, "kd.kind": "summary"}
-    run = RunLog.find_or_create(client, experiment, "summary", folder.identity(), tags)
-    for method, points in searched_points(folder).items() if status != "RUNNING" else ():  # drawn once: it takes a second
-        client.log_figure(run.run_id, settings_figure(points), f"outer_settings/{method}.png")
+    goal = study.task.goal
+    run = RunLog.find_or_create(client, experiment, "summary", folder.identity(), tags, goal)
+    for method, points in searched_points(folder, goal).items() if status != "RUNNING" else ():  # drawn once: it takes a second
+        client.log_figure(run.run_id, settings_figure(points, goal), f"outer_settings/{method}.png")
     files = [folder.comparison(suffix) for suffix in ("csv", "json", "png")]
     for file in (*files, folder.settings, folder.export):
         if file.is_file():
@@ -309,7 +316,15 @@ def start_of(weighting: Weighting, T: int, S: int) -> Rows:
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:
-    return {"kd.study": study.name, "kd.kind": spec.kind, "kd.method": spec.method, "kd.state": "running"}
+    about = {"kd.study": study.name, "kd.kind": spec.kind, "kd.method": spec.method, "kd.state": "running"}
+    return about | {_METRIC: study.task.goal.metric, _MODE: study.task.goal.mode}
+
+
+def goal_of(tags: Mapping[str, str]) -> Goal:
+    """The metric of a trial's task by the tags of its run; one that has none is of a study when all were of classification."""
+    if not tags.get(_METRIC):
+        return Classification.goal
+    return Goal(tags[_METRIC], "min" if tags.get(_MODE) == "min" else "max")
 
 
 def mean_matrix(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:

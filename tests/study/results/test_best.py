@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.task import Classification
 from kd_hpo.config.weightings import LearnedWeights, Uniform
 from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.results.best import start_of_lambda, start_of_seeds
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.result import LOSS, METRIC, RESULT, EpochRecord
+from kd_hpo.trial.result import RESULT, EpochRecord
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study
 
@@ -34,7 +35,8 @@ def searched(folder: StudyFolder, cache: Path, number: int, *, val: float, weigh
     )
     result = run_trial(config, lambda _: None, cache=cache)
     folder.write_status(TrialStatus(spec=spec, state=state))
-    folder.write_records(spec.id, [EpochRecord(epoch=2, metrics={METRIC: val, LOSS: val}, weights=(), scales=(), held=True)])
+    metrics = {Classification.goal.on("val"): val, Classification.loss.on("val"): val}
+    folder.write_records(spec.id, [EpochRecord(epoch=2, metrics=metrics, weights=(), scales=(), held=True)])
     (folder.trial(spec.id) / RESULT).write_text(result.model_dump_json())
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.task import Classification
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.study.design.trials import searches
 from kd_hpo.study.results.comparison import COLUMNS, Comparison, compared, mean_ranks, paired, spread
@@ -34,13 +35,13 @@ def test_spread_is_that_of_a_sample(values: tuple[float, ...], expected: tuple[f
 def test_ranks_are_the_mean_over_seeds() -> None:
     a, b, c = {0: 0.9, 1: 0.5, 2: 0.7}, {0: 0.8, 1: 0.6, 2: 0.7}, {0: 0.7, 1: 0.4, 2: 0.7}
     # seed 0: 1, 2, 3; seed 1: 2, 1, 3; seed 2: all three share rank 2
-    assert mean_ranks([a, b, c], [0, 1, 2]) == pytest.approx([5 / 3, 5 / 3, 8 / 3])
+    assert mean_ranks([a, b, c], [0, 1, 2], Classification.goal) == pytest.approx([5 / 3, 5 / 3, 8 / 3])
 
 
 def test_a_failed_trial_is_last_of_its_seed() -> None:
     a, b, never = {0: 0.9, 1: 0.5}, {0: 0.8}, dict[int, float]()
     # seed 0: 1, 2, 3; seed 1: 1, and the two that failed share 2.5
-    ranks = mean_ranks([a, b, never], [0, 1])
+    ranks = mean_ranks([a, b, never], [0, 1], Classification.goal)
     assert ranks[:2] == pytest.approx([1, 2.25]) and math.isnan(ranks[2])
 
 
@@ -252,7 +253,8 @@ def test_files_hold_the_same_numbers(study: StudyConfig, comparison: Comparison)
     read = pd.read_csv(folder.comparison("csv"))
     pd.testing.assert_frame_equal(read, comparison.frame(), check_exact=False)
     data = json.loads(folder.comparison("json").read_text(), parse_constant=pytest.fail)
-    assert data["best_control"] == "mine" and data["columns"] == COLUMNS and data["seeds"] == [0, 1, 2]
+    assert data["best_control"] == "mine" and list(data["columns"]) == list(COLUMNS) and data["seeds"] == [0, 1, 2]
+    assert data["columns"]["test"] == "accuracy on test after the last epoch, mean over seeds"
     ce, mine, sp, learned = data["methods"]
     assert sp["test"] is None and sp["failures"] == ["it diverged"] * 3 and sp["by_seed"] == {}
     assert ce["by_seed"]["2"] == pytest.approx({"test": 0.6, "test_best": 0.7, "val": 0.7, "seconds": 12})

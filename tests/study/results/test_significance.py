@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from kd_hpo.config.task import Classification
 from kd_hpo.study.results.comparison import Comparison, MethodScores, Scores
 from kd_hpo.study.results.significance import FEWEST_TRIALS, against_controls, holm, trends
 
@@ -16,7 +17,7 @@ def method(name: str, tests: list[float], *, is_control: bool = True) -> MethodS
 
 
 def comparison(*methods: MethodScores) -> Comparison:
-    return Comparison("study", methods, (0, 1, 2), 4, {"val": 0.9, "test": 0.9}, {})
+    return Comparison("study", methods, (0, 1, 2), 4, {"val": 0.9, "test": 0.9}, {}, Classification.goal)
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
@@ -55,7 +56,7 @@ def test_one_seed_is_not_tested() -> None:
 
 
 def point(number: int, accuracy: float | None, **settings: object) -> dict[str, object]:
-    return {"trial": f"t{number}", "state": "completed", "accuracy": accuracy, **settings}
+    return {"trial": f"t{number}", "state": "completed", "score": accuracy, **settings}
 
 
 def test_a_setting_that_accuracy_rises_with() -> None:

@@ -144,15 +144,15 @@ def test_broken_files_are_named(study: StudyConfig, prepared: Prepared) -> None:
 def test_points_of_a_search(study: StudyConfig) -> None:
     folder = StudyFolder.of(study)
     add_search(folder, LEARNED, [0.5], failed=1)
-    completed, failed = searched_points(folder)[LEARNED]
+    completed, failed = searched_points(folder, study.task.goal)[LEARNED]
     assert completed == {
         "trial": f"{LEARNED}-t000",
         "state": "completed",
-        "accuracy": 0.5,
+        "score": 0.5,
         "kd.weight": 1.0,
         "pairs.loss.kind": "gaussian",
     }
-    assert (failed["state"], failed["accuracy"]) == ("failed", None)
+    assert (failed["state"], failed["score"]) == ("failed", None)
 
 
 def test_studies_of_a_folder(study: StudyConfig, prepared: Prepared) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from kd_hpo.config.task import Classification
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import METRIC
 from tests.study.helpers import record
+
+METRIC = Classification.goal.on("val")
 
 
 class RayTrial:
@@ -39,7 +41,15 @@ class Phase:
         layers = ["conv1", "blocks.0[x]\x1b", "fc"], ["conv1", "fc"]
         self.keeper = StatusKeeper(folder, StudyStopper())
         self.board = ProgressReporter(
-            self._console, "search", folder, self.keeper, trials=4, epochs=10, layers=layers, each_epoch=each_epoch
+            self._console,
+            "search",
+            folder,
+            self.keeper,
+            goal=Classification.goal,
+            trials=4,
+            epochs=10,
+            layers=layers,
+            each_epoch=each_epoch,
         )
 
     @property

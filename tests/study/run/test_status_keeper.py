@@ -11,7 +11,6 @@ from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import State, StudyFolder, TrialStatus
 from kd_hpo.study.store.lease import Lease, Superseded
-from kd_hpo.trial.result import METRIC
 from tests.study.run.test_progress import RayTrial
 
 
@@ -33,7 +32,7 @@ def kept(tmp_path: Path) -> Kept:
 def test_trial_that_ray_completes_while_it_runs_is_stopped_by_the_scheduler(kept: Kept) -> None:
     trial = RayTrial("trial-000")
     kept.start(trial)
-    kept.keeper.on_trial_result(0, [], trial, {EPOCH: 3, METRIC: 0.5})
+    kept.keeper.on_trial_result(0, [], trial, {EPOCH: 3, "val/accuracy": 0.5})
     kept.keeper.on_trial_complete(0, [], trial)
     status = kept.folder.status("trial-000")
     assert status is not None and (status.state, status.message) == ("stopped", "after epoch 3, by the scheduler")

@@ -8,14 +8,16 @@ import optuna
 
 from kd_hpo.config.search import NoScheduler, Sampler, Scheduler, Tpe
 from kd_hpo.config.study import Range, Search
+from kd_hpo.config.task import Classification, Goal
 from kd_hpo.study.design.trials import Searched
 from kd_hpo.study.search.journal import journal, known_trials, number_in_folder
 from kd_hpo.study.search.method_search import EPOCH, MethodSearch
 from kd_hpo.study.search.searcher import StudySearch
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import GOALS, METRIC, EpochRecord, Goal
+from kd_hpo.trial.result import EpochRecord
 
 EPOCHS = 4
+METRIC = Classification.goal.on("val")
 SPACE = Search.model_validate(
     {
         "space": {
@@ -35,7 +37,7 @@ def method_search(
     method: str = "kd",
     trials: int = 8,
     first: dict[str, Any] | None = None,
-    goal: Goal = GOALS["accuracy"],
+    goal: Goal = Classification.goal,
     sampler: Sampler = Tpe(),  # noqa: B008
     scheduler: Scheduler = NoScheduler(),  # noqa: B008
     epochs: int = EPOCHS,

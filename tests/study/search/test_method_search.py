@@ -11,15 +11,16 @@ from optuna.trial import TrialState
 
 from kd_hpo.config.search import Asha, Hyperband, Tpe
 from kd_hpo.config.study import IntRange
+from kd_hpo.config.task import Classification
 from kd_hpo.study.design.trials import judged_records
 from kd_hpo.study.search.journal import ask_again, journal, known_trials
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.search.searcher import StudySearch
 from kd_hpo.study.store.folder import State, StudyFolder
-from kd_hpo.trial.result import GOALS, LOSS, METRIC
 from tests.conftest import digits_study
-from tests.study.search.searches import EPOCHS, SPACE, driver, on_disk, only, result, suggested
+from tests.study.search.searches import EPOCHS, METRIC, SPACE, driver, on_disk, only, result, suggested
 
+LOSS = Classification.loss.on("val")
 HALVES = Asha(grace_epochs=1, reduction_factor=2)
 
 
@@ -66,7 +67,7 @@ def test_first_trial_has_the_settings_of_the_file_as_far_as_the_space_allows(fol
 
 
 def test_a_search_by_loss_wants_less_of_it(folder: StudyFolder) -> None:
-    search = driver(folder, goal=GOALS["loss"])
+    search = driver(folder, goal=Classification.loss)
     for ray_id, loss in (("a", 0.9), ("b", 0.7)):
         suggested(search, ray_id)
         search.on_trial_complete(ray_id, {EPOCH: EPOCHS, METRIC: 0.5, LOSS: loss})
@@ -273,7 +274,7 @@ def test_trials_of_fewer_epochs_than_the_grace_are_left_alone(folder: StudyFolde
 
 
 def test_the_larger_loss_is_stopped_where_the_search_goes_by_it(folder: StudyFolder) -> None:
-    search = driver(folder, scheduler=HALVES, goal=GOALS["loss"])
+    search = driver(folder, scheduler=HALVES, goal=Classification.loss)
     losses = []
     for ray_id, accuracy, loss in (("a", 0.1, 0.5), ("b", 0.9, 0.6), ("c", 0.1, 0.4)):
         suggested(search, ray_id)

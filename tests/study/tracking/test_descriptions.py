@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from kd_hpo.config.task import Classification
 from kd_hpo.study.results.standing import Learned
 from kd_hpo.study.store.folder import TrialSpec, TrialStatus
 from kd_hpo.study.tracking.descriptions import (
@@ -14,7 +15,7 @@ from kd_hpo.study.tracking.descriptions import (
     trial_note,
 )
 from kd_hpo.study.tracking.descriptions import _matrix as matrix_table
-from kd_hpo.trial.result import GOALS, LayerRecord
+from kd_hpo.trial.result import LayerRecord
 from tests.study.helpers import record
 
 TILTED = ((0.5, 0.1), (0.1, 0.1), (0.1, 0.1))
@@ -32,6 +33,7 @@ def ranking(*ranked: tuple[TrialStatus, float], weights: tuple[tuple[float, ...]
         ranked=tuple((each, record(3, accuracy, weights)) for each, accuracy in ranked),
         run_ids={each.spec.id: f"run-{each.spec.id}" for each, _ in ranked},
         counts={"completed": len(ranked), "running": 1, "stopped": 0, "failed": 0},
+        goal=Classification.goal,
     )
 
 
@@ -66,7 +68,7 @@ def test_best_trial_without_pairs_has_no_matrix_to_lead_to() -> None:
 
 def test_best_is_told_by_what_the_search_goes_by() -> None:
     ranked = ranking((status("hetero-t001"), 0.6), (status("hetero-t000"), 0.7))  # of losses 0.4 and 0.3
-    note = experiment_note(replace(ranked, goal=GOALS["loss"]), "7", "s")
+    note = experiment_note(replace(ranked, goal=Classification.loss), "7", "s")
     assert "val/loss 0.4000" in note and "the lowest cross-entropy on `val`" in note and "0.3000" in note
 
 
@@ -77,11 +79,13 @@ def test_study_without_a_completed_trial_says_so() -> None:
 
 def test_trial_says_how_it_ended_and_what_it_holds() -> None:
     failed = TrialStatus(spec=status("hetero-t000").spec, state="failed", message="loss is not finite\n`x`")
-    note = trial_note(failed, [record(1, 0.4, TILTED), record(2, 0.6, TILTED), record(3, 0.5, TILTED)], "7", "r", LAYERS)
+    note = trial_note(
+        failed, [record(1, 0.4, TILTED), record(2, 0.6, TILTED), record(3, 0.5, TILTED)], "7", "r", LAYERS, Classification.goal
+    )
     assert note.startswith("**hetero**, seed 0: failed loss is not finite \\`x\\`")
     assert "0.5000 after epoch 3, at best 0.6000 after epoch 2" in note
     assert "/runs/r/artifacts/lambda.html?" in note and "`conv1` → `conv1` 0.500" in note
-    assert "matrix" not in trial_note(failed, [record(1, 0.4, ())], "7", "r", LAYERS)
+    assert "matrix" not in trial_note(failed, [record(1, 0.4, ())], "7", "r", LAYERS, Classification.goal)
 
 
 def test_trial_that_runs_leads_to_its_matrix_so_far() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from kd_hpo.config.task import Classification
 from kd_hpo.study.tracking.links import best_first_link, best_first_tag, metrics_link, run_link
-from kd_hpo.trial.result import GOALS
 
 
 def state_by(goal: str) -> dict[str, Any]:
-    name, value = best_first_tag(GOALS[goal])
+    name, value = best_first_tag(Classification.loss if goal == "loss" else Classification.goal, Classification.goal)
     assert name == "mlflow.sharedViewState.kd-best" and len(value) < 5_000  # what a server takes of a tag
     kind, _, packed = json.loads(value)["state"].partition(";")
     assert kind == "deflate"

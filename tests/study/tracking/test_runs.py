@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.task import Classification
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import LearnedWeights, Uniform
 from kd_hpo.errors import StudyError
@@ -238,7 +239,7 @@ def test_a_call_that_is_carried_out_after_it_was_given_up_leaves_no_second_run(h
 def test_an_epoch_that_arrives_twice_stands_once(here: Tracked) -> None:
     """A server that hung has taken the epoch, and its answer came too late."""
     here.track()
-    log, (at, *_) = RunLog(here.client, here.experiment, here.run.info.run_id), here.folder.times(SPEC.id)
+    log, (at, *_) = RunLog(here.client, here.experiment, here.run.info.run_id, Classification.goal), here.folder.times(SPEC.id)
     log._epochs.clear()
     log.describe(here.folder.about(SPEC.id), SPEC, "")
     log.log_epochs(RECORDS[:1], [at])
