@@ -166,6 +166,7 @@ def trial_result(trial: Trial) -> TrialResult:
         data_digest=prepared.batches.images.digest,
         records=tuple(trial.records),
         held_mean=rows(held) if trial.pairs and trial.pairs.held_epochs else trial.records[-1].weights,
+        updates=trial.schedule.updates if trial.schedule.learning else None,
         versions=versions(),
     )
 

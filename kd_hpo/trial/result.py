@@ -50,6 +50,8 @@ class TrialResult(Settings):
     data_digest: str
     records: tuple[EpochRecord, ...]
     held_mean: Rows
+    updates: int | None = None
+    """How often lambda was updated; None where it is not learned, and in results of earlier versions."""
     versions: dict[str, str]
 
     @property

@@ -104,7 +104,7 @@ class Schedule:
     @property
     def updates(self) -> int:
         """How often lambda moves in the whole trial."""
-        return sum(bool(self.at(step).learns) for step in range(self.steps)) if self.learning else 0
+        return sum(self.stage(step) != "task" and self._learns(step) for step in range(self.steps)) if self.learning else 0
 
     def _learns(self, step: int) -> bool:
         if self.learning is None or step % self.learning.every or self.held(step):

@@ -54,3 +54,13 @@ def test_more_merit_is_better_whatever_is_measured(by: str, metric: str, sign: i
     goal = Classification.loss if by == "loss" else Classification.goal
     assert goal.merit(better.metrics) > goal.merit(worse.metrics)
     assert goal.merit(better.metrics) == sign * better.metrics[metric]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "updates"), [({"kind": "learned", "every": 4, "hold": 0.5}, 3), ({"kind": "uniform"}, None)]
+)
+def test_updates_of_lambda_are_counted_where_it_is_learned(
+    cache: Path, weighting: dict[str, object], updates: int | None
+) -> None:
+    result = run_trial(digits_trial(weighting=weighting), lambda _: None, cache=cache)
+    assert result.updates == updates  # of 28 steps, 4, 8 and 12 lie between the warm-up and the last half

@@ -9,6 +9,7 @@ from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.results.best import learned_trials
+from kd_hpo.study.results.pairs import from_uniform
 from kd_hpo.study.store.export_file import Export, ExportedMatrix, ExportedTeacher
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.result import RESULT, TrialResult
@@ -49,6 +50,8 @@ def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResu
         seed=spec.seed,
         weights=result.last.weights,
         held_mean=result.held_mean,
+        updates=result.updates,
+        from_uniform=from_uniform(result.held_mean),
         scales=result.last.scales,
         teacher_layers=result.teacher_layers,
         student_layers=result.student_layers,

@@ -29,6 +29,7 @@ from kd_hpo.study.report.matrix import MatrixHistory, matrix_in_markdown, matrix
 from kd_hpo.study.report.plots import comparison_figure, curves_figure, search_figure, settings_figure, svg
 from kd_hpo.study.report.sentences import (
     headline,
+    how_it_moved,
     matrix_in_words,
     missing,
     next_commands,
@@ -212,7 +213,8 @@ class Report:
 
     @property
     def matrix_words(self) -> str:
-        return matrix_in_words(self.findings.learned) if self.findings.learned else ""
+        learned = self.findings.learned
+        return f"{matrix_in_words(learned)} {how_it_moved(learned)}" if learned else ""
 
     @property
     def matrix_page(self) -> str:

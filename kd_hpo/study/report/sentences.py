@@ -7,7 +7,7 @@ from kd_hpo.config.task import Goal
 from kd_hpo.study.report.words import capital, listed, with_spread
 from kd_hpo.study.results.comparison import spread
 from kd_hpo.study.results.findings import Findings
-from kd_hpo.study.results.pairs import strongest_pairs
+from kd_hpo.study.results.pairs import FEW_UPDATES, from_uniform, strongest_pairs
 from kd_hpo.study.results.significance import Significance, Trend
 from kd_hpo.study.results.standing import Learned, Standing
 
@@ -34,6 +34,21 @@ def whose(learned: Learned) -> str:
     if not learned.compared:
         return f"{learned.method}, the best trial of the search so far, {learned.trials[0]}"
     return f"{learned.method}, mean of {len(learned.trials)} seeds" if len(learned.trials) > 1 else f"{learned.method}, one seed"
+
+
+def how_it_moved(learned: Learned) -> str:
+    """How often lambda was updated, and how far from equal weights it stands; that it is little, where it is."""
+    far = f"{from_uniform(learned.matrix):.2f} from equal weights (0), of {1 - 1 / _cells(learned):.2f} for a single pair"
+    if learned.updates is None:
+        return f"Lambda stands {far}."
+    if learned.updates == 0:
+        return "Lambda was never updated: this is what it started from."
+    few = f"; fewer than {FEW_UPDATES} updates say little" if learned.updates < FEW_UPDATES else ""
+    return f"Lambda was updated {learned.updates} times a trial, and stands {far}{few}."
+
+
+def _cells(learned: Learned) -> int:
+    return len(learned.teacher) * len(learned.student)
 
 
 def of_test(test: Significance) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.colours import colours, ink_on
 from kd_hpo.study.report.comparison import caption, failures
-from kd_hpo.study.report.sentences import headline, missing, progress_of, whose
+from kd_hpo.study.report.sentences import headline, how_it_moved, missing, progress_of, whose
 from kd_hpo.study.report.words import number, p_value, with_spread
 from kd_hpo.study.results.comparison import Comparison
 from kd_hpo.study.results.findings import Findings
@@ -52,16 +52,17 @@ def render_learned(learned: Learned, width: int) -> RenderableType:
     lines = [Text(line, "bold") for line in _wrapped([title], width)]
     teacher, student = ([one_line(name) for name in names] for names in (learned.teacher_names, learned.student_names))
     left = max(map(len, teacher)) + 2
+    moved = [Text(line, "dim") for line in _wrapped([how_it_moved(learned)], width)]
     if left + sum(max(len(name), _CELL) + 3 for name in student) < width:
-        return Group(*lines, _matrix(learned, teacher, [f" {name} " for name in student], " {:.3f} "))
+        return Group(*lines, _matrix(learned, teacher, [f" {name} " for name in student], " {:.3f} "), *moved)
     if left + len(student) * (_CELL + 1) < width:
         named = ", ".join(f"{s} {name}" for s, name in enumerate(student, 1))
         columns = [f"{s}" for s in range(1, len(student) + 1)]
         below = [Text(line, "dim") for line in _wrapped([f"Columns: {named}."], width)]
-        return Group(*lines, _matrix(learned, teacher, columns, "{:.3f}"), *below)
+        return Group(*lines, _matrix(learned, teacher, columns, "{:.3f}"), *below, *moved)
     largest = strongest_pairs(learned.matrix, _MOST_PAIRS)
     pairs = "".join(f"\n  {learned.matrix[t][s]:.3f}  {teacher[t]} -> {student[s]}" for t, s in largest)
-    return Group(*lines, Text(f"Of its {len(teacher)} x {len(student)} weights, the largest are:{pairs}"))
+    return Group(*lines, Text(f"Of its {len(teacher)} x {len(student)} weights, the largest are:{pairs}"), *moved)
 
 
 def render_standing(standing: Standing, width: int) -> RenderableType:

@@ -19,3 +19,13 @@ def strongest_pairs(matrix: ArrayLike, most: int | None = None, *, above: float 
     places = [divmod(int(place), weights.shape[1]) for place in order]
     heavy = places if above == -math.inf else [place for place in places if weights[place] > above]
     return heavy[:most]
+
+
+FEW_UPDATES = 50
+"""Fewer updates leave lambda close to where it started, or let chance decide where it goes."""
+
+
+def from_uniform(matrix: ArrayLike) -> float:
+    """How far weights (T, S) of sum 1 are from equal ones: half the sum of the differences, 0 to 1 - 1 / (T S)."""
+    weights = np.asarray(matrix, dtype=float)
+    return float(np.abs(weights - 1 / weights.size).sum() / 2)

@@ -74,6 +74,8 @@ class Learned:
     epochs: tuple[int, ...]
     course: tuple[Rows, ...]
     """After each epoch, the mean over the trials."""
+    updates: int | None = None
+    """How often lambda was updated in each trial; None where an earlier version has not said."""
 
     @property
     def teacher_names(self) -> tuple[str, ...]:
@@ -167,6 +169,7 @@ def _learned(method: str, trials: Sequence[str], results: Sequence[TrialResult],
         high=_rows(held.max(0)),
         epochs=tuple(record.epoch for record in epochs),
         course=tuple(map(_rows, course)),
+        updates=results[0].updates,
     )
 
 

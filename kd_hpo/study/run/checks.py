@@ -12,9 +12,12 @@ from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, StudyError, about
 from kd_hpo.study.design.trials import method_trials, own_space
+from kd_hpo.study.results.pairs import FEW_UPDATES
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.check import check_trial
 from kd_hpo.trial.parts import plan_before_training
+from kd_hpo.trial.schedule import Schedule
+from kd_hpo.trial.start import steps_per_epoch
 
 
 def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
@@ -71,6 +74,23 @@ def check_methods(study: StudyConfig) -> None:
                     with_settings(config, {path: value})
                 except ConfigError as error:
                     raise ConfigError(f"the space of method {method!r} cannot choose {value!r}: {error}") from error
+
+
+def few_updates(study: StudyConfig, splits: Splits) -> list[str]:
+    """What to know of methods whose lambda hardly has the steps to learn, a line each."""
+    told = []
+    for method, config in method_trials(study).items():
+        if (learning := config.weighting.learning) is None:
+            continue
+        schedule = Schedule(steps_per_epoch(config, splits) * config.training.epochs, config.pairs, learning)
+        if (updates := schedule.updates) < FEW_UPDATES:
+            often = f"{updates} times" if updates else "never"
+            told.append(
+                f"lambda of {method} is updated {often} in a trial of {schedule.steps} steps (at every {learning.every}th, after "
+                f"{learning.warmup:.0%} and before the last {learning.hold:.0%}): its matrix will say little; raise "
+                "training.epochs, or lower weighting.every or weighting.hold"
+            )
+    return told
 
 
 def check_pairs(study: StudyConfig, batches: ImageBatches, splits: Splits) -> PairPlan:

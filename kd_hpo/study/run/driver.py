@@ -28,7 +28,7 @@ from kd_hpo.study.results.best import learned_trials, start_of_lambda
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.results.final_scores import open_test_split
 from kd_hpo.study.results.standing import learned_weights
-from kd_hpo.study.run.checks import check_methods, check_pairs, refuse_other_settings, settle_settings
+from kd_hpo.study.run.checks import check_methods, check_pairs, few_updates, refuse_other_settings, settle_settings
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
@@ -71,8 +71,11 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
     check_methods(study)
     require_sampler(study.search.sampler)
     with status_line(console, each_time=verbose) as progress:
-        plan = check_pairs(study, *load_data(study.trial(), folder.cache, progress))
+        batches, splits = load_data(study.trial(), folder.cache, progress)
+        plan = check_pairs(study, batches, splits)
         searched = searches(study, plan.shape)
+    for warning in few_updates(study, splits):
+        console.print(Text(warning, style="yellow"))
     with folder.only_driver(), stopped_by_sigterm():
         settle_settings(study, folder)
         mend_journal(folder)

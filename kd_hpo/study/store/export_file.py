@@ -39,6 +39,10 @@ class ExportedMatrix(Settings):
     """lambda (T, S) at the end of the trial, sum 1: rows are teacher layers, columns student layers."""
     held_mean: Matrix
     """Its mean over the epochs in which it was held still; what `apply` uses."""
+    updates: int | None = None
+    """How often lambda was updated in the trial; null in exports of earlier versions."""
+    from_uniform: float | None = None
+    """How far `held_mean` is from equal weights: half the sum of the differences, 0 for uniform, near 1 for one pair of many."""
     scales: Matrix
     """(T, S): what each pair's gradient was last multiplied by, beside the total strength and lambda."""
     teacher_layers: tuple[LayerRecord, ...]

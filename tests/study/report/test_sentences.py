@@ -2,8 +2,10 @@
 
 import pytest
 
-from kd_hpo.study.report.sentences import of_test, of_trend
+from kd_hpo.study.report.sentences import how_it_moved, of_test, of_trend
 from kd_hpo.study.results.significance import Significance, Trend
+from kd_hpo.study.results.standing import Learned
+from kd_hpo.trial.result import LayerRecord
 from tests.study.results.test_significance import NAN, method
 
 
@@ -25,3 +27,18 @@ def test_a_difference_is_called_what_its_test_allows(difference: float, p: float
 def test_a_trend_is_told_with_its_direction() -> None:
     assert of_trend(Trend("lr", 6, 1.0, 0.01)) == "accuracy rises with lr (rank correlation +1.00, 6 trials)"
     assert of_trend(Trend("lr", 6, -0.5, 0.01)).startswith("accuracy falls with lr (rank correlation -0.50")
+
+
+@pytest.mark.parametrize(
+    ("updates", "words"),
+    [
+        (None, "stands 0.25 from equal weights"),
+        (0, "never updated"),
+        (14, "updated 14 times a trial, and stands 0.25 from equal weights (0), of 0.50 for a single pair; fewer than 50"),
+        (50, "updated 50 times a trial, and stands 0.25 from equal weights (0), of 0.50 for a single pair."),
+    ],
+)
+def test_how_lambda_moved_is_told_with_what_that_is_worth(updates: int | None, words: str) -> None:
+    one, rows = (LayerRecord(name="fc", shape=(1, 1, 1)),), ((0.75,), (0.25,))
+    layers = (*one, *one), one
+    assert words in how_it_moved(Learned("hetero", ("hetero-s0",), True, *layers, rows, rows, rows, (1,), (rows,), updates))
