@@ -203,7 +203,8 @@ def cached_targets(
     rows[images] = np.arange(len(images))
     shapes, dtype = _shapes(reader, images), _STORED[precision]
     blocks = {size: read_array(folder / f"{_name(size)}.npy", dtype, shape, mapped=True) for size, shape in shapes.items()}
-    logits = read_array(folder / "logits.npy", _numpy(batches.dtype), (len(images), len(batches.images.classes)), mapped=True)
+    outputs = reader.logits(images[:1], batches.inputs(images[:1])).shape[1:]
+    logits = read_array(folder / "logits.npy", _numpy(batches.dtype), (len(images), *outputs), mapped=True)
     return CachedTargets(plan, logits, blocks, rows, batches.device)
 
 
