@@ -17,7 +17,7 @@ def test_caption_says_what_the_numbers_depend_on(comparison: Comparison, prepare
     assert "Seeds 0 to 2." in told
     assert "Budget: 28 inner steps a trial (4 epochs)." in told
     assert f"train 240 images {prepared.splits.digests['train'][:8]}" in told
-    assert f"Teacher: val {prepared.teacher.val.accuracy:.4f}, test 0." in told
+    assert f"Teacher: val {prepared.teacher.val.value:.4f}, test 0." in told
     assert f"Tuning of ce, mine, sp, {LEARNED}: none." in told
 
 
