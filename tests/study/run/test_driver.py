@@ -119,7 +119,7 @@ ONE_PAIR = {"kind": "one_pair", "teacher": "fc", "student": "x"}
 def test_what_does_not_go_together_is_told_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], words: str
 ) -> None:
-    monkeypatch.setattr("kd_hpo.trial.prepare.trained_teacher", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("kd_hpo.trial.parts.trained_teacher", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr("kd_hpo.study.run.driver.ray_running", lambda *_: pytest.fail("started Ray"))
     study = digits_study(tmp_path)
     for path, value in changes.items():
