@@ -98,8 +98,12 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 
 KNOW_THE_TASK = ("kd_hpo.config.task", "kd_hpo.core.tasks")
-NAMES_IN_FILES = {"val_accuracy", "teacher_val_accuracy"}
-"""Of files that studies have kept: there they mean the task's metric, whichever it is."""
+KEPT_NAMES = {
+    "val_accuracy": "of exports on disk",
+    "teacher_val_accuracy": "of results on disk",
+    "accuracies": "of kd_hpo.testing.tracker's StoredRun, which authors of trackers make",
+}
+"""They mean the task's metric, whichever it is; another name would break what others have kept or written."""
 
 
 def words_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -114,7 +118,7 @@ def words_of(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in KNOW_THE_TASK])
 def test_only_the_task_knows_its_metric_and_its_loss(module: str) -> None:
     of_the_task = re.compile("accurac|cross.?entropy", re.IGNORECASE)
-    found = [(line, word) for line, word in words_of(MODULES[module]) if word not in NAMES_IN_FILES and of_the_task.search(word)]
+    found = [(line, word) for line, word in words_of(MODULES[module]) if word not in KEPT_NAMES and of_the_task.search(word)]
     assert not found, f"{module} speaks of classification's metric or loss: {found}; ask the task's goal (kd_hpo.config.task)"
 
 
