@@ -141,7 +141,7 @@ def test_a_users_network_that_does_not_work_is_told(module: str, function: str, 
 
 
 def test_logits_must_be_one_a_class(module: str) -> None:
-    with pytest.raises(ConfigError, match=r"\(2, 4\) .*\(B, 10\)"):
+    with pytest.raises(ConfigError, match=r"\(2, 4\).*\(B, 10\)"):
         build_network(f"{module}:fixed", {}, (3, 8, 8), 10, seed=0)
 
 
