@@ -2,11 +2,15 @@
 
 import pytest
 
+from kd_hpo.config.task import Classification
 from kd_hpo.study.report.sentences import how_it_moved, of_test, of_trend
 from kd_hpo.study.results.significance import Significance, Trend
 from kd_hpo.study.results.standing import Learned
 from kd_hpo.trial.result import LayerRecord
 from tests.study.results.test_significance import NAN, method
+
+
+GOAL = Classification.goal
 
 
 @pytest.mark.parametrize(
@@ -21,12 +25,12 @@ from tests.study.results.test_significance import NAN, method
     ],
 )
 def test_a_difference_is_called_what_its_test_allows(difference: float, p: float, corrected: float, words: str) -> None:
-    assert of_test(Significance(method("kd", [0.5]), difference, p, corrected)) == words
+    assert of_test(Significance(method("kd", [0.5]), difference, p, corrected, GOAL)) == words
 
 
 def test_a_trend_is_told_with_its_direction() -> None:
-    assert of_trend(Trend("lr", 6, 1.0, 0.01)) == "accuracy rises with lr (rank correlation +1.00, 6 trials)"
-    assert of_trend(Trend("lr", 6, -0.5, 0.01)).startswith("accuracy falls with lr (rank correlation -0.50")
+    assert of_trend(Trend("lr", 6, 1.0, 0.01), GOAL) == "accuracy rises with lr (rank correlation +1.00, 6 trials)"
+    assert of_trend(Trend("lr", 6, -0.5, 0.01), GOAL).startswith("accuracy falls with lr (rank correlation -0.50")
 
 
 @pytest.mark.parametrize(
