@@ -9,7 +9,6 @@ from kd_hpo.study.results.standing import Learned
 from kd_hpo.trial.result import LayerRecord
 from tests.study.results.test_significance import NAN, method
 
-
 GOAL = Classification.goal
 
 
