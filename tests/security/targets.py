@@ -1,4 +1,4 @@
-"""The teacher's features of the session's cache, copied to where a test may spoil them."""
+"""The teacher's features of the session's cache, where a test may spoil them."""
 
 import shutil
 from dataclasses import replace
@@ -15,10 +15,10 @@ def copied_targets(cache: Path, there: Path, prepared: Prepared) -> tuple[Indice
     """Images, the reader, and the folder below `there` that holds what the reader said of them."""
     reader = reader_of(prepared, cache)
     images = np.concatenate([prepared.splits.train, prepared.splits.outer])
-    cached_targets(reader, images, cache)
-    for folder in cache.glob("teacher-*"):
-        if folder.is_dir():
+    for folder in cache.glob("teacher-*"):  # other tests of the session may have targets of their own there
+        if folder.is_dir() and not folder.name.startswith("teacher-targets-"):
             shutil.copytree(folder, there / folder.name)
+    cached_targets(reader, images, there)
     (found,) = there.glob("teacher-targets-*")
     return images, reader, found
 
