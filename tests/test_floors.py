@@ -153,3 +153,14 @@ def test_public_names_lead_to_their_modules() -> None:
         assert getattr(kd_hpo, name).__name__ == name
     with pytest.raises(AttributeError, match=r"no 'run_trail'; it has .*run_trial"):
         _ = kd_hpo.run_trail
+
+
+def test_weightings_say_themselves_whether_they_learn() -> None:
+    """Nobody asks for the kind of a weighting but the one who builds it."""
+    wrong = [
+        name
+        for name, path in MODULES.items()
+        if re.search(r"isinstance\([^)]*(LearnedWeights|OwnWeighting|NoPairs)", path.read_text())
+        and name != "kd_hpo.trial.weighting"
+    ]
+    assert not wrong

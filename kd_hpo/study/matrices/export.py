@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.results.best import learned_trials
@@ -20,7 +19,7 @@ def trial_export(folder: StudyFolder, status: TrialStatus) -> str | None:
     if status.state != "completed" or not (folder.trial(status.spec.id) / RESULT).is_file():
         return None
     result = folder.result(status.spec.id)
-    if not isinstance(result.config.weighting, LearnedWeights):
+    if not result.config.weighting.learning:
         return None
     return export_of(folder.root.name, [_exported(folder, 1, status.spec, result)]).model_dump_json(indent=1)
 

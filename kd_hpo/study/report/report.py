@@ -19,7 +19,6 @@ from markupsafe import Markup
 from kd_hpo.config.search import NoScheduler
 from kd_hpo.config.task import Goal
 from kd_hpo.config.trial import Network
-from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import ConfigError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import compared_ids
@@ -129,7 +128,7 @@ class Report:
 
     def _weighting(self) -> str:
         weighting = self.findings.study.weighting
-        return f"learned by {weighting.direction.kind}" if isinstance(weighting, LearnedWeights) else weighting.kind
+        return f"learned by {weighting.learning.direction.kind}" if weighting.learning else weighting.kind
 
     def _search(self) -> str:
         study = self.findings.study

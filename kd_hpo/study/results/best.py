@@ -1,7 +1,7 @@
 """The best trials of a study, and what they hand on."""
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.weightings import LearnedWeights, Matrix
+from kd_hpo.config.weightings import Matrix
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.result import TrialResult
 
@@ -23,7 +23,7 @@ def start_of_lambda(study: StudyConfig, folder: StudyFolder, method: str) -> Mat
     """
     best = best_searched(study, folder, method) if study.search.carry_lambda else None
     result = folder.result(best.spec.id) if best else None
-    return result.held_mean if result and isinstance(result.config.weighting, LearnedWeights) else None
+    return result.held_mean if result and result.config.weighting.learning else None
 
 
 def start_of_seeds(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:
@@ -40,5 +40,5 @@ def learned_trials(study: StudyConfig, folder: StudyFolder) -> list[tuple[TrialS
     """The completed trials that have learned their pair weights, best first by `search.by` after the last epoch."""
     done = [status.spec for status in folder.statuses() if status.state == "completed"]
     results = [(spec, folder.result(spec.id)) for spec in done]
-    learned = [(spec, result) for spec, result in results if isinstance(result.config.weighting, LearnedWeights)]
+    learned = [(spec, result) for spec, result in results if result.config.weighting.learning]
     return sorted(learned, key=lambda entry: -study.goal.merit(entry[1].last.metrics))

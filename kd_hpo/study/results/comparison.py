@@ -13,7 +13,6 @@ from kd_hpo.config.load import method_names
 from kd_hpo.config.methods import METHODS
 from kd_hpo.config.study import Method, StudyConfig
 from kd_hpo.config.task import Goal
-from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import Searched, compared_ids, trial_config
@@ -181,7 +180,7 @@ def method_scores(
 
 
 def is_control(study: StudyConfig, spec: TrialSpec) -> bool:
-    learns = isinstance(trial_config(study, spec).weighting, LearnedWeights)
+    learns = trial_config(study, spec).weighting.learning is not None
     return not learns and not (study.search.trials and spec.method == study.search.method)
 
 

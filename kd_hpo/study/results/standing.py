@@ -10,7 +10,6 @@ import numpy as np
 from kd_hpo.config.load import method_names
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.task import Goal
-from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.study.design.trials import compared_ids, searches
 from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.comparison import read_comparison
@@ -120,7 +119,7 @@ def learned_weights(study: StudyConfig, folder: StudyFolder) -> Learned | None:
         ids = [trial for trial, (name, _) in compared_ids(study).items() if name == method]
         done = [trial for trial in ids if (status := folder.status(trial)) and status.state == "completed"]
         results = [folder.result(trial) for trial in done]
-        if results and isinstance(results[0].config.weighting, LearnedWeights):
+        if results and results[0].config.weighting.learning:
             return _learned(method, done, results, compared=True)
     best: list[tuple[TrialSpec, TrialResult]] = learned_trials(study, folder)[:1]
     return next((_learned(spec.method, [spec.id], [result], compared=False) for spec, result in best), None)

@@ -143,7 +143,7 @@ def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable
     """The teacher's features for every method that reads them, while nothing else runs; an assistant's are its trial's."""
     wanted = {shared_settings(config).model_dump_json(): config for config in method_trials(study).values()}
     for config in wanted.values():
-        if not config.assistants and not isinstance(config.weighting, NoPairs):
+        if not config.assistants and config.weighting.paired:
             prepare(config, folder.cache, progress)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.task import Classification, Goal
-from kd_hpo.config.weightings import LearnedWeights, Weighting
+from kd_hpo.config.weightings import Weighting
 from kd_hpo.errors import StudyError
 from kd_hpo.files import only_one_process
 from kd_hpo.study.report.matrix import MatrixHistory, matrix_image, matrix_page
@@ -308,9 +308,9 @@ def layers_of(about: TrialAbout | None) -> PairLayers:
 
 def start_of(weighting: Weighting, T: int, S: int) -> Rows:
     """The (T, S) weights that learning starts from; empty where nothing is learned."""
-    if not isinstance(weighting, LearnedWeights):
+    if not (learning := weighting.learning):
         return ()
-    start = weighting.start or ((1.0,) * S,) * T
+    start = learning.start or ((1.0,) * S,) * T
     total = sum(map(sum, start))
     return tuple(tuple(weight / total for weight in row) for row in start)
 
