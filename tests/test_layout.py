@@ -10,10 +10,43 @@ import pytest
 import kd_hpo
 
 CODE, TESTS = Path(kd_hpo.__file__).parent, Path(__file__).parent
-ROOMS = ["", "cli", "core", "nets", "trial"]
+ROOMS = ["", "cli", "config", "core", "data", "nets", "trial"]
+ROOMS += [
+    f"study/{room}" for room in ("store", "design", "results", "matrices", "report", "tracking", "cluster", "search", "run")
+]
 """The rooms that are looked at; "" is the package's own folder."""
 
 WITHOUT = {
+    "config/data": "settings, as files give them: tests/config/test_read.py, test_paths.py",
+    "config/directions": "settings, as files give them: tests/config/test_read.py",
+    "config/explain": "the words of what is refused: tests/config/test_read.py, tests/test_sentences.py",
+    "config/pairs": "settings, as files give them: tests/config/test_read.py, test_methods.py",
+    "config/search": "settings, as files give them: tests/config/test_load.py, tests/study/search",
+    "config/study": "settings, as files give them: tests/config/test_read.py, test_load.py",
+    "config/trial": "settings, as files give them: tests/config/test_read.py, test_methods.py",
+    "config/weightings": "settings, as files give them: tests/config/test_methods.py",
+    "config/wording": "the words of what is refused: tests/config/test_read.py",
+    "config/yaml_source": "lines and limits of a file: tests/config/test_read.py, tests/security/test_fuzz.py",
+    "data/arrays": "files of a cache that are broken: tests/security/test_no_code_from_data.py",
+    "data/batches": "what trials see: tests/trial/test_passes_views.py, tests/data/test_augment.py",
+    "data/content": "what the key of a data set holds: tests/data/test_callable_set.py",
+    "data/images": "images of all kinds, read into the cache: tests/data/test_callable_set.py, test_image_folder.py",
+    "data/items": "the items of a data set: tests/data/test_callable_set.py",
+    "data/teacher_sample": "features that are checked at each start: tests/data/test_teacher_targets.py",
+    "study/cluster/client": "a cluster for real: tests/service/test_cluster.py",
+    "study/cluster/loopback": "what listens where: tests/security/test_listening.py",
+    "study/cluster/prometheus": "what Grafana asks for: tests/docker/test_files.py, tests/service/test_cluster.py",
+    "study/cluster/signals": "signals for real: tests/service/test_faults_driver.py",
+    "study/cluster/stopper": "a study that cannot go on: tests/study/run/test_status_keeper.py, tests/service/test_faults_disk.py",
+    "study/report/colours": "the matrices that they are in: tests/study/report/test_matrix.py",
+    "study/report/list_studies": "what `list` prints: tests/cli/test_records.py",
+    "study/results/findings": "what `show` and `report` say: tests/study/report/test_report.py",
+    "study/run/failure": "trials that raise: tests/study/run/test_worker.py",
+    "study/run/retry": "trials that run again: tests/service/test_study.py, tests/study/search",
+    "study/store/lease": "who may write: tests/study/run/test_worker.py, tests/service/test_faults_nodes.py",
+    "study/tracking/best_student": "models in MLflow: tests/study/tracking/test_overview.py",
+    "study/tracking/sync": "MLflow kept up to date: tests/study/tracking/test_runs.py, test_tracker.py",
+    "study/tracking/uri": "where MLflow is: tests/study/tracking/test_mlflow_tracker.py, tests/security/test_secrets.py",
     "cli/guard": "ends processes for real: tests/dashboards/test_ui.py",
     "cli/servers": "starts servers for real: tests/dashboards/test_ui.py",
     "trial/balancing": "the measure at a step: tests/trial/test_steps.py",
