@@ -28,7 +28,8 @@ def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
     scale = strength * pairs.balance.scales().to(targets.logits)
     weights = pairs.weighting.weights(trial.epoch).to(scale) * scale
     number = trial.step
-    around = replace(before, parameters={})  # a direction that lets go of the step's w holds no other copy of it
+    # A direction that lets go of the step's w holds no other copy of it.
+    around, seen = replace(before, parameters={}), replace(seen, before=None)
 
     def fresh(batch: int) -> Seen:
         """The batch of the train split that the step and the number name, as training sees it."""

@@ -269,13 +269,13 @@ def test_drmad_lets_go_of_the_students_between(prepared: Prepared) -> None:
     assert trial.pairs is not None
     assert trial.pairs.direction is not None
     held: list[weakref.ref[torch.Tensor]] = []
-    see = trial.pairs.direction.see
+    record = trial.pairs.direction.record
 
     def watched(step: InnerStep) -> None:
         held.append(weakref.ref(next(iter(step.w.values()))))
-        see(step)
+        record(step)
 
-    trial.pairs.direction.see = watched  # type: ignore[method-assign]
+    trial.pairs.direction.record = watched  # type: ignore[method-assign]
     first, *others = list(shuffled_batches(prepared.splits.train, 32, 0))[:4]
     train_step(trial, first)
     held.clear()
