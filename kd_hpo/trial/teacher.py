@@ -56,7 +56,8 @@ def trained_teacher(
     if training is None:
         return TrainedTeacher.measured(network, task, batches, splits.val, None)
     told = config.model_dump(mode="json", exclude={"layers", "weights", *HOW_FEATURES_ARE_READ})
-    about = [told, network_digest(network), batches.images.digest, batches.precision]
+    trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", vars(task)]
+    about = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
 
     def train(new: Path) -> None:

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from kd_hpo.core.tasks import Classification, Reduction, Task
 from kd_hpo.errors import ConfigError, DataError
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial import teacher as module
-from kd_hpo.trial.parts import Prepared, choose_device
+from kd_hpo.trial.parts import Prepared, build, choose_device
 from kd_hpo.trial.prepare import prepare
+from kd_hpo.trial.teacher import trained_teacher
 from tests.conftest import digits_trial
 
 
@@ -94,3 +97,20 @@ def test_a_cached_teacher_that_is_cut_short_is_trained_again(tmp_path: Path) -> 
     first.weights.write_bytes(whole[:1000])
     assert prepare(digits_trial(), tmp_path).teacher.val == first.val
     assert first.weights.read_bytes() == whole
+
+
+class Halved(Classification):
+    """As many outputs, and another loss."""
+
+    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+        return 0.5 * super().loss(output, labels, reduction)
+
+
+def test_a_teacher_of_another_task_is_another_one(tmp_path: Path, prepared: Prepared) -> None:
+    teacher = digits_trial().teacher
+
+    def trained(task: Task) -> Path | None:
+        network = build(teacher.network, prepared.batches, task, seed=0)
+        return trained_teacher(network, teacher, task, prepared.batches, prepared.splits, tmp_path, lambda _: None).weights
+
+    assert trained(Classification(10)) == trained(Classification(10)) != trained(Halved(10))
