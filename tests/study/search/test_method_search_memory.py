@@ -91,7 +91,7 @@ def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return request.param, made
 
 
-@pytest.mark.parametrize("every", [3, 8])
+@pytest.mark.parametrize("every", [pytest.param(3, marks=pytest.mark.slow), 8])
 def test_an_interrupted_search_suggests_and_stops_as_an_undisturbed_one(
     tmp_path: Path, undisturbed: tuple[str, MadeUpStudy], every: int
 ) -> None:
