@@ -10,7 +10,7 @@ import pytest
 import kd_hpo
 
 CODE, TESTS = Path(kd_hpo.__file__).parent, Path(__file__).parent
-ROOMS = ["", "cli", "config", "core", "data", "nets", "trial"]
+ROOMS = ["", "cli", "config", "core", "core/gaussian", "data", "nets", "trial"]
 ROOMS += [
     f"study/{room}" for room in ("store", "design", "results", "matrices", "report", "tracking", "cluster", "search", "run")
 ]

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_hpo.core.gaussian import LinearGaussian, gaussian_nll, inverse_softplus, softplus_variance, uniform_weight
+from kd_hpo.core.gaussian.formula import gaussian_nll, inverse_softplus, softplus_variance, uniform_weight
+from kd_hpo.core.gaussian.regressors import LinearGaussian
 from kd_hpo.core.gradient_scaling import scaled_linear
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.normalisation import batch_normalised, unit_rows
@@ -138,7 +139,7 @@ class GroupRegressor(nn.Module, ABC):
 
 
 class GaussianRegressor(GroupRegressor):
-    """Three layers for each pair; `kd_hpo.core.gaussian` has the linear one."""
+    """Three layers for each pair; `kd_hpo.core.gaussian.regressors` has the linear one."""
 
     rho: Tensor
 

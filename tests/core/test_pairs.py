@@ -12,8 +12,8 @@ from torch.distributions import Categorical, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kd_hpo.core.comparisons import similarity
-from kd_hpo.core.gaussian import GaussianBlock
-from kd_hpo.core.packing import WIDEST
+from kd_hpo.core.gaussian.packing import WIDEST
+from kd_hpo.core.gaussian.regressors import GaussianBlock
 from kd_hpo.core.pairs import PairMatrix, Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.core.regressions import Gaussian

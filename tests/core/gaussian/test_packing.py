@@ -2,7 +2,7 @@
 
 import pytest
 
-from kd_hpo.core.packing import WIDEST, packed
+from kd_hpo.core.gaussian.packing import WIDEST, packed
 from kd_hpo.core.plan import LayerShape, PairPlan, pair_plan
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.gaussian import gaussian_nll, inverse_softplus, softplus_variance
-from kd_hpo.core.gaussian_means import BlockInputs, BlockShape, Cells, gaussian_means
+from kd_hpo.core.gaussian.formula import gaussian_nll, inverse_softplus, softplus_variance
+from kd_hpo.core.gaussian.means import BlockInputs, BlockShape, Cells, gaussian_means
 from kd_hpo.core.gradient_scaling import scaled_linear
 
 B, FLOOR = 3, 1e-3

@@ -1,52 +1,17 @@
-"""Minus a variational lower bound of mutual information, with a Gaussian: formulas, and linear regressors of all pairs."""
+"""The Gaussian loss with linear regressors, of all pairs of a plan: a plain reference, and means over a batch done fast."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_hpo.core.gaussian_means import BlockInputs, BlockShape, Cells, Where, gaussian_means
+from kd_hpo.core.gaussian.formula import gaussian_nll, inverse_softplus, softplus_variance, uniform_weight
+from kd_hpo.core.gaussian.means import BlockInputs, BlockShape, Cells, Where, gaussian_means
+from kd_hpo.core.gaussian.packing import Packed, Wanted, packed
 from kd_hpo.core.gradient_scaling import scaled_linear
 from kd_hpo.core.maps import as_map, pooled
-from kd_hpo.core.packing import Packed, Wanted, packed
 from kd_hpo.core.plan import PairPlan, Size
-
-# Formulas --------------------------------------------------------------------------------------------------------------------
-
-
-def gaussian_nll(mean: Tensor, target: Tensor, variance: Tensor) -> Tensor:
-    """Minus the log density of a Gaussian q(h_t | h_s), without its constant (VID, Ahn et al. 2019, eq. 5).
-
-    mean      (B, N, C)  the regressor's prediction of the teacher's channels at N positions, from the student
-    target    (B, N, C)  the teacher's channels, a constant
-    variance  (C,)       of each teacher channel
-    returns   (B, C)     nats an element, the mean over positions; unlimited below as the variance goes to 0, hence its floor
-    """
-    # The variance is the same at all positions: averaging squares first spares two passes over (B, N, C).
-    square = (mean - target.detach()).square().mean(1)
-    return 0.5 * (square / variance + variance.log())
-
-
-def softplus_variance(rho: Tensor, floor: float) -> Tensor:
-    """The variance that a free parameter stands for; the floor bounds the loss from below."""
-    variance: Tensor = F.softplus(rho) + floor
-    return variance
-
-
-def inverse_softplus(value: float) -> float:
-    """rho with softplus(rho) = value, for value > 0."""
-    return value + math.log(-math.expm1(-value))
-
-
-def uniform_weight(fan_out: int, fan_in: int, generator: torch.Generator) -> Tensor:
-    """(fan_out, fan_in), torch's own start of a linear map."""
-    bound = math.sqrt(1 / fan_in)
-    return (torch.rand(fan_out, fan_in, generator=generator) * 2 - 1) * bound
-
-
-# Modules ---------------------------------------------------------------------------------------------------------------------
 
 PARTS = 8
 """How many choices of pairs are kept worked out."""

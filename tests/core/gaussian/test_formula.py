@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from kd_hpo.core.gaussian import LinearGaussian, gaussian_nll, inverse_softplus, softplus_variance, uniform_weight
-from kd_hpo.core.plan import LayerShape, pair_plan
+from kd_hpo.core.gaussian.formula import gaussian_nll, inverse_softplus, softplus_variance, uniform_weight
 
 B, N, C = 3, 4, 5
 
@@ -124,17 +123,3 @@ def test_weights_start_as_those_of_a_linear_layer_do() -> None:
     assert weight.shape == (400, 25) and float(weight.detach().abs().max()) <= 1 / 5
     assert float(weight.detach().var()) == pytest.approx(1 / 75, rel=0.05)
     assert torch.equal(weight, uniform_weight(400, 25, torch.Generator().manual_seed(0)))
-
-
-def test_variance_starts_where_it_is_told_and_stays_there_unless_it_learns() -> None:
-    plan = pair_plan([LayerShape("t", 3, 2, 2)], [LayerShape("s", 2, 2, 2)])
-    for learned in (True, False):
-        module = LinearGaussian(plan, start=0.4, learned=learned, floor=0.1, generator=torch.Generator().manual_seed(0)).double()
-        target, zeros = randn(B, 4, 3), torch.zeros(B, 2, 2, 2, dtype=torch.float64)
-        (losses,) = module([zeros], {(2, 2): target}, [None])
-        # A student of zeros predicts the bias, 0: the loss is that of N(0, 0.4).
-        expected = gaussian_nll(torch.zeros_like(target), target, torch.full((3,), 0.4, dtype=torch.float64)).mean(
-            1, keepdim=True
-        )
-        torch.testing.assert_close(losses, expected, rtol=1e-6, atol=0)
-        assert any(name.endswith("rho") for name, _ in module.named_parameters()) == learned

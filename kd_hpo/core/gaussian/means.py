@@ -1,8 +1,18 @@
 """The Gaussian loss of all pairs, the mean over a batch, from second moments: no pass over (B, N, C), one call for all of them.
 
-With an error e = W x + b - t, the mean of e^2 is a quadratic form in W of the second moments of x and of x with t. So value and
-gradients are a few products of a tall matrix with a small one for each block of layers; all else is as small as W, or done once
-for the channels of all pairs, since many small operations cost more than the arithmetic in them.
+What it computes is `kd_hpo.core.gaussian.formula.gaussian_nll` of linear regressors; tests hold it to that, to the second order.
+Of one cell (a channel of the teacher with values t, as a layer of the student with values x of J channels predicts it) over the
+n = B N rows of a batch, e = W'x + b - t, and with x~ = x - mean x, t~ = t - mean t:
+
+    M = mean x~ x~',  c = mean x~ t~,  v = mean t~^2,  m = W' mean x + b - mean t       the moments, and the mean of e
+    s = M W - c                                                                         half of d(mean e~^2) / dW
+    mean e^2 = m^2 + v + W'(s - c)
+    loss = (log z + mean e^2 / z) / 2,  z = softplus(rho) + floor
+    d loss / dW = (s + m mean x) / z,  d / db = m / z,  d / drho = sigmoid(rho) (1 - mean e^2 / z) / 2 z
+    d loss / dx = (W (W'x~ - t~) + m W) / n z
+
+So value and gradients are a few products of a tall matrix with a small one for each block of layers; all else is as small as W,
+or done once for the channels of all pairs, since many small operations cost more than the arithmetic in them.
 """
 
 from collections.abc import Iterator, Sequence
