@@ -1,6 +1,7 @@
 """Figures of one matrix: its cells, its pairs over the epochs, how much seeds agree."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import plotly.graph_objects as go
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 
 from kd_hpo.dashboards.figures import DASHES, FAINT, MARKS, METHODS, SCALE, laid_out
 from kd_hpo.dashboards.matrices import NEGLIGIBLE, Layer, Matrices
-from kd_hpo.study.report.colours import colours, ink_on
 from kd_hpo.study.report.escaping import in_plotly
+from kd_hpo.study.report.matrix import drawn_cells
 from kd_hpo.study.results.pairs import strongest_pairs
 
 
@@ -37,12 +38,12 @@ def heatmap(matrices: Matrices, epoch: int, largest: float) -> go.Figure:
             colorbar={"thickness": 12, "title": "λ", "tickformat": ".2g"},
         )
     )  # fmt: skip
-    if rows * columns <= 100:
-        inks = [ink_on(colour) for colour in colours(weights.ravel() / largest)]
+    cells = drawn_cells(weights, largest)
+    if cells.printed:
         figure.add_scatter(
             x=np.tile(np.arange(columns), rows), y=np.repeat(np.arange(rows), columns), mode="text", hoverinfo="skip",
-            text=[f"{weight:.3f}" for weight in weights.ravel()], showlegend=False,
-            textfont={"size": 13 if columns <= 6 else 11, "color": inks},
+            text=list(chain(*cells.texts)), showlegend=False,
+            textfont={"size": 13 if columns <= 6 else 11, "color": list(chain(*cells.inks))},
         )  # fmt: skip
     figure.update_yaxes(tickvals=list(range(rows)), ticktext=teacher, range=[rows - 0.5, -0.5], title="teacher layer")
     figure.update_xaxes(

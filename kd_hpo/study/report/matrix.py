@@ -1,6 +1,7 @@
-"""The matrix of pair weights as a person reads it: a page, a picture, a table; made of plain numbers, with no framework.
+"""The matrix of pair weights as a person reads it: a page, a picture, tables of a terminal and of Markdown.
 
-A page is one HTML file that runs in MLflow's sandboxed artifact frame.
+How a cell looks is said once, in `drawn_cells`; the dashboard's heat map takes it from there too. A page, which colours an epoch
+when it is chosen, is one HTML file that runs in MLflow's sandboxed artifact frame and gets the same scale of colours.
 """
 
 import math
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING
 import matplotlib  # not later, in a thread: it parses code, and Python 3.11 fails where two threads do that at once
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich.table import Table
+from rich.text import Text
 
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.colours import VIRIDIS, colours, ink_on
 from kd_hpo.study.report.escaping import in_code, in_html, in_script
-from kd_hpo.study.report.words import number, shorten
+from kd_hpo.study.report.words import shorten
 from kd_hpo.trial.result import Rows
 
 if TYPE_CHECKING:
@@ -49,6 +52,36 @@ class MatrixHistory:
             if len(matrix) != shape[0] or {len(row) for row in matrix} != {shape[1]}:
                 lengths = [len(row) for row in matrix]
                 raise ValueError(f"MatrixHistory got rows of {lengths} weights at epoch {epoch}; give (T, S) = {shape}.")
+
+
+@dataclass(frozen=True)
+class DrawnCells:
+    """What every drawing of a (T, S) matrix shows in its cells, a row a teacher layer from the top down.
+
+    texts   (T, S), the weight with three digits
+    papers  (T, S, 3), the colour of the cell
+    inks    (T, S), black or white, whichever is read better on it
+    """
+
+    texts: list[list[str]]
+    papers: NDArray[np.uint8]
+    inks: list[list[str]]
+
+    @property
+    def printed(self) -> bool:
+        """Whether a picture has room for the weights themselves: up to 100 cells."""
+        return len(self.texts) * len(self.texts[0]) <= 100
+
+
+def drawn_cells(matrix: ArrayLike, largest: float) -> DrawnCells:
+    """The cells of a matrix (T, S) of weights.
+
+    largest  the weight that the brightest colour stands for; above it the colour stays, and what is not finite is grey
+    """
+    weights = np.asarray(matrix, dtype=np.float64)
+    papers = colours(weights / largest)
+    texts = [[f"{weight:.3f}" for weight in row] for row in weights.tolist()]
+    return DrawnCells(texts, papers, [[ink_on(paper) for paper in row] for row in papers])
 
 
 def matrix_page(title: str, history: MatrixHistory) -> str:
@@ -116,19 +149,17 @@ def matrix_image(
         else:
             sideways((x0 + x1) / 2, top - 6 - small.getlength(name), name, ink)
 
-    papers = colours(weights / vmax)
+    cells = drawn_cells(weights, vmax)
     roomy = xs[1] - xs[0] >= 40
     digits = _font(11 if roomy else 10)
     for t in range(rows):
         for s in range(columns):
-            colour = tuple(papers[t, s].tolist())
-            draw.rectangle((xs[s], ys[t], xs[s + 1] - 2, ys[t + 1] - 2), fill=colour)
-            if rows * columns <= 100:
+            draw.rectangle((xs[s], ys[t], xs[s + 1] - 2, ys[t + 1] - 2), fill=tuple(cells.papers[t, s].tolist()))
+            if cells.printed:
                 middle = ((xs[s] + xs[s + 1]) / 2 - 1, (ys[t] + ys[t + 1]) / 2 - 1)
-                value = f"{weights[t, s]:.3f}" if roomy else f"{weights[t, s]:.3f}".removeprefix("0")
-                on_cell = ink_on(papers[t, s])
-                zero = not value.strip("0.") and on_cell == "white"
-                draw.text(middle, value, fill="#b7a5bd" if zero else on_cell, font=digits, anchor="mm")
+                value = cells.texts[t][s] if roomy else cells.texts[t][s].removeprefix("0")
+                zero = not value.strip("0.") and cells.inks[t][s] == "white"
+                draw.text(middle, value, fill="#b7a5bd" if zero else cells.inks[t][s], font=digits, anchor="mm")
 
     ramp = np.repeat(colours(np.linspace(1, 0, bottom - top - 1))[:, None], 12, axis=1)
     picture.paste(Image.fromarray(ramp), (right + 10, top))
@@ -141,11 +172,28 @@ def matrix_image(
 def matrix_in_markdown(teacher_layers: Sequence[str], student_layers: Sequence[str], matrix: Rows) -> str:
     """The matrix (T, S) as a table: a row a teacher layer, a column a student layer."""
     head = f"| teacher \\ student | {' | '.join(map(in_code, student_layers))} |"
-    rows = [
-        f"| {in_code(name)} | {' | '.join(number(weight, '.3f') for weight in row)} |"
-        for name, row in zip(teacher_layers, matrix, strict=True)
-    ]
+    texts = drawn_cells(matrix, 1.0).texts
+    rows = [f"| {in_code(name)} | {' | '.join(row)} |" for name, row in zip(teacher_layers, texts, strict=True)]
     return "\n".join([head, "|---" * (len(student_layers) + 1) + "|", *rows])
+
+
+def matrix_on_terminal(rows: Sequence[str], columns: Sequence[str], matrix: Rows, *, margin: str) -> Table:
+    """The matrix (T, S) as a coloured table, its brightest colour at its largest weight.
+
+    margin  spaces on both sides of a weight
+    """
+    cells = drawn_cells(matrix, max(map(max, matrix)))
+    table = Table(padding=(0, 0))
+    table.add_column("")
+    for name in columns:
+        table.add_column(Text(name), justify="center")
+    for name, *row in zip(rows, cells.texts, cells.papers.tolist(), cells.inks, strict=True):
+        shown = (
+            Text(f"{margin}{text}{margin}", style=f"{ink} on #{bytes(paper).hex()}")
+            for text, paper, ink in zip(*row, strict=True)
+        )
+        table.add_row(Text(name), *shown)
+    return table
 
 
 def _six_digits(weight: float) -> float | None:

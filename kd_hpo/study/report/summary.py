@@ -1,18 +1,17 @@
 """What came out of a study, for a person on a terminal: methods side by side, the matrix, how far it has come."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from kd_hpo.config.wording import one_line
-from kd_hpo.study.report.colours import colours, ink_on
 from kd_hpo.study.report.comparison import caption, failures
+from kd_hpo.study.report.matrix import matrix_on_terminal
 from kd_hpo.study.report.sentences import headline, how_it_moved, missing, progress_of, whose
 from kd_hpo.study.report.words import number, p_value, with_spread
 from kd_hpo.study.results.comparison import Comparison
@@ -54,12 +53,12 @@ def render_learned(learned: Learned, width: int) -> RenderableType:
     left = max(map(len, teacher)) + 2
     moved = [Text(line, "dim") for line in _wrapped([how_it_moved(learned)], width)]
     if left + sum(max(len(name), _CELL) + 3 for name in student) < width:
-        return Group(*lines, _matrix(learned, teacher, [f" {name} " for name in student], " {:.3f} "), *moved)
+        return Group(*lines, matrix_on_terminal(teacher, [f" {name} " for name in student], learned.matrix, margin=" "), *moved)
     if left + len(student) * (_CELL + 1) < width:
         named = ", ".join(f"{s} {name}" for s, name in enumerate(student, 1))
         columns = [f"{s}" for s in range(1, len(student) + 1)]
         below = [Text(line, "dim") for line in _wrapped([f"Columns: {named}."], width)]
-        return Group(*lines, _matrix(learned, teacher, columns, "{:.3f}"), *below, *moved)
+        return Group(*lines, matrix_on_terminal(teacher, columns, learned.matrix, margin=""), *below, *moved)
     largest = strongest_pairs(learned.matrix, _MOST_PAIRS)
     pairs = "".join(f"\n  {learned.matrix[t][s]:.3f}  {teacher[t]} -> {student[s]}" for t, s in largest)
     return Group(*lines, Text(f"Of its {len(teacher)} x {len(student)} weights, the largest are:{pairs}"), *moved)
@@ -118,20 +117,3 @@ def _bare_table(*, wide: bool) -> Table:
 
 def _wrapped(lines: list[str], width: int) -> list[str]:
     return [short for line in lines for short in textwrap.wrap(line, min(width, _WIDE), subsequent_indent="  ")]
-
-
-def _matrix(learned: Learned, teacher: Sequence[str], columns: Sequence[str], form: str) -> Table:
-    top = max(max(row) for row in learned.matrix)
-    table = Table(padding=(0, 0))
-    table.add_column("")
-    for name in columns:
-        table.add_column(Text(name), justify="center")
-    for name, weights in zip(teacher, learned.matrix, strict=True):
-        table.add_row(Text(name), *(_cell(weight, top, form) for weight in weights))
-    return table
-
-
-def _cell(weight: float, top: float, form: str) -> Text:
-    colour = colours(np.array(weight / top))
-    paper = "".join(f"{channel:02x}" for channel in colour)
-    return Text(form.format(weight), style=f"{ink_on(colour)} on #{paper}")

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from kd_hpo.study.report.matrix import MatrixHistory, matrix_image, matrix_in_markdown, matrix_page
+from kd_hpo.study.report.matrix import MatrixHistory, drawn_cells, matrix_image, matrix_in_markdown, matrix_page
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
@@ -92,6 +92,15 @@ def test_table_has_a_row_a_teacher_layer_and_names_that_end_no_cell() -> None:
     lines = matrix_in_markdown(["conv|1", "fc"], ["a", "b"], ((0.25, 0.0), (0.5, 0.25))).splitlines()
     assert lines[0] == "| teacher \\ student | `a` | `b` |" and lines[1] == "|---|---|---|"
     assert lines[2:] == ["| `conv¦1` | 0.250 | 0.000 |", "| `fc` | 0.500 | 0.250 |"]
+
+
+def test_cells_have_three_digits_the_scales_colours_and_an_ink_that_is_read_on_them() -> None:
+    cells = drawn_cells([[0.0, 0.5, 1.0], [2.0, float("nan"), 0.1234]], 1.0)
+    assert cells.texts == [["0.000", "0.500", "1.000"], ["2.000", "nan", "0.123"]]
+    assert cells.papers[0, 0].tolist() == [0x44, 0x01, 0x54] and cells.papers[0, 2].tolist() == [0xFD, 0xE7, 0x25]
+    assert cells.papers[1, 0].tolist() == cells.papers[0, 2].tolist() and cells.papers[1, 1].tolist() == [160] * 3
+    assert cells.inks[0][0] == "white" and cells.inks[0][2] == "black"
+    assert cells.printed and not drawn_cells(np.zeros((11, 10)), 1.0).printed
 
 
 def test_template_is_small() -> None:
