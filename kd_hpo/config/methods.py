@@ -170,6 +170,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "uniform": MethodSpec("KD + uniform lambda", "", _set(weightings.Uniform())),
     "random": MethodSpec("KD + random lambda", "", _set(weightings.RandomPoint())),
+    "rail": MethodSpec("KD + random layers, redrawn each epoch", "Haidar et al. 2022", _set(weightings.RandomLayers())),
     "random_search": MethodSpec(
         "KD + lambda by random search",
         "Bergstra & Bengio 2012",

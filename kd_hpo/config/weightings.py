@@ -94,6 +94,15 @@ class InformationFlow(_Weighting):
     """Factor of the earlier pairs' weight, per epoch."""
 
 
+class RandomLayers(_Weighting):
+    """As many teacher layers as the student has, drawn anew each epoch, in order: one for each student layer (RAIL-KD).
+
+    Haidar et al. 2022. What it needs to be equal to lambda is to know nothing: a control that all pairs are tried in.
+    """
+
+    kind: Literal["random_layers"] = "random_layers"
+
+
 class CrossLayerAttention(_Weighting):
     """SemCKD's attention, learned from the training loss for each example."""
 
@@ -187,6 +196,7 @@ Weighting = Annotated[
     | ExportedMatrix
     | ReplayedMatrices
     | InformationFlow
+    | RandomLayers
     | CrossLayerAttention
     | LearnedWeights
     | OwnWeighting,

@@ -154,6 +154,39 @@ class InformationFlow(Constant):
         return weights
 
 
+class RandomLayers(Constant):
+    """Equal weights on pairs that are drawn anew each epoch: for each student layer one of the teacher's, in the teacher's order.
+
+    RAIL-KD, Haidar et al. 2022, section 3: without replacement as far as the teacher has layers. What an epoch draws depends on
+    the epoch's generator alone.
+
+    served  (T, S), not 0 for the pairs that the loss can compare: a drawn pair that it cannot is left out
+    logits  whether the last pair is that of the logits, which is kept at each draw, and its layers are not drawn
+    chance  gives an epoch's generator, in the same state whenever it is asked
+    """
+
+    def __init__(self, served: Tensor, *, logits: bool, chance: Callable[[int], torch.Generator]) -> None:
+        self._served, self._logits, self._chance = served > 0, logits, chance
+
+    def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
+        chance = self._chance(epoch)
+        while not (drawn := self._draw(chance) & self._served).any():  # some pair is served, so some draw has one
+            pass
+        return drawn / drawn.sum()
+
+    def _draw(self, chance: torch.Generator) -> Tensor:
+        T, S = (size - self._logits for size in self._served.shape)
+        drawn = torch.zeros_like(self._served)
+        if T and S:
+            layers = torch.cat([torch.randperm(T, generator=chance) for _ in range(math.ceil(S / T))])[:S].sort().values
+            drawn[layers, torch.arange(S)] = True
+        drawn[-1, -1] |= self._logits
+        return drawn
+
+    def support(self) -> Tensor:
+        return self._served
+
+
 OPEN = 0.1
 """Share of the uniform point in weights that start from an earlier trial's: a pair that it had not may still come in."""
 

@@ -1,5 +1,6 @@
 """Which pairs of a trial are weighted, and how, from its settings."""
 
+from functools import partial
 from math import ceil
 
 import torch
@@ -18,6 +19,7 @@ from kd_hpo.core.weightings import (
     Constant,
     InformationFlow,
     Learned,
+    RandomLayers,
     Replay,
     Weighting,
     one_pair,
@@ -95,6 +97,8 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
             return Replay([_of_served(_matrix(matrix, shape), served, plan) for matrix in matrices], served)
         case settings.InformationFlow(start=start, decay=decay):
             return InformationFlow(_of_served(same_depth(shape), served, plan), start=start, decay=decay)
+        case settings.RandomLayers():
+            return RandomLayers(served, logits=plan.logits_pair, chance=partial(generator, config.seed, WEIGHTING))
         case settings.CrossLayerAttention(lr=lr, factor=factor):
             compared, chance = compared_examples(config, config.training.batch_size), generator(config.seed, WEIGHTING)
             return Attention(served, compared, lr=lr, factor=factor, generator=chance, device=device)

@@ -195,6 +195,7 @@ WEIGHTINGS: dict[str, dict[str, object]] = {
     "one_pair": {"teacher": "conv2", "student": "conv1"},
     "selected": {"pair": "last_map"},
     "random": {},
+    "random_layers": {},
     "fixed": {"matrix": ANY_MATRIX},
     "replay": {"matrices": [ANY_MATRIX, ANY_MATRIX[::-1]]},
     "information_flow": {},

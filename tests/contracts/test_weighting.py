@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kd_hpo.core.attention import Attention
 from kd_hpo.core.simplex import SIMPLEX_UPDATES
-from kd_hpo.core.weightings import Constant, InformationFlow, Learned, Replay
+from kd_hpo.core.weightings import Constant, InformationFlow, Learned, RandomLayers, Replay
 from kd_hpo.testing import WeightingContract
 from kd_hpo.testing.weighting import B, MakeWeighting
 
@@ -33,6 +33,7 @@ MAKERS: dict[str, MakeWeighting] = {
     "constant": Constant,
     "replay": replay,
     "information_flow": partial(InformationFlow, start=100.0, decay=0.7),
+    "random_layers": partial(RandomLayers, logits=False, chance=lambda epoch: torch.Generator().manual_seed(epoch)),
     "attention": attention,
     **{f"learned_{update}": partial(learned, update=update) for update in SIMPLEX_UPDATES},
     "learned_matched": partial(learned, matched=True),

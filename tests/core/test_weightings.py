@@ -13,6 +13,7 @@ from kd_hpo.core.weightings import (
     Constant,
     InformationFlow,
     Learned,
+    RandomLayers,
     Replay,
     one_pair,
     random_point,
@@ -265,6 +266,37 @@ def test_information_flow_over_served_pairs_still_fades() -> None:
         torch.testing.assert_close(flow.weights(epoch).sum(), torch.tensor(1.0))
         unnormalised = flow.weights(epoch) * flow.total(epoch)
         torch.testing.assert_close(unnormalised.diagonal(), torch.tensor([100 * 0.7**epoch, 100 * 0.7**epoch, 0]))
+
+
+def seeded(epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(epoch)
+
+
+def test_random_layers_are_one_for_each_student_layer_in_the_teachers_order_and_drawn_anew() -> None:
+    weighting = RandomLayers(torch.ones(5, 3), logits=False, chance=seeded)
+    drawn = torch.stack([weighting.weights(epoch) for epoch in range(200)])
+    assert torch.equal(drawn.sum(1), torch.full((200, 3), 1 / 3))  # one teacher layer each
+    layers = drawn.argmax(1)
+    assert (layers.diff(dim=1) > 0).all()  # in order, and no layer twice
+    assert len(layers.unique(dim=0)) == 10  # every choice of three out of five
+    assert torch.equal(weighting.weights(7), drawn[7])  # whenever it is asked
+
+
+def test_random_layers_repeat_where_the_teacher_has_too_few_and_leave_out_what_is_not_served() -> None:
+    few = torch.stack([RandomLayers(torch.ones(2, 5), logits=False, chance=seeded).weights(epoch) for epoch in range(50)])
+    assert torch.equal(few.sum(1), torch.full((50, 5), 0.2)) and (few.argmax(1).diff(dim=1) >= 0).all()
+    served = torch.tensor([[1.0, 0], [0, 0], [0, 0]])  # most draws have no pair that is served
+    for epoch in range(20):
+        assert torch.equal(RandomLayers(served, logits=False, chance=seeded).weights(epoch), served)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 1)])
+def test_random_layers_keep_the_pair_of_the_logits(shape: tuple[int, int]) -> None:
+    weighting = RandomLayers(torch.ones(shape), logits=True, chance=seeded)
+    for epoch in range(20):
+        weights = weighting.weights(epoch)
+        assert weights[-1, -1] == pytest.approx(1 / shape[1])
+        assert weights[-1, :-1].sum() == weights[:-1, -1].sum() == 0  # the logits are compared with each other only
 
 
 def total_learned(*hypergradients: Tensor, within: float = 4.0, resume: bool = False) -> Learned:
