@@ -6,11 +6,11 @@ so is what would change something, unless that was asked for.
 """
 
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -110,10 +110,7 @@ def _name(parsed: SplitResult) -> str:
 
 Environ = dict[str, Any]
 Wsgi = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-
-
-class Asgi(Protocol):
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class AsgiGate:
