@@ -5,20 +5,26 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from kd_hpo.dashboards.gate import AsgiGate, Gate
+from kd_hpo.dashboards.options import add_options, gate_of, origins
 from kd_hpo.study.environment import prepare_environment
 
 APP = Path(__file__).with_name("app.py")
 WARMING_S = 600.0
-FLAGS = {
-    "server.headless": "true",
+CONFIG: dict[str, Any] = {
+    "server.headless": True,
     "server.fileWatcherType": "none",
-    "browser.gatherUsageStats": "false",
+    "server.enableCORS": True,
+    "server.enableXsrfProtection": True,
+    "server.enableAgentApi": False,
+    "browser.gatherUsageStats": False,
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
-    "runner.magicEnabled": "false",
-    "theme.baseFontSize": "15",
-    "theme.headingFontSizes": "1.7rem,1.4rem,1.15rem",
+    "runner.magicEnabled": False,
+    "theme.baseFontSize": 15,
+    "theme.headingFontSizes": ["1.7rem", "1.4rem", "1.15rem"],
     "theme.metricValueFontSize": "1.6rem",
     "theme.light.primaryColor": "#0072b2",
     "theme.dark.primaryColor": "#1a7fc1",
@@ -30,15 +36,20 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="beyond loopback, whoever reaches the port sees every study")
     parser.add_argument("--port", type=int, default=5001)
     parser.add_argument("--study", help="the one that is read before anybody visits; the newest if not given")
+    add_options(parser, writes=False)
     given = parser.parse_args()
     prepare_environment()
     warm_up(os.environ.get("MLFLOW_TRACKING_URI", ""), given.study)
-    from streamlit.web.cli import main as streamlit
+    serve(given.host, given.port, gate_of(given.host, given))
 
-    flags = [f"--{name}={value}" for name, value in FLAGS.items()]
-    flags += [f"--server.address={given.host}", f"--server.port={given.port}"]
-    sys.argv = ["streamlit", "run", str(APP), *flags]
-    streamlit()
+
+def serve(host: str, port: int, gate: Gate) -> None:
+    """Streamlit's server behind the gate, before its pages and its websocket; returns when it is told to stop."""
+    from starlette.middleware import Middleware
+    from streamlit.starlette import App
+
+    app = App(APP, middleware=[Middleware(AsgiGate, gate=gate)])
+    app.run(config=CONFIG | {"server.address": host, "server.port": port, "server.corsAllowedOrigins": origins(gate)})
 
 
 def warm_up(uri: str, study: str | None) -> None:

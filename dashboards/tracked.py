@@ -194,7 +194,7 @@ def _row(run: Run) -> dict[str, Any]:
     tags, params, info = run.data.tags, dict(run.data.params), run.info
     goal = goal_of(tags)
     metric = goal.on("val")
-    last = next((each for each in run.data._metric_objs if each.key == metric), None)  # the public dict has no steps
+    last = next((each for each in run.data.to_proto().metrics if each.key == metric), None)  # `metrics` has no steps
     method, seed = params.pop("method", tags.get("kd.method", "")), params.pop("seed", None)
     return {
         "trial": tags.get("kd.trial", info.run_name or info.run_id),

@@ -56,6 +56,60 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
+PUBLIC_WITH_UNDERSCORE = {
+    "_version": "of torch's tensors, counts what is written into them; documented under autograd",
+    "_replace": "of named tuples",
+    "_fields": "of named tuples",
+}
+TORCH_HAS_NO_OTHER = {"torch.utils._pytree", "torch._dynamo.exc", "torch._inductor.exc"}
+
+
+def private_names(code: str) -> Iterator[str]:
+    """What the code imports or reads of others although it begins with an underscore; its own begin with self or cls."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if is_private(name.name))
+        elif isinstance(node, ast.ImportFrom):
+            where = str(node.module)
+            yield from (f"{where}.{name.name}" for name in node.names if is_private(f"{where}.{name.name}"))
+        elif (
+            isinstance(node, ast.Attribute)
+            and is_private(node.attr)
+            and ast.unparse(node.value).split(".")[0] not in ("self", "cls")
+        ):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("getattr", "patch", "patch.object")):
+            words = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            yield from (word for word in words if is_private(word))
+
+
+def is_private(dotted: str) -> bool:
+    return any(part.startswith("_") and not part.startswith("__") for part in dotted.split("."))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_private_of_a_library_is_used(module: str) -> None:
+    found = [name.rpartition(".") for name in private_names(MODULES[module].read_text())]
+    assert not [name for name in found if name[2] not in PUBLIC_WITH_UNDERSCORE and name[0] not in TORCH_HAS_NO_OTHER]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from ray._private import services",
+        "import optuna._transform",
+        "from optuna.samplers import _cmaes",
+        "run.data._metric_objs",
+        "optuna.study._optimize",
+        "getattr(run, '_metric_objs')",
+        "patch('ray._private.services.ConsolePopen')",
+    ],
+)
+def test_the_search_for_private_names_finds_what_it_should(code: str) -> None:
+    assert list(private_names(code))
+    assert not list(private_names("self._x; cls._x.y; a.__name__; from a import b; import a.b"))
+
+
 def floor_of(module: str) -> str:
     return module.split(".")[1]
 

@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ from kd_hpo.cli.servers import LOOPBACK, Server, serve
 _PATIENCE_S = 5.0
 _EXTRA = "pip install 'kd_hpo[dashboards]'"
 _PYTHON = (sys.executable, "-m")
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
+"""Of a host, or its address in four numbers."""
 
 
 def ui(
@@ -33,8 +36,12 @@ def ui(
     dashboard_port: int = 5001,
     optuna_port: int = 5002,
     optuna: Annotated[bool | None, Parameter(negative="--no-optuna")] = None,
+    allowed_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    write: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Open studies in a browser: MLflow, the dashboard and Optuna's own, on this machine only unless --host says else.
+
+    The pages are read-only, and refuse (403) what another site's page in the same browser asks of them.
 
     Parameters
     ----------
@@ -56,6 +63,11 @@ def ui(
     optuna
         Whether to start Optuna's own dashboard; if not given, where it is installed, a study has a search and the dashboard
         is for this machine only.
+    allowed_host
+        A further name by which a browser reaches the pages, such as a proxy's, kd.example.org; may be given again. Without it
+        they answer to localhost and 127.0.0.1, and the dashboard to --host, this machine's name and addresses in numbers.
+    write
+        Let the pages of MLflow and Optuna change what they show: delete, rename, comment. A running study may not survive it.
     """
     from kd_hpo.errors import StudyError
     from kd_hpo.study.environment import prepare_environment, require_free_port
@@ -68,6 +80,8 @@ def ui(
         raise StudyError(
             f"there is no {database}; run a study first, give its folder with --runs, or an MLflow server with --tracking-uri"
         )
+    if wrong := [name for name in allowed_host if not _NAME.fullmatch(name)]:
+        raise StudyError(f"--allowed-host takes a name alone, as kd.example.org, no address with http:// or a port: {wrong[0]!r}")
     if missing := [name for name in ("streamlit", "plotly") if find_spec(name) is None]:
         raise StudyError(f"the dashboard needs {' and '.join(missing)}: {_EXTRA}")
     journal = _journal(root, study, required=optuna is True) if optuna or (optuna is None and local) else None
@@ -78,14 +92,16 @@ def ui(
     if len(set(options.values())) < len(options):
         raise StudyError(f"{' and '.join(f'{o} {p}' for o, p in options.items())} must all differ")
     prepare_environment()
-    mlflow = None if remote else _mlflow(database, port, study)
-    own = _optuna(journal, optuna_port) if journal else None
+    may = [f"--allowed-host={name}" for name in allowed_host]
+    changes = [*may, "--write"] if write else may
+    mlflow = None if remote else _mlflow(database, port, study, changes)
+    own = _optuna(journal, optuna_port, changes) if journal else None
     address = remote[1] if remote else f"http://{LOOPBACK}:{port}"
     links = {"MLFLOW_TRACKING_URI": remote[0] if remote else f"sqlite:///{database}"}
     links["KD_HPO_MLFLOW_URL"] = os.environ.get("KD_HPO_MLFLOW_URL", address)  # in a container it has another one for a browser
     if own:
         links["KD_HPO_OPTUNA_URL"] = own.address
-    servers = [each for each in (_dashboard(host, dashboard_port, study, links), mlflow, own) if each]
+    servers = [each for each in (_dashboard(host, dashboard_port, study, links, may), mlflow, own) if each]
     if not local:
         err.print(f"warning: the dashboard listens on {host}, port {dashboard_port}; whoever reaches that can read every study")
     if remote:
@@ -148,16 +164,10 @@ def _journal(root: Path, study: str | None, *, required: bool) -> Path | None:
     return journals[-1] if journals else None
 
 
-def _mlflow(database: Path, port: int, study: str | None) -> Server:
-    store, address = f"sqlite:///{database}", f"http://{LOOPBACK}:{port}"
-    return Server(
-        "MLflow",
-        [*_PYTHON, "mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(port), "--backend-store-uri", store],
-        port,
-        address,
-        {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        opens=partial(_trials_page, address, study),
-    )
+def _mlflow(database: Path, port: int, study: str | None, options: Sequence[str]) -> Server:
+    address = f"http://{LOOPBACK}:{port}"
+    command = [*_PYTHON, "kd_hpo.dashboards.mlflow_own", str(database), *options, "--host", LOOPBACK, "--port", str(port)]
+    return Server("MLflow", command, port, address, opens=partial(_trials_page, address, study))
 
 
 def _trials_page(mlflow: str, study: str | None) -> str:
@@ -178,17 +188,13 @@ def _trials_page(mlflow: str, study: str | None) -> str:
     return f"{mlflow}/{best_first_link(newest['experiment_id'])}"
 
 
-def _dashboard(host: str, port: int, study: str | None, links: Mapping[str, str]) -> Server:
+def _dashboard(host: str, port: int, study: str | None, links: Mapping[str, str], options: Sequence[str]) -> Server:
     shown = LOOPBACK if host in ("0.0.0.0", "::") else host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/" + (f"?study={study}" if study else "")
-    command = [*_PYTHON, "kd_hpo.dashboards", *(("--study", study) if study else ()), "--host", host, "--port", str(port)]
-    return Server("dashboard", command, port, address, links, shown)
+    given = [*(("--study", study) if study else ()), *options, "--host", host, "--port", str(port)]
+    return Server("dashboard", [*_PYTHON, "kd_hpo.dashboards", *given], port, address, links, shown)
 
 
-def _optuna(journal: Path, port: int) -> Server:
-    return Server(
-        f"Optuna's dashboard, study {journal.parent.name}",
-        [*_PYTHON, "kd_hpo.dashboards.optuna_own", str(journal), "--port", str(port)],
-        port,
-        f"http://{LOOPBACK}:{port}/dashboard",
-    )
+def _optuna(journal: Path, port: int, options: Sequence[str]) -> Server:
+    command = [*_PYTHON, "kd_hpo.dashboards.optuna_own", str(journal), *options, "--port", str(port)]
+    return Server(f"Optuna's dashboard, study {journal.parent.name}", command, port, f"http://{LOOPBACK}:{port}/dashboard")

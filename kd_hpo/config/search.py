@@ -45,10 +45,7 @@ class GaussianProcess(Settings):
 
 
 class CmaEs(Settings):
-    """CMA-ES (Hansen 2016) over numbers, a generation of completed trials at a time; what is no number is drawn at random.
-
-    Optuna keeps its state as pickles in the study's journal: do not resume such a study of a stranger's.
-    """
+    """CMA-ES (Hansen 2016) over numbers, a generation of completed trials at a time; what is no number is drawn at random."""
 
     title: ClassVar[str] = "CMA-ES"
     kind: Literal["cma-es"] = "cma-es"

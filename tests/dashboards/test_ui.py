@@ -230,6 +230,26 @@ def test_dashboard_alone_listens_beyond_this_machine_and_says_so(
     assert capsys.readouterr().err.startswith(f"warning: the dashboard listens on 0.0.0.0, port {port}")
 
 
+def test_pages_are_told_who_may_ask_and_whether_they_may_change_anything(runs: Path, started: list[Server]) -> None:
+    (runs / "digits").mkdir()
+    (runs / "digits" / "optuna.log").touch()
+    ports = {"port": free_port(), "dashboard_port": free_port(), "optuna_port": free_port()}
+    ui(runs=runs, **ports)
+    assert not any("--write" in each.command for each in started) and len(started) == 3
+    started.clear()
+    ui(runs=runs, **ports, allowed_host=("kd.example", "10.0.0.7"), write=True)
+    dashboard, mlflow, optuna = (list(each.command) for each in started)
+    for command in (dashboard, mlflow, optuna):
+        assert {"--allowed-host=kd.example", "--allowed-host=10.0.0.7"} <= set(command)
+    assert "--write" in mlflow and "--write" in optuna and "--write" not in dashboard
+
+
+@pytest.mark.parametrize("name", ["http://kd.example", "kd.example:80", "*", "*.example", "", "kd.example/x"])
+def test_an_allowed_host_is_a_name_alone(runs: Path, name: str) -> None:
+    with pytest.raises(StudyError, match="--allowed-host takes a name alone"):
+        ui(runs=runs, allowed_host=(name,))
+
+
 def test_mlflows_list_is_opened_where_it_has_no_study_or_no_answer() -> None:
     address = f"http://127.0.0.1:{free_port()}"
     assert module._trials_page(address, "digits") == f"{address}/#/experiments?workflowType=machine_learning"

@@ -1,13 +1,12 @@
 """SIGTERM stops a study as SIGINT does: Ray ends its trials, and what had ended is kept."""
 
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
-
-from ray._private import services
 
 
 @contextmanager
@@ -33,11 +32,12 @@ def a_group_of_its_own() -> Iterator[None]:
     """The processes of Ray that start inside are no part of this one's process group. A signal to that, as systemd and `timeout`
     send it, would end them at once, and this process could only wait for them in vain; it ends them itself when it stops."""
 
-    class InItsOwnGroup(services.ConsolePopen):  # type: ignore[misc]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options, process_group=0)
+    start = subprocess.Popen.__init__
 
-    with patch.object(services, "ConsolePopen", InItsOwnGroup):
+    def start_in_its_own_group(process: Any, *args: Any, **options: Any) -> None:
+        start(process, *args, **{"process_group": 0} | options)
+
+    with patch.object(subprocess.Popen, "__init__", start_in_its_own_group):
         yield
 
 

@@ -14,7 +14,7 @@ from kd_hpo.config.task import Goal
 from kd_hpo.config.weightings import Matrix
 from kd_hpo.study.design.trials import Searched
 from kd_hpo.study.search.journal import latest_runs, number_in_folder, searched_id
-from kd_hpo.study.search.pruners import pruner_for
+from kd_hpo.study.search.pruners import pruner_for, set_up
 from kd_hpo.study.search.samplers import sampler_for
 from kd_hpo.study.search.space import distributions, gives, suggest
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
@@ -84,6 +84,7 @@ class MethodSearch:
             pruner=pruner_for(scheduler, epochs=epochs),
             load_if_exists=True,
         )
+        set_up(self._study)
         self._catch_up()
         trials = self._study.get_trials(deepcopy=False)
         self.left = max(search.trials - sum(trial.state.is_finished() for trial in latest_runs(trials)), 0)

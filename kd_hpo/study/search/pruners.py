@@ -12,7 +12,7 @@ from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PatientPruner, PercentilePruner
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from kd_hpo.config.search import Asha, Hyperband, Median, NoScheduler, Patient, Percentile, Scheduler
 from kd_hpo.study.search.journal import latest_runs
@@ -35,6 +35,13 @@ def pruner_for(settings: Scheduler, *, epochs: int) -> BasePruner:
                 return PatientPruner(None, settings.patience, settings.min_delta)
         case NoScheduler():
             return NopPruner()
+
+
+def set_up(study: Study) -> None:
+    """HyperBand makes its brackets when it is first asked. Until then Optuna takes all trials for those of one bracket, and would
+    show a sampler others after a study was interrupted; so it is asked of a trial that has reported nothing."""
+    if isinstance(study.pruner, HyperbandPruner):
+        study.pruner.prune(study, create_trial(state=TrialState.RUNNING))
 
 
 class AshaPruner(BasePruner):

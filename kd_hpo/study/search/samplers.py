@@ -1,8 +1,8 @@
 """Optuna's samplers by the name that a study gives them.
 
 Each is made anew for every suggestion, from the search's seed and the number of the suggestion: what it suggests depends on
-them and on the trials in the journal, not on how often the study was interrupted. What a sampler has to remember (CMA-ES its
-distribution, NSGA-II its generations, QMC its place in the sequence), Optuna keeps in the journal.
+them and on the trials in the journal, not on how often the study was interrupted. What a sampler has to remember (NSGA-II its
+generations, QMC its place in the sequence), Optuna keeps in the journal, in plain numbers; CMA-ES computes its distribution anew.
 """
 
 import warnings
@@ -13,7 +13,7 @@ import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from kd_hpo.config.search import CmaEs, GaussianProcess, Nsga2, QuasiRandom, RandomDraws, Sampler, Tpe
@@ -21,7 +21,7 @@ from kd_hpo.errors import StudyError
 
 Space = Mapping[str, BaseDistribution]
 _NEEDS = {"cma-es": "cmaes"}
-"""Packages beside Optuna, which imports them when it suggests."""
+"""Packages beside Optuna, which are imported when something is suggested."""
 
 
 def require_sampler(settings: Sampler) -> None:
@@ -50,12 +50,9 @@ def sampler_for(settings: Sampler, space: Space, *, seed: int, number: int) -> B
         case GaussianProcess():
             return GPSampler(seed=own_seed, n_startup_trials=settings.startup_trials, warn_independent_sampling=False)
         case CmaEs():
-            return CmaEsSampler(
-                seed=own_seed,
-                n_startup_trials=settings.startup_trials,
-                popsize=settings.population,
-                warn_independent_sampling=False,
-            )
+            from kd_hpo.study.search.cma import CmaEsFromTrials
+
+            return CmaEsFromTrials(space, startup=settings.startup_trials, population=settings.population, seed=own_seed)
         case QuasiRandom():  # one sequence for all suggestions, so one seed
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)

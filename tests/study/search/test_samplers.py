@@ -80,17 +80,6 @@ def test_seeds_give_other_suggestions_but_of_a_sequence_that_is_not_scrambled() 
     assert suggestions(plain, 2, seed=1) == suggestions(plain, 2, seed=2)
 
 
-def test_cma_es_has_generations_of_the_population_it_is_told() -> None:
-    space = distributions(SPACE)
-    study = optuna.create_study(direction="maximize")
-    for number in range(14):
-        study.sampler = sampler_for(CmaEs(population=5), space, seed=0, number=number)
-        trial = study.ask(fixed_distributions=space)
-        study.tell(trial, trial.params["kd.weight"])
-    generations = [value for trial in study.trials for name, value in trial.system_attrs.items() if name == "cma:generation"]
-    assert generations == [0] * 5 + [1] * 5 + [2] * 3  # the first trial was drawn at random
-
-
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     require_sampler(CmaEs())
     monkeypatch.setattr(samplers, "find_spec", lambda name: None)
