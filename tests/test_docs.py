@@ -20,6 +20,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_public_name_is_in_the_reference(built: Path) -> None:
     page = (built / "kd_hpo.html").read_text()
     for name in kd_hpo.__all__:
@@ -27,6 +28,7 @@ def test_every_public_name_is_in_the_reference(built: Path) -> None:
     assert ".pdoc .docstring p" in page  # or the columns of docstrings run together
 
 
+@pytest.mark.slow
 def test_every_module_has_a_page(built: Path) -> None:
     package = Path(kd_hpo.__file__).parent
     modules = {path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem != "__init__"}

@@ -14,6 +14,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 @pytest.mark.service
+@pytest.mark.slow
 def test_notebook_runs_from_two_models_to_an_applied_matrix(tmp_path: Path) -> None:
     notebook = nbformat.read(TOUR, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()

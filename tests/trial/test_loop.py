@@ -43,7 +43,7 @@ TWO_STAGES = {"stages": {"kind": "pairs_first", "share": 0.5}}  # the second one
     ({"kind": "uniform"}, {"pairs": TWO_STAGES}),
     ({"kind": "uniform"}, {"pairs": TWO_STAGES, "training": {"epochs": 4, "batch_size": 32, "lr_schedule": "cosine"}}),
 ])  # fmt: skip
-@pytest.mark.parametrize("die_after", [1, 2, 3])
+@pytest.mark.parametrize("die_after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_resumed_trial_ends_bit_identical(
     tmp_path: Path, cache: Path, prepared: Prepared, weighting: dict[str, object], changes: dict[str, object], die_after: int
 ) -> None:

@@ -321,7 +321,10 @@ def planted(prepared: Prepared, seed: int) -> Prepared:
     return replace(prepared, targets=targets, batches=batches)
 
 
-@pytest.mark.parametrize("direction", ["one_step", "gradient_flow", "diagonal_fisher"])
+@pytest.mark.parametrize(
+    "direction",
+    ["gradient_flow", pytest.param("one_step", marks=pytest.mark.slow), pytest.param("diagonal_fisher", marks=pytest.mark.slow)],
+)
 def test_planted_knowledge_is_found(cache: Path, direction: str) -> None:
     """Over three seeds, the pairs of the layer that knows get most of the weight; uniform weights give them a third."""
     network = Network(name="plain_conv", arguments={"channels": [8, 16], "hidden": 32, "padding": 1})

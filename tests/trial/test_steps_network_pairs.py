@@ -66,7 +66,16 @@ def trial_of(teacher: Network, student: Network) -> TrialConfig:
     )
 
 
-@pytest.mark.parametrize("name", PAIRS)
+LARGE = {
+    "resnet18 to mobilenet v2",
+    "swin (channels last) to plain",
+    "vit to cifar resnet",
+    "wrn to cifar vgg",
+    "resnet20 to shufflenet",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in PAIRS])
 def test_two_steps_of_learning(cache: Path, name: str) -> None:
     config = trial_of(*PAIRS[name])
     prepared = prepare(config, cache)
