@@ -74,34 +74,41 @@ def start_ray(address: str, options: Mapping[str, Any], console: Console, empty:
     Raises StudyError where it does not work, or not in time.
     """
 
-    def start(attempt: int) -> None:
+    def start(attempt: int = 1) -> None:
         with status_line(console) as progress, starting_in(empty), a_group_of_its_own():
             progress("starting Ray" + (f": attempt {attempt}" if attempt > 1 else ""))
             ray.init(address=address, **options)
 
-    if address != LOCAL:
-        try:
-            return start(1)
-        except Exception as error:
-            raise StudyError(f"no Ray cluster answers at resources.address {address!r}: {first_line(error)}") from error
+    if address == LOCAL:
+        with on_loopback(), patiently():
+            start_here(start, console)
+        return
+    try:
+        start()
+    except Exception as error:
+        raise StudyError(f"no Ray cluster answers at resources.address {address!r}: {first_line(error)}") from error
+
+
+def start_here(start: Callable[[int], None], console: Console) -> None:
+    """Calls start with 1, 2, ... while it gives up for want of time. Raises StudyError where it does so too often."""
     first = time.monotonic()
-    with on_loopback(), patiently():
-        for attempt in range(1, _ATTEMPTS + 1):
-            began = time.monotonic()
-            try:
-                return start(attempt)
-            except Exception as error:
-                took, in_all = (time.monotonic() - since for since in (began, first))
-                if not was_slow(error, took):
-                    raise StudyError(f"Ray does not start on this machine: {first_line(error)}") from error
-                if attempt == _ATTEMPTS or in_all > _PATIENCE_S:
-                    raise StudyError(
-                        f"Ray has not started on this machine in {attempt} attempts, {in_all:.0f} s: {first_line(error)}. The "
-                        "machine may be too busy, or short of memory: end what keeps it so, and go on with the same command"
-                    ) from error
-                shut_down()
-                words = f"Ray has not started in {took:.0f} s ({first_line(error)}); this machine is slow, so it is tried again"
-                console.print(Text(words, style="yellow"))
+    for attempt in range(1, _ATTEMPTS + 1):
+        began = time.monotonic()
+        try:
+            start(attempt)
+            break
+        except Exception as error:  # of a busy machine a bare one
+            took, in_all = (time.monotonic() - since for since in (began, first))
+            if not was_slow(error, took):
+                raise StudyError(f"Ray does not start on this machine: {first_line(error)}") from error
+            if attempt == _ATTEMPTS or in_all > _PATIENCE_S:
+                raise StudyError(
+                    f"Ray has not started on this machine in {attempt} attempts, {in_all:.0f} s: {first_line(error)}. The "
+                    "machine may be too busy, or short of memory: end what keeps it so, and go on with the same command"
+                ) from error
+            shut_down()
+            words = f"Ray has not started in {took:.0f} s ({first_line(error)}); this machine is slow, so it is tried again"
+            console.print(Text(words, style="yellow"))
 
 
 def was_slow(error: Exception, took_s: float) -> bool:

@@ -19,7 +19,8 @@ from kd_hpo.trial.result import EpochRecord
 
 TPE_LAMBDA = "tpe_lambda"
 """The black-box control: the search chooses all T x S weights."""
-_CELL = "weighting.matrix."
+CELL = "weighting.matrix."
+"""What the dotted path of one of them begins with."""
 _NOTHING = object()
 
 
@@ -74,8 +75,8 @@ def applied(method: Method, trial: TrialConfig) -> TrialConfig:
 
 def as_matrix(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with all cells weighting.matrix.t.s as one fixed matrix: cell by cell, there would have to be one before."""
-    cells = {tuple(map(int, path.removeprefix(_CELL).split("."))): settings[path] for path in settings if path.startswith(_CELL)}
-    others = {path: value for path, value in settings.items() if not path.startswith(_CELL)}
+    cells = {tuple(map(int, path.removeprefix(CELL).split("."))): settings[path] for path in settings if path.startswith(CELL)}
+    others = {path: value for path, value in settings.items() if not path.startswith(CELL)}
     if not cells:
         return others
     T, S = (1 + max(place) for place in zip(*cells, strict=True))
@@ -144,7 +145,7 @@ def _equal_or_given(config: TrialConfig, shape: tuple[int, int]) -> dict[str, fl
 
 
 def _cells(shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    return {f"{_CELL}{t}.{s}": (t, s) for t in range(shape[0]) for s in range(shape[1])}
+    return {f"{CELL}{t}.{s}": (t, s) for t in range(shape[0]) for s in range(shape[1])}
 
 
 def untried(searches: Iterable[Searched]) -> list[str]:
