@@ -45,14 +45,19 @@ class StatusKeeper(Callback):  # type: ignore[misc]
         self._ended[id_of(trial)] = status
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial's process died, or raised, more often than `max_failures` allows. Where it lives on, it writes no more."""
+        """The trial's process died, or raised, more often than `max_failures` allows. Where it lives on, it writes no more.
+
+        What has failed as nothing can be written any more goes on with the study; it is told once.
+        """
+        halted = self.stopper.error is not None
         with self.stopper.on_error(self._folder.trial(id_of(trial))):
             Lease.begin(self._folder.trial(id_of(trial)))
         status = self._folder.status(id_of(trial))
-        if (status is None or status.state == "running") and not self.stopper.error:
+        if (status is None or status.state == "running") and not halted:
             spec = TrialSpec.model_validate(trial.config["spec"])
             said = status.message if status else ""  # what it raised, where it could still write that
-            status = self._written(TrialStatus(spec=spec, state="failed", message=said or _last_line(trial)))
+            status = TrialStatus(spec=spec, state="failed", message=said or _last_line(trial))
+            status = status if self.stopper.error else self._written(status)
         self._ended[id_of(trial)] = status
 
     def _written(self, status: TrialStatus) -> TrialStatus:
