@@ -53,7 +53,10 @@ def between(low: float, high: float) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"search": {"space": {"kd.weight": between(2, 3)}}}, r"^search\.space goes from 2 to 3 for kd\.weight, which is 1 itself"),
+        (
+            {"search": {"space": {"kd.weight": between(2, 3)}}},
+            r"^search\.space goes from 2 to 3 for kd\.weight, which is 1 itself",
+        ),
         (
             {"compare": {"tune": 1, "methods": [{"name": "x", "base": "kd", "space": {"kd.weight": between(2, 3)}}]}},
             r"^the space of method 'x' goes from 2 to 3 for kd\.weight, which is 1",
