@@ -156,7 +156,7 @@ def untried(searches: Iterable[Searched]) -> list[str]:
             if not gives(search.space[path], value):
                 found.setdefault((path, brief(value)), []).append(search.method)
     return [
-        f"{path} is {value} where nothing is searched, and the search of {', '.join(methods)} cannot choose that: none of its "
+        f"{path} is {value} unless it is searched, and the search of {', '.join(methods)} cannot choose {value}: none of its "
         "trials has it"
         for (path, value), methods in found.items()
     ]
