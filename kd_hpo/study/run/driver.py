@@ -1,6 +1,6 @@
 """A study: prepare what trials share, search the outer settings, compare methods at the best ones, test, export."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -85,7 +85,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             console.print(f"how they ended could not be written, so they go on: {', '.join(going_on)}")
         if again:
             console.print(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
-        tell_failures(folder, console)
+        told = tell_failures(folder, console)
         if left := trials_left(study, folder, searched):
             check_cluster(study, console)
         with status_line(console, each_time=verbose) as progress:
@@ -116,6 +116,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
                     at_once = min(slots(study), study.resources.concurrent_trials or slots(study))
                     for warning in searches_that_learn_nothing(study, searched, at_once):
                         console.print(Text(warning, style="yellow"))
+                    tell_failures(folder, console, told)  # a process that outlived its driver wrote so meanwhile
                     search(study, folder, searched, worker, board)
                     compare_methods(study, folder, searched, worker, board)
             with status_line(console) as progress:
@@ -158,13 +159,14 @@ def searches_that_learn_nothing(study: StudyConfig, searched: Mapping[str, Searc
     return [line for line in told if line]
 
 
-def tell_failures(folder: StudyFolder, console: Console) -> None:
-    """What failed under an earlier driver, which may not have lived to tell of it."""
-    failed = [status for status in folder.statuses() if status.state == "failed"]
+def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] = ()) -> set[str]:
+    """What failed under an earlier driver, which may not have lived to tell of it; gives the ids of those and of the `told`."""
+    failed = [status for status in folder.statuses() if status.state == "failed" and status.spec.id not in told]
     for status in failed:
         console.print(Text(f"{status.spec.id} failed: {status.message}", style="red"))
     if failed:
         console.print(Text(f"`{folder.resume} --retry-failed` runs what has failed again", style="yellow"))
+    return {*told, *(status.spec.id for status in failed)}
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:
