@@ -22,7 +22,6 @@ WITHOUT = {
     "config/explain": "the words of what is refused: tests/config/test_read.py, tests/test_sentences.py",
     "config/pairs": "settings, as files give them: tests/config/test_read.py, test_methods.py",
     "config/search": "settings, as files give them: tests/config/test_load.py, tests/study/search",
-    "config/study": "settings, as files give them: tests/config/test_read.py, test_load.py",
     "config/trial": "settings, as files give them: tests/config/test_read.py, test_methods.py",
     "config/weightings": "settings, as files give them: tests/config/test_methods.py",
     "config/wording": "the words of what is refused: tests/config/test_read.py",

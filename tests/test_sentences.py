@@ -168,6 +168,9 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
     "a range upside down": {"search": {"space": {"training.optimizer.lr": {"kind": "uniform", "low": 1, "high": 0}}}},
     "a range of an unknown setting": {"search": {"space": {"training.optimizer.rl": {"kind": "uniform", "low": 0, "high": 1}}}},
+    "a range without the file's own value": {
+        "search": {"space": {"training.optimizer.lr": {"kind": "loguniform", "low": 0.1, "high": 0.2}}}
+    },
     "a name that is taken": {"name": "cache"},
     "a runs folder that a URI misreads": {"runs": "a?b"},
     "a URI in the place of a path": {"runs": "http://host/runs"},

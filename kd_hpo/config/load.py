@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_hpo.config.explain import Mistake
-from kd_hpo.config.paths import Keys, join_path, split_key
+from kd_hpo.config.paths import Keys, join_path, split_key, value_at
 from kd_hpo.config.read import read_settings, replace_path, replace_paths
 from kd_hpo.config.search import WithGrace
 from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Method, Range, StudyConfig, UniformRange
@@ -68,8 +68,10 @@ def wrong_scheduler(study: StudyConfig) -> Iterator[Mistake]:
 
 
 def wrong_ranges(study: StudyConfig) -> Iterator[Mistake]:
+    """The default ranges fit whatever the file says."""
     trial = study.trial()
-    for dotted, chosen in study.search.space.items():
+    settings = trial.model_dump(mode="json")
+    for dotted, chosen in (study.search.space or {}).items():
         at = ("search", "space", *split_key(dotted))
         for below, value in probes(chosen):
             try:
@@ -77,6 +79,23 @@ def wrong_ranges(study: StudyConfig) -> Iterator[Mistake]:
             except ConfigError as error:
                 yield Mistake((*at, *below), f"search.space cannot choose {brief(value)}: {error}")
                 break
+        else:
+            if problem := beyond(dotted, chosen, value_at(settings, dotted)):
+                yield Mistake(at, f"search.space {problem}")
+
+
+def beyond(dotted: str, chosen: Range, value: Any) -> str:
+    """What is wrong with a range that does not hold the number that the settings have there; empty where nothing is.
+
+    A search starts from the settings as they are. What is no number, a range cannot hold.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(chosen, Choice) or not is_number or chosen.low <= value <= chosen.high:
+        return ""
+    return (
+        f"goes from {chosen.low:g} to {chosen.high:g} for {dotted}, which is {value:g} itself, and a search starts from the "
+        f"settings as they are: widen the range to hold {value:g}, or set {dotted} to a value in it"
+    )
 
 
 def probes(chosen: Range) -> Iterator[tuple[Keys, Any]]:

@@ -175,7 +175,7 @@ METHODS: dict[str, MethodSpec] = {
         "KD + lambda by random search",
         "Bergstra & Bengio 2012",
         _set(weightings.RandomPoint(draw=0)),
-        {"weighting.draw": IntRange(low=1, high=10**6)},
+        {"weighting.draw": IntRange(low=0, high=10**6)},
     ),
     # kd_hpo.study.design.trials gives it trials and a space, one number a pair: what is here is where they start.
     "tpe_lambda": MethodSpec("KD + lambda chosen by Optuna (TPE)", "Bergstra et al. 2011", _set(weightings.Uniform())),

@@ -36,6 +36,19 @@ def set_keys(data: Any, keys: Keys, value: Any, done: Keys = ()) -> Any:
     return [*data[:i], set_keys(data[i], keys[1:], value, (*done, keys[0])), *data[i + 1 :]]
 
 
+def value_at(data: Any, dotted: str, default: Any = None) -> Any:
+    """What stands in data at a path; `default` where there is nothing."""
+    keys = split_path(dotted)
+    while keys:
+        items = data if isinstance(data, Mapping) else dict(enumerate(data)) if isinstance(data, list | tuple) else {}
+        known = {split_key(key): key for key in items}
+        size = next((size for size in range(len(keys), 0, -1) if keys[:size] in known), 0)
+        if not size:
+            return default
+        data, keys = items[known[keys[:size]]], keys[size:]
+    return data
+
+
 def all_keys(data: Any, above: Keys = ()) -> Iterator[Keys]:
     """Every path there is in data, parents first."""
     items = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list | tuple) else ()

@@ -1,5 +1,6 @@
 """How a search chooses settings (`search.sampler`) and ends trials early (`search.scheduler`), each by its kind."""
 
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -19,13 +20,18 @@ def _kind_or_null(given: Any) -> Any:
 # ---- samplers
 
 
+def startup_trials_of(trials: int) -> int:
+    """How many of a search's trials are drawn at random where its sampler does not say: a third, ten at most."""
+    return min(ceil(trials / 3), 10)
+
+
 class Tpe(Settings):
     """Tree-structured Parzen estimator (Bergstra et al. 2011); learns from trials that were stopped, too."""
 
     title: ClassVar[str] = "TPE"
     kind: Literal["tpe"] = "tpe"
-    startup_trials: PositiveInt = 10
-    """Trials that have ended before it leaves off drawing at random."""
+    startup_trials: PositiveInt | None = None
+    """Trials that have ended before it leaves off drawing at random; null: a third of the search's trials, ten at most."""
 
 
 class RandomDraws(Settings):
@@ -40,8 +46,8 @@ class GaussianProcess(Settings):
 
     title: ClassVar[str] = "Gaussian process"
     kind: Literal["gp"] = "gp"
-    startup_trials: PositiveInt = 10
-    """Completed trials before it leaves off drawing at random."""
+    startup_trials: PositiveInt | None = None
+    """Completed trials before it leaves off drawing at random; null: a third of the search's trials, ten at most."""
 
 
 class CmaEs(Settings):

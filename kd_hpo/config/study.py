@@ -19,10 +19,12 @@ from pydantic import (
     model_validator,
 )
 
+from kd_hpo.config.pairs import Distillation, LearnedVariance, Pairs
 from kd_hpo.config.search import Asha, SamplerSetting, SchedulerSetting, Tpe
 from kd_hpo.config.settings import FilePath, Key, Plain, Seed, Settings, WrittenAs
 from kd_hpo.config.task import Goal, Task
-from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.trial import Sgd, TrialConfig
+from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import without_secrets
 
 Name = Annotated[
@@ -102,6 +104,14 @@ class Choice(Settings):
 Range = Annotated[UniformRange | LogUniformRange | IntRange | Choice, Field(discriminator="kind")]
 
 
+def gives(chosen: Range, value: Any) -> bool:
+    """Whether the value is one that the range can give."""
+    if isinstance(chosen, Choice):
+        return value in chosen.values
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and chosen.low <= value <= chosen.high and not (isinstance(chosen, IntRange) and value % 1)
+
+
 def _log(low: float, high: float) -> LogUniformRange:
     return LogUniformRange(low=low, high=high)
 
@@ -116,18 +126,63 @@ DEFAULT_SPACE: dict[str, Range] = {
     "kd.weight": _log(0.3, 4.0),
     "kd.temperature": _log(1.5, 10.0),
 }
+"""What is searched where a study gives no space and leaves these settings, and its optimiser, as they come."""
+_AS_IT_COMES = {
+    "training.optimizer.lr": Sgd().lr,
+    "pairs.strength": Pairs().strength,
+    "pairs.loss.variance.start": LearnedVariance().start,
+    "pairs.loss.variance.floor": LearnedVariance().floor,
+    "pairs.regressor_lr": Pairs().regressor_lr,
+    "weighting.step": LearnedWeights().step,
+    "kd.weight": Distillation().weight,
+    "kd.temperature": Distillation().temperature,
+}
+
+
+def around(chosen: LogUniformRange, centre: float, value: float) -> LogUniformRange:
+    """The range moved to a value, which then lies in it as `centre` does in the given one."""
+    return _log(chosen.low * (value / centre), chosen.high * (value / centre))
+
+
+def default_space(trial: TrialConfig) -> dict[str, Range]:
+    """DEFAULT_SPACE moved to the trial's own values: as far below and above them, whatever optimiser they are for.
+
+    Without the settings that the trial has not, as those of a pair loss of another kind, or has switched off with 0.
+    """
+    values = {path: _number_at(trial, path) for path in DEFAULT_SPACE}
+    space = {path: around(_as_log(path), _AS_IT_COMES[path], value) for path, value in values.items() if value}
+    start, floor = (space.get(f"pairs.loss.variance.{end}") for end in ("start", "floor"))
+    if start and floor and floor.high >= start.low:  # they would be searched past each other, which no trial can have
+        between = (values["pairs.loss.variance.start"] * values["pairs.loss.variance.floor"]) ** 0.5
+        space["pairs.loss.variance.start"] = _log(max(start.low, between), start.high)
+        space["pairs.loss.variance.floor"] = _log(floor.low, min(floor.high, between))
+    return dict(space)
+
+
+def _as_log(path: str) -> LogUniformRange:
+    chosen = DEFAULT_SPACE[path]
+    assert isinstance(chosen, LogUniformRange)
+    return chosen
+
+
+def _number_at(settings: object, dotted: str) -> float:
+    """0 where there is none."""
+    for key in dotted.split("."):
+        settings = getattr(settings, key, 0.0)
+    return settings if isinstance(settings, float) else 0.0
 
 
 class Search(Settings):
     """Optuna's search over the outer settings."""
 
     trials: Annotated[NonNegativeInt, Field(le=1_000_000)] = 8
-    """0 searches nothing: methods are compared at the settings of the file. The first trial of a search has those, where they
-    lie in the ranges."""
+    """0 searches nothing: methods are compared at the settings of the file. The first trial of a search has those: a range that
+    does not hold the file's number is refused, and a choice that does not hold its value is told."""
     method: str = "hetero"
     """Whose outer settings are searched: one of kd_hpo.config.methods.METHODS, or a name of `compare.methods`."""
-    space: Annotated[dict[Key, Range], Field(min_length=1)] = DEFAULT_SPACE
-    """Dotted paths of the trial's configuration, and the range that each is chosen from."""
+    space: Annotated[dict[Key, Range], Field(min_length=1)] | None = None
+    """Dotted paths of the trial's configuration, and the range that each is chosen from; null searches learning rates, strengths
+    and the like around the file's own values (kd_hpo.config.study.default_space)."""
     sampler: SamplerSetting = Tpe()
     """What chooses from the ranges, by its kind alone or with its own settings: tpe, random, gp, cma-es, qmc or nsga2
     (kd_hpo.config.search)."""
@@ -234,6 +289,11 @@ class StudyConfig(TrialConfig):
     def goal(self) -> Goal:
         """What its search goes by."""
         return self.task.loss if self.search.by == "loss" else self.task.goal
+
+    @property
+    def space(self) -> dict[str, Range]:
+        """What its search chooses from: `search.space`, or the default ranges around its own values."""
+        return self.search.space or default_space(self)
 
     def trial(self) -> TrialConfig:
         return TrialConfig.model_validate(self.model_dump(include=set(TrialConfig.model_fields)))

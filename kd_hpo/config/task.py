@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, Literal
 
 from kd_hpo.config.settings import Settings
@@ -33,6 +34,11 @@ class Goal:
     def worth(self, value: float) -> float:
         """Of a value of the metric, or of a difference of two: higher is better."""
         return value if self.mode == "max" else -value
+
+    @property
+    def worst(self) -> float:
+        """No value is worse: what a search is told of a trial whose settings led nowhere."""
+        return -inf if self.mode == "max" else inf
 
     def best(self, values: Iterable[float]) -> float:
         """nan where there is none."""

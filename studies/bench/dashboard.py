@@ -50,7 +50,7 @@ def made_up_study(runs: Path, trials: int, epochs: int) -> None:
         tags = {"kd.study": study.name, "kd.kind": "search", "kd.method": "hetero", "kd.trial": name, "kd.teacher": "0" * 64}
         tags["kd.state"] = "completed" if dice.random() < 0.4 else "stopped"
         run = client.create_run(experiment, start_time=start, run_name=name, tags=tags).info.run_id
-        settings = {path: 10 ** dice.uniform(-2, 0) for path in study.search.space}
+        settings = {path: 10 ** dice.uniform(-2, 0) for path in study.space}
         goal = 0.9 - 0.1 * abs(settings["training.optimizer.lr"] - 0.1) - 0.05 * dice.random()
         weights = [[dice.random() for _ in LAYERS.names[1]] for _ in LAYERS.names[0]]
         total = sum(map(sum, weights))

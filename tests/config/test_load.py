@@ -225,23 +225,41 @@ def test_a_range_of_the_file_has_the_line_of_its_end(tmp_path: Path) -> None:
     assert complaint(path=file).startswith(f"digits.yaml:{line('search:') + 5}: search.space cannot choose -1.0: ")
 
 
-def test_a_default_range_that_the_trial_has_no_use_for() -> None:
-    message = f"digits.yaml:{line('search:')}: search.space cannot choose 0.01: weighting.step is not a path of TrialConfig; "
-    assert complaint("weighting={kind: uniform}") == message + "did you mean weighting?"
-    load("weighting={kind: uniform}", SPACE)
+def test_default_ranges_leave_out_what_the_trial_has_no_use_for() -> None:
+    assert "weighting.step" in load().space
+    assert load().space.keys() - load("weighting={kind: uniform}").space.keys() == {"weighting.step"}
+
+
+@pytest.mark.parametrize(
+    ("space", "problem"),
+    [
+        ("{training.optimizer.lr: {kind: loguniform, low: 0.06, high: 0.2}}", "from 0.06 to 0.2 for training.optimizer.lr"),
+        ("{kd.weight: {kind: uniform, low: 0, high: 0.5}}", "from 0 to 0.5 for kd.weight, which is 1 itself"),
+        ("{training.batch_size: {kind: int, low: 64, high: 128}}", "from 64 to 128 for training.batch_size, which is 32"),
+    ],
+)  # fmt: skip
+def test_a_range_that_does_not_hold_the_files_own_number_is_refused(space: str, problem: str) -> None:
+    assert complaint(f"search.space={space}").startswith(f"--set search.space={space}: search.space goes {problem}")
+    load(f"search.space={space}", "search.trials=0")
+
+
+def test_a_number_of_a_list_and_one_that_is_no_number(tmp_path: Path) -> None:
+    matrix, low = "weighting={kind: fixed, matrix: [[1, 5], [1, 1]]}", "{kind: uniform, low: 0, high: 2}"
+    assert "for weighting.matrix.0.1, which is 5" in complaint(matrix, f"search.space={{weighting.matrix.0.1: {low}}}")
+    load(matrix, f"search.space={{weighting.matrix.1.1: {low}}}")
+    load("search.space={weighting.keep: {kind: int, low: 1, high: 2}}")  # null itself, which no range can hold
 
 
 def test_where_nothing_is_searched_ranges_and_scheduler_need_not_fit() -> None:
-    idle = ("weighting={kind: uniform}", "training.epochs=2", "search.method=nobody")
+    idle = ("search.space={weighting.stepp: {kind: int, low: 1, high: 2}}", "training.epochs=2", "search.method=nobody")
     assert load(*idle, "search.trials=0").search.trials == 0
     tuned = complaint(*idle, "search.trials=0", "compare.tune=1")
     assert "weighting.step" in tuned and "grace_epochs" in tuned and "nobody" not in tuned
 
 
 def test_every_mistake_between_settings_is_told() -> None:
-    mistakes = complaint(
-        "compare.methods=[a]", "splits.train=0.9", "training.epochs=2", "pairs.loss={kind: gaussian, variance: {kind: fixed}}"
-    ).split("\n")
+    space = "search.space={kd.weight: {kind: uniform, low: 2, high: 3}, kd.wait: {kind: int, low: 2, high: 3}}"
+    mistakes = complaint("compare.methods=[a]", "splits.train=0.9", "training.epochs=2", space).split("\n")
     subjects = ["compare.methods.0", "splits takes", "search.scheduler.grace_epochs", "search.space", "search.space"]
     assert len(mistakes) == len(subjects)
     assert all(subject in mistake for subject, mistake in zip(subjects, mistakes, strict=True))

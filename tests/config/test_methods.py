@@ -28,7 +28,7 @@ FEATURE_METHODS = ["fitnets", "at", "sp", "vid", "pkt", "ifm", "semckd", "unifor
 def test_settings_of_its_own_space_exist(name: str) -> None:
     trial = METHODS[name].apply(digits_trial())
     for path, chosen in METHODS[name].space.items():
-        assert with_settings(trial, {path: chosen.low}) != trial
+        assert with_settings(trial, {path: chosen.low}) != with_settings(trial, {path: chosen.high})
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from kd_hpo.config.paths import set_path
+from kd_hpo.config.paths import set_path, value_at
 from kd_hpo.errors import ConfigError
 
 
@@ -44,3 +44,11 @@ def test_a_path_has_an_end() -> None:
     assert len(str(set_path({}, ".".join("a" * 50), 9))) == 50 * len("{'a': }") + 1
     with pytest.raises(ConfigError, match="is no path"):
         set_path({}, ".".join("a" * 51), 9)
+
+
+def test_value_at_finds_what_set_path_sets() -> None:
+    data: dict[Any, Any] = {"a": {"b": [1, (2, 3)], "c": None}, "a.b": {"c": 2}, 5: {"x": 6}}
+    assert [value_at(data, path) for path in ("a.b.c", "5.x", "a.c")] == [2, 6, None]
+    assert value_at({"a": [1, (2, 3)]}, "a.1.0") == 2
+    for path in ("a.d", "a.c.x", "b", "5.x.y", "a.b.1"):
+        assert value_at(data, path, "nothing") == "nothing"

@@ -107,6 +107,9 @@ def test_study_on_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room
         assert "error: " in told.splitlines()[-1] and "No space left on device" in told.splitlines()[-1]
         assert told.endswith("free some space, and go on with the same command\n")
         disk.free()
+        with faulty.command(*faulty.resume()) as resumed:
+            resumed.ended()
+        assert set(faulty.states().values()) <= {"completed", "failed"}  # that there was no room may be how a trial has ended
         with faulty.command(*faulty.resume("--retry-failed")) as resumed:
             resumed.ended()
         faulty.must_be_whole()

@@ -188,7 +188,7 @@ def test_absurd_settings_fail_with_their_message_and_the_study_goes_on(finished:
         assert status.message in by_trial(finished.study)[status.spec.id].data.tags["mlflow.note.content"]
     assert {status.state for status in searched if status not in absurd} <= {"completed", "stopped"}
     optuna_states = {trial.number: trial.state.name for trial in known_trials(finished.folder, "hetero")}
-    names = {"completed": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
+    names = {"completed": "COMPLETE", "stopped": "PRUNED", "failed": "COMPLETE"}  # with the worst value
     assert optuna_states == {int(status.spec.id[-3:]): names[status.state] for status in searched}
 
 

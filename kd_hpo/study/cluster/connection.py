@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
+from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
@@ -29,6 +30,11 @@ from kd_hpo.study.store.folder import StudyFolder
 LOCAL = "local"
 _ANSWER_S = 300.0
 """A node that has not answered by then would run no trial either: its first worker process has to start."""
+_ATTEMPTS, _PATIENCE_S = 8, 300.0
+"""To start Ray on this machine, and after how long no other one is made: Ray gives each half a minute."""
+_SLOW_S = 15.0
+_WAITS = {"RAY_gcs_server_port_wait_time_s": "120", "RAY_worker_register_timeout_seconds": "600"}
+"""Limits of Ray's in seconds, of its start and of a worker's, as this machine has them where the environment sets none."""
 _SEEN_S = 15.0
 """How long a network file system may take to show here what another machine has written."""
 
@@ -54,17 +60,72 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) 
         if code := code_for_nodes(study):
             code.copy_to(Path(staged))
             options["runtime_env"] = {"working_dir": staged}
-        try:
-            local = on_loopback() if address == LOCAL else nullcontext()
-            with status_line(console) as progress, local, starting_in(empty), a_group_of_its_own():
-                progress("starting Ray")
-                ray.init(address=address, **options)
-        except Exception as error:  # among them a bare one, where a busy machine does not start Ray in time
-            raise StudyError(f"no Ray cluster answers at resources.address {address!r}: {first_line(error)}") from error
+        start_ray(address, options, console, empty)
     try:
         yield
     finally:
         shut_down()
+
+
+def start_ray(address: str, options: Mapping[str, Any], console: Console, empty: Path) -> None:
+    """`ray.init`; on this machine it is tried again where that is too busy for Ray's own limits, and said.
+
+    empty  a folder of no modules
+    Raises StudyError where it does not work, or not in time.
+    """
+
+    def start(attempt: int = 1) -> None:
+        with status_line(console) as progress, starting_in(empty), a_group_of_its_own():
+            progress("starting Ray" + (f": attempt {attempt}" if attempt > 1 else ""))
+            ray.init(address=address, **options)
+
+    if address == LOCAL:
+        with on_loopback(), patiently():
+            start_here(start, console)
+        return
+    try:
+        start()
+    except Exception as error:
+        raise StudyError(f"no Ray cluster answers at resources.address {address!r}: {first_line(error)}") from error
+
+
+def start_here(start: Callable[[int], None], console: Console) -> None:
+    """Calls start with 1, 2, ... while it gives up for want of time. Raises StudyError where it does so too often."""
+    first = time.monotonic()
+    for attempt in range(1, _ATTEMPTS + 1):
+        began = time.monotonic()
+        try:
+            start(attempt)
+            break
+        except Exception as error:  # of a busy machine a bare one
+            took, in_all = (time.monotonic() - since for since in (began, first))
+            if not was_slow(error, took):
+                raise StudyError(f"Ray does not start on this machine: {first_line(error)}") from error
+            if attempt == _ATTEMPTS or in_all > _PATIENCE_S:
+                raise StudyError(
+                    f"Ray has not started on this machine in {attempt} attempts, {in_all:.0f} s: {first_line(error)}. The "
+                    "machine may be too busy, or short of memory: end what keeps it so, and go on with the same command"
+                ) from error
+            shut_down()
+            words = f"Ray has not started in {took:.0f} s ({first_line(error)}); this machine is slow, so it is tried again"
+            console.print(Text(words, style="yellow"))
+
+
+def was_slow(error: Exception, took_s: float) -> bool:
+    """Whether Ray gave up waiting, rather than was refused something: it says so, or it took as long."""
+    return took_s > _SLOW_S or type(error) is Exception or "timed out" in str(error).lower() or "timeout" in str(error).lower()
+
+
+@contextmanager
+def patiently() -> Iterator[None]:
+    """What Ray waits for as long as the environment says, it waits for longer: its head, and the workers that register."""
+    longer = {name: limit for name, limit in _WAITS.items() if name not in os.environ}
+    os.environ.update(longer)
+    try:
+        yield
+    finally:
+        for name in longer:
+            del os.environ[name]
 
 
 def shut_down() -> None:

@@ -1,21 +1,27 @@
 """The design of a study: which methods are searched over which settings, and what each trial is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isclose
 from typing import Any
 
 from kd_hpo.config.load import method_names, probes, with_settings
 from kd_hpo.config.methods import METHODS
 from kd_hpo.config.pairs import PairsFirst
-from kd_hpo.config.study import Method, Range, StudyConfig, UniformRange
+from kd_hpo.config.paths import value_at
+from kd_hpo.config.study import Choice, LogUniformRange, Method, Range, StudyConfig, UniformRange, around, gives
 from kd_hpo.config.trial import TrialConfig
+from kd_hpo.config.weightings import FixedMatrix
+from kd_hpo.config.wording import brief
 from kd_hpo.errors import ConfigError
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.trial.result import EpochRecord
 
 TPE_LAMBDA = "tpe_lambda"
 """The black-box control: the search chooses all T x S weights."""
-_CELL = "weighting.matrix."
+CELL = "weighting.matrix."
+"""What the dotted path of one of them begins with."""
+_NOTHING = object()
 
 
 def method_of(study: StudyConfig, name: str) -> Method:
@@ -34,7 +40,7 @@ def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
     What was searched in the method's own space comes last.
     """
     method = method_of(study, spec.method)
-    paths = study.search.space.keys() - own_space(study, spec.method).keys()
+    paths = study.space.keys() - own_paths(study, spec.method)
     shared = {path: value for path, value in spec.settings.items() if path in paths}
     own = {path: value for path, value in spec.settings.items() if path not in paths}
     if method.base == TPE_LAMBDA:
@@ -69,8 +75,8 @@ def applied(method: Method, trial: TrialConfig) -> TrialConfig:
 
 def as_matrix(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with all cells weighting.matrix.t.s as one fixed matrix: cell by cell, there would have to be one before."""
-    cells = {tuple(map(int, path.removeprefix(_CELL).split("."))): settings[path] for path in settings if path.startswith(_CELL)}
-    others = {path: value for path, value in settings.items() if not path.startswith(_CELL)}
+    cells = {tuple(map(int, path.removeprefix(CELL).split("."))): settings[path] for path in settings if path.startswith(CELL)}
+    others = {path: value for path, value in settings.items() if not path.startswith(CELL)}
     if not cells:
         return others
     T, S = (1 + max(place) for place in zip(*cells, strict=True))
@@ -88,7 +94,7 @@ class Searched:
     trials: int
     space: dict[str, Range]
     first: dict[str, Any] = field(default_factory=dict)
-    """The file's own settings, which the first trial has as far as the space allows."""
+    """What the file's settings make of the method, which the first trial has as far as the space allows."""
 
 
 def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
@@ -102,23 +108,58 @@ def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
     found = {name: searched(study, name, trials, shape) for name, trials in budgets.items() if trials}
     if study.search.trials and not found[study.search.method].space:
         raise ConfigError(
-            f"search.space ({', '.join(study.search.space)}) has nothing that acts on search.method {study.search.method!r}; "
+            f"search.space ({', '.join(study.space)}) has nothing that acts on search.method {study.search.method!r}; "
             "give a range that does, or search.trials: 0"
         )
     return {name: search for name, search in found.items() if search.space}
 
 
 def searched(study: StudyConfig, name: str, trials: int, shape: tuple[int, int]) -> Searched:
-    space = space_of(study, name, shape)
-    as_in_file = trial_config(study, TrialSpec(id=name, kind="search", method=name, seed=study.seed)).model_dump(mode="json")
-    return Searched(name, trials, space, {path: value for path in space if (value := _at(as_in_file, path)) is not None})
+    space, config = space_of(study, name, shape), as_in_file(study, name)
+    settings = config.model_dump(mode="json")
+    first = {path: value_at(settings, path, _NOTHING) for path in space}
+    first = {path: _as_chosen(config, path, space[path], value) for path, value in first.items() if value is not _NOTHING}
+    if method_of(study, name).base == TPE_LAMBDA:
+        first |= _equal_or_given(config, shape)
+    return Searched(name, trials, space, first)
 
 
-def _at(settings: Any, path: str) -> Any:
-    """None where there is nothing at the dotted path."""
-    for key in path.split("."):
-        settings = settings.get(key) if isinstance(settings, dict) else None
-    return settings
+def as_in_file(study: StudyConfig, name: str) -> TrialConfig:
+    """A trial of the method at the settings of the file."""
+    return trial_config(study, TrialSpec(id=name, kind="search", method=name, seed=study.seed))
+
+
+def _as_chosen(config: TrialConfig, path: str, chosen: Range, value: Any) -> Any:
+    """The value of the settings as a choice writes it, which may leave out what goes without saying: of a network, or a list."""
+    options = chosen.values if isinstance(chosen, Choice) else ()
+    return value if value in options else next((each for each in options if _attempted(config, path, each) == config), value)
+
+
+def _equal_or_given(config: TrialConfig, shape: tuple[int, int]) -> dict[str, float]:
+    """Where a search of all cells starts: in the middle of their ranges, or at the method's own matrix."""
+    matrix = config.weighting.matrix if isinstance(config.weighting, FixedMatrix) else ()
+    largest = max((weight for row in matrix for weight in row), default=0)
+    if largest and [len(row) for row in matrix] == [shape[1]] * shape[0]:
+        return {cell: matrix[t][s] / largest for cell, (t, s) in _cells(shape).items()}
+    return dict.fromkeys(_cells(shape), 0.5)
+
+
+def _cells(shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    return {f"{CELL}{t}.{s}": (t, s) for t in range(shape[0]) for s in range(shape[1])}
+
+
+def untried(searches: Iterable[Searched]) -> list[str]:
+    """What the first trials of searches cannot have of the settings as they are, since no choice holds it; a line each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for search in searches:
+        for path, value in search.first.items():
+            if not gives(search.space[path], value):
+                found.setdefault((path, brief(value)), []).append(search.method)
+    return [
+        f"{path} is {value} unless it is searched, and the search of {', '.join(methods)} cannot choose {value}: none of its "
+        "trials has it"
+        for (path, value), methods in found.items()
+    ]
 
 
 def trials_of_its_own(study: StudyConfig, name: str) -> int:
@@ -132,17 +173,32 @@ def trials_of_its_own(study: StudyConfig, name: str) -> int:
 
 def space_of(study: StudyConfig, name: str, shape: tuple[int, int]) -> dict[str, Range]:
     """The settings that a search of the method chooses: those of `search.space` that act on it, and its own."""
-    space = {path: study.search.space[path] for path in acting_paths(study, name)} | own_space(study, name)
+    space = {path: study.space[path] for path in acting_paths(study, name)} | own_space(study, name)
     if method_of(study, name).base == TPE_LAMBDA:
-        T, S = shape
-        space |= {f"{_CELL}{t}.{s}": UniformRange(low=0, high=1) for t in range(T) for s in range(S)}
+        space |= dict.fromkeys(_cells(shape), UniformRange(low=0, high=1))
     return space
 
 
-def own_space(study: StudyConfig, name: str) -> dict[str, Range]:
-    """The ranges that the method brings with it, and over them those that the study gives it."""
+def own_paths(study: StudyConfig, name: str) -> set[str]:
+    """What the method has ranges of its own for."""
     method = method_of(study, name)
-    return {**METHODS[method.base].space, **method.space}
+    return {*METHODS[method.base].space, *method.space}
+
+
+def own_space(study: StudyConfig, name: str) -> dict[str, Range]:
+    """The ranges that the method brings with it, around what the study sets there, and over them those that it gives it."""
+    method = method_of(study, name)
+    config = as_in_file(study, name).model_dump(mode="json") if method.set else {}
+    brought = METHODS[method.base].space
+    return {**{path: _around_set(chosen, value_at(config, path)) for path, chosen in brought.items()}, **method.space}
+
+
+def _around_set(chosen: Range, value: Any) -> Range:
+    """A range of METHODS, in whose middle the published value is, moved to another one."""
+    if not isinstance(chosen, LogUniformRange) or not isinstance(value, float):
+        return chosen
+    published = (chosen.low * chosen.high) ** 0.5
+    return chosen if isclose(value, published) else around(chosen, published, value)
 
 
 def acting_paths(study: StudyConfig, name: str) -> list[str]:
@@ -152,8 +208,8 @@ def acting_paths(study: StudyConfig, name: str) -> list[str]:
     """
     from kd_hpo.trial.effect import effect  # it builds losses, with torch
 
-    method, own, trial = method_of(study, name), own_space(study, name), study.trial()
-    values = {path: [value for _, value in probes(chosen)] for path, chosen in study.search.space.items() if path not in own}
+    method, own, trial = method_of(study, name), own_paths(study, name), study.trial()
+    values = {path: [value for _, value in probes(chosen)] for path, chosen in study.space.items() if path not in own}
     for path in values:  # where the file has kd.weight 0, kd.temperature acts once the weight is chosen
         trial = _attempted(trial, path, values[path][-1])
 

@@ -1,8 +1,12 @@
 """A comparison in words: what its numbers depend on, what failed, and its table in Markdown."""
 
+from collections.abc import Callable
+
+from kd_hpo.config.wording import brief
+from kd_hpo.study.design.trials import CELL
 from kd_hpo.study.report.escaping import in_markdown
 from kd_hpo.study.report.words import number, p_value, with_spread
-from kd_hpo.study.results.comparison import Comparison
+from kd_hpo.study.results.comparison import Comparison, MethodScores
 
 
 def caption(comparison: Comparison, *, table: bool = True) -> list[str]:
@@ -22,7 +26,8 @@ def caption(comparison: Comparison, *, table: bool = True) -> list[str]:
         f"Budget: {each} inner steps a trial ({comparison.epochs} epochs).",
         "Splits: " + ", ".join(f"{name} {size} images {digest[:8]}" for name, (size, digest) in splits) + ".",
         f"Teacher: val {comparison.teacher['val']:.4f}, test {comparison.teacher['test']:.4f}.",
-        *(f"Tuning of {', '.join(names)}: {tuning}." for tuning, names in _by_tuning(comparison).items()),
+        *(f"Tuning of {', '.join(names)}: {tuning}." for tuning, names in _grouped(comparison, lambda each: each.tuning)),
+        *(f"Chosen for {', '.join(names)}: {words}." for words, names in _grouped(comparison, chosen) if words),
     ]
     if assisted := [f"{m.name} (val {number(m.assistant_val, '.4f')})" for m in methods if m.assisted]:
         lines.append(f"Before its steps an assistant, which then teaches, is trained for {', '.join(assisted)}.")
@@ -57,8 +62,20 @@ def comparison_in_markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, "", *(f"{line}  " for line in below)])
 
 
-def _by_tuning(comparison: Comparison) -> dict[str, list[str]]:
+def chosen(method: MethodScores) -> str:
+    """The settings that were searched and have been chosen for a method's trials; a matrix of single weights as their number."""
+    weights = [path for path in method.settings if path.startswith(CELL)]
+    words = [
+        f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {brief(value)}"
+        for path, value in method.settings.items()
+        if path not in weights
+    ]
+    return ", ".join([*words, *[f"{len(weights)} weights of lambda"] * bool(weights)])
+
+
+def _grouped(comparison: Comparison, of: Callable[[MethodScores], str]) -> list[tuple[str, list[str]]]:
+    """What is said of methods, and the names of those of which it is."""
     found: dict[str, list[str]] = {}
     for method in comparison.methods:
-        found.setdefault(method.tuning, []).append(method.name)
-    return found
+        found.setdefault(of(method), []).append(method.name)
+    return list(found.items())

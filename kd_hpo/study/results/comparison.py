@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,8 @@ class MethodScores:
     assistant_val: float
     """The metric on `val` of the last of them, which teaches the student; the mean over trials, nan where there is none."""
     tuning: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen for its trials, by dotted paths; empty where nothing was searched."""
 
     def all(self, name: str) -> dict[int, float]:
         """One of the scores by seed."""
@@ -117,7 +119,7 @@ class Comparison:
         ]
         for row, method in zip(rows, self.methods, strict=True):
             row["by_seed"] = {seed: vars(scores) for seed, scores in method.by_seed.items()}
-            row["failures"] = method.failures
+            row |= {"failures": method.failures, "settings": dict(method.settings)}
             if method.assisted:
                 row["assistant_val"] = None if method.assistant_val != method.assistant_val else method.assistant_val
         about: dict[str, Any] = {
@@ -176,6 +178,7 @@ def method_scores(
         assisted=bool(config.assistants),
         assistant_val=spread(taught_by)[0] if config.assistants else NAN,
         tuning=tuning_of(study, searched, name),
+        settings=spec.settings,
     )
 
 
@@ -216,6 +219,7 @@ def _read_method(study: StudyConfig, row: Mapping[str, Any]) -> MethodScores:
         assisted="assistant_val" in row,
         assistant_val=NAN if assistant is None else assistant,
         tuning=row["tuning"],
+        settings=row.get("settings", {}),
     )
 
 

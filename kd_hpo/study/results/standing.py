@@ -108,6 +108,8 @@ def is_finished(study: StudyConfig, folder: StudyFolder, statuses: Sequence[Tria
     comparison = read_comparison(study, folder)
     if comparison is None:
         return False
+    if any(status.state == "running" for status in statuses):
+        return False
     ended = {status.spec.id for status in statuses if status.spec.kind == "compare" and status.state in _ENDED["compare"]}
     compared = {(method.name, seed) for method in comparison.methods for seed in comparison.seeds}
     return all(trial in ended and each in compared for trial, each in compared_ids(study).items())

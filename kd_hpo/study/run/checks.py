@@ -4,14 +4,15 @@ import hashlib
 from shlex import quote
 
 from kd_hpo.callables import modules_named, own_code
-from kd_hpo.config.load import probes, with_settings
+from kd_hpo.config.load import beyond, method_names, probes, with_settings
+from kd_hpo.config.paths import value_at
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import Uniform
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, StudyError, about
-from kd_hpo.study.design.trials import method_trials, own_space
+from kd_hpo.study.design.trials import as_in_file, method_of, method_trials, own_space
 from kd_hpo.study.results.pairs import FEW_UPDATES
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.check import check_trial
@@ -74,6 +75,25 @@ def check_methods(study: StudyConfig) -> None:
                     with_settings(config, {path: value})
                 except ConfigError as error:
                     raise ConfigError(f"the space of method {method!r} cannot choose {value!r}: {error}") from error
+
+
+def check_starts(study: StudyConfig) -> None:
+    """Raises ConfigError for a range that does not hold the number that the study has there, which a search starts from.
+
+    A number that a method has from its paper, and the study does not give, may lie outside of a range that the study gives it.
+    """
+    own = study.trial().model_dump(mode="json")
+    if study.search.trials or study.compare.tune:
+        for path, chosen in (study.search.space or {}).items():
+            if problem := beyond(path, chosen, value_at(own, path)):
+                raise ConfigError(f"search.space {problem}")
+    for name in method_names(study) if study.compare.tune else ():
+        method, settings = method_of(study, name), as_in_file(study, name).model_dump(mode="json")
+        for path, chosen in method.space.items():
+            value = value_at(settings, path)
+            given = path in method.set or value == value_at(own, path)
+            if given and (problem := beyond(path, chosen, value)):
+                raise ConfigError(f"the space of method {name!r} {problem}")
 
 
 def few_updates(study: StudyConfig, splits: Splits) -> list[str]:

@@ -1,6 +1,6 @@
 """A study: prepare what trials share, search the outer settings, compare methods at the best ones, test, export."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,7 +19,7 @@ from kd_hpo.study.cluster.connection import check_cluster, ray_running, resource
 from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
 from kd_hpo.study.cluster.signals import heed_sigterm, stopped_by_sigterm
 from kd_hpo.study.cluster.stopper import StudyStopper
-from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, method_trials, searches
+from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, method_trials, searches, untried
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
@@ -28,15 +28,15 @@ from kd_hpo.study.results.best import learned_trials, start_of_lambda
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.results.final_scores import open_test_split
 from kd_hpo.study.results.standing import learned_weights
-from kd_hpo.study.run.checks import check_methods, check_pairs, few_updates, refuse_other_settings, settle_settings
+from kd_hpo.study.run.checks import check_methods, check_pairs, check_starts, few_updates, refuse_other_settings, settle_settings
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
 from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.run.worker import execute
-from kd_hpo.study.search.journal import journal, known_trials, mend_journal
+from kd_hpo.study.search.journal import journal, known_trials, mend_journal, reconcile
 from kd_hpo.study.search.method_search import MethodSearch
-from kd_hpo.study.search.samplers import require_sampler
+from kd_hpo.study.search.samplers import learns_nothing, require_sampler
 from kd_hpo.study.search.searcher import PruningStopper, StudySearch
 from kd_hpo.study.status_line import status_line
 from kd_hpo.study.store.folder import StudyFolder
@@ -69,19 +69,23 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
     folder = StudyFolder.of(study)
     refuse_other_settings(study, folder)
     check_methods(study)
+    if not folder.begun:  # one that an earlier version began goes on
+        check_starts(study)
     require_sampler(study.search.sampler)
     with status_line(console, each_time=verbose) as progress:
         batches, splits = load_data(study.trial(), folder.cache, progress)
         plan = check_pairs(study, batches, splits)
         searched = searches(study, plan.shape)
-    for warning in few_updates(study, splits):
+    for warning in [*few_updates(study, splits), *untried(searched.values())]:
         console.print(Text(warning, style="yellow"))
     with folder.only_driver(), stopped_by_sigterm():
         settle_settings(study, folder)
         mend_journal(folder)
+        if going_on := [trial for method in searched for trial in reconcile(folder, method)]:
+            console.print(f"how they ended could not be written, so they go on: {', '.join(going_on)}")
         if again:
             console.print(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
-        tell_failures(folder, console)
+        told = tell_failures(folder, console)
         if left := trials_left(study, folder, searched):
             check_cluster(study, console)
         with status_line(console, each_time=verbose) as progress:
@@ -109,7 +113,10 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             if left:
                 with ray_running(study, console, verbose=verbose):
                     heed_sigterm()
-                    slots(study)  # a trial that fits nowhere is told, not waited for
+                    at_once = min(slots(study), study.resources.concurrent_trials or slots(study))
+                    for warning in searches_that_learn_nothing(study, searched, at_once):
+                        console.print(Text(warning, style="yellow"))
+                    tell_failures(folder, console, told)  # a process that outlived its driver wrote so meanwhile
                     search(study, folder, searched, worker, board)
                     compare_methods(study, folder, searched, worker, board)
             with status_line(console) as progress:
@@ -127,16 +134,39 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             except StudyError as error:  # its weights are in its trial's folder all the same
                 console.print(Text(str(error), style="yellow"))
             mirror.caught_up(ending=Ending(comparison, learned))
+        require_all_ended(folder)
         return Summary(comparison, learned, mirror.tracker.link)
 
 
-def tell_failures(folder: StudyFolder, console: Console) -> None:
-    """What failed under an earlier driver, which may not have lived to tell of it."""
-    failed = [status for status in folder.statuses() if status.state == "failed"]
+def require_all_ended(folder: StudyFolder) -> None:
+    """Raises StudyError where a trial runs for its folder that the study has not run: it asks for it no more."""
+    for status in folder.statuses():
+        if status.state == "running":
+            why = status.message or "it is not in the study's journal"
+            raise StudyError(
+                f"trial {status.spec.id} has not ended ({why}), and the study asks for it no more; the results leave it out. "
+                f"Remove {folder.trial(status.spec.id)}, and go on: {folder.resume}"
+            )
+
+
+def searches_that_learn_nothing(study: StudyConfig, searched: Mapping[str, Searched], at_once: int) -> list[str]:
+    """A line for each, but for those that have ended."""
+    told = (
+        learns_nothing(study.search.sampler, name, search.trials, len(search.space), at_once)
+        for name, search in searched.items()
+        if searches_left(StudyFolder.of(study), {name: search})
+    )
+    return [line for line in told if line]
+
+
+def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] = ()) -> set[str]:
+    """What failed under an earlier driver, which may not have lived to tell of it; gives the ids of those and of the `told`."""
+    failed = [status for status in folder.statuses() if status.state == "failed" and status.spec.id not in told]
     for status in failed:
         console.print(Text(f"{status.spec.id} failed: {status.message}", style="red"))
     if failed:
         console.print(Text(f"`{folder.resume} --retry-failed` runs what has failed again", style="yellow"))
+    return {*told, *(status.spec.id for status in failed)}
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ class StatusKeeper(Callback):  # type: ignore[misc]
     Ray calls callbacks in the order in which it is given them: this one comes before those that show how trials ended.
 
     folder   whose record it keeps
-    stopper  ends the phase where that cannot be written
+    stopper  ends the phase where that cannot be written; trials that Ray ends for it go on with the study, and stay `running`
     """
 
     def __init__(self, folder: StudyFolder, stopper: StudyStopper) -> None:
@@ -38,20 +38,26 @@ class StatusKeeper(Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         status = self._folder.status(id_of(trial))
-        if status and status.state == "running":  # the scheduler ends it, and its process has not come to say so
+        if status and status.state == "running" and not self.stopper.error:
+            # the scheduler ends it, and its process has not come to say so
             words = f"after epoch {self._epochs.get(id_of(trial), 0)}, by the scheduler"
             status = self._written(status.replace(state="stopped", message=words))
         self._ended[id_of(trial)] = status
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial's process died, or raised, more often than `max_failures` allows. Where it lives on, it writes no more."""
+        """The trial's process died, or raised, more often than `max_failures` allows. Where it lives on, it writes no more.
+
+        What has failed as nothing can be written any more goes on with the study; it is told once.
+        """
+        halted = self.stopper.error is not None
         with self.stopper.on_error(self._folder.trial(id_of(trial))):
             Lease.begin(self._folder.trial(id_of(trial)))
         status = self._folder.status(id_of(trial))
-        if status is None or status.state == "running":
+        if (status is None or status.state == "running") and not halted:
             spec = TrialSpec.model_validate(trial.config["spec"])
             said = status.message if status else ""  # what it raised, where it could still write that
-            status = self._written(TrialStatus(spec=spec, state="failed", message=said or _last_line(trial)))
+            status = TrialStatus(spec=spec, state="failed", message=said or _last_line(trial))
+            status = status if self.stopper.error else self._written(status)
         self._ended[id_of(trial)] = status
 
     def _written(self, status: TrialStatus) -> TrialStatus:

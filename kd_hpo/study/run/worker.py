@@ -12,7 +12,7 @@ import torch
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.errors import KdHpoError
+from kd_hpo.errors import ConfigError, Diverged, KdHpoError
 from kd_hpo.study.cluster.start import go_to_start
 from kd_hpo.study.design.trials import is_judged, trial_config
 from kd_hpo.study.run.failure import kept_failure
@@ -69,14 +69,15 @@ def run_recorded(
     try:
         config = trial_config(study, spec)
         prepared = prepared_for(config, folder.cache)
-    except KdHpoError as error:  # searched settings that do not go together
-        folder.write_status(TrialStatus(spec=spec, state="failed", message=str(error)))
+    except KdHpoError as error:
+        folder.write_status(TrialStatus(spec=spec, state="failed", message=str(error), of_settings=is_of_settings(error)))
         return
     records: list[EpochRecord] = []
 
-    def end(state: State, message: str = "") -> None:
+    def end(state: State, message: str = "", *, of_settings: bool = False) -> None:
         duration = round(time.monotonic() - started, 3)
-        folder.write_status(TrialStatus(spec=spec, state=state, message=message, duration_s=duration))
+        ended = TrialStatus(spec=spec, state=state, message=message, duration_s=duration, of_settings=of_settings)
+        folder.write_status(ended)
 
     def tell(record: EpochRecord) -> None:
         records.append(record)
@@ -109,7 +110,12 @@ def run_recorded(
     except Superseded:
         raise
     except KdHpoError as error:
-        end("failed", str(error))
+        end("failed", str(error), of_settings=is_of_settings(error))
+
+
+def is_of_settings(error: KdHpoError) -> bool:
+    """Whether a search has something to learn from a failure: searched settings do not go together, or lead out of the finite."""
+    return isinstance(error, Diverged | ConfigError)
 
 
 def about_trial(config: TrialConfig, prepared: Prepared) -> TrialAbout:

@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
@@ -15,6 +15,10 @@ from kd_hpo.study.store.folder import StudyFolder
 
 _AGAIN = "again"
 """Marks a trial of the journal as a new run of an earlier one, whose number it holds."""
+STOPPED = "stopped"
+"""Holds the epoch at which the scheduler has decided to stop a trial, which may not have come to pass."""
+FAILED = "failed"
+"""Marks a trial that has failed, and has a value all the same: its settings are why."""
 
 
 def journal(path: Path) -> JournalStorage:
@@ -64,7 +68,7 @@ def ask_again(folder: StudyFolder, method: str) -> list[str]:
 
     def has_failed(trial: FrozenTrial) -> bool:
         if trial.state != TrialState.RUNNING:
-            return bool(trial.state == TrialState.FAIL)
+            return bool(trial.state == TrialState.FAIL or FAILED in trial.user_attrs)
         status = folder.status(searched_id(method, number_in_folder(trial)))  # the driver may have died before it told Optuna
         return status is not None and status.state == "failed"
 
@@ -76,6 +80,42 @@ def ask_again(folder: StudyFolder, method: str) -> list[str]:
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         study.enqueue_trial(trial.params, user_attrs={_AGAIN: number_in_folder(trial)})
     return names
+
+
+def reconcile(folder: StudyFolder, method: str) -> list[str]:
+    """The method's trials that go on although the journal has their end: their folder, which is the record, has none.
+
+    A disk that was full took the one and not the other, or the driver died in between. What the scheduler had decided to stop
+    is stopped in the folder too; what else runs there goes on from its checkpoint, as a trial that was interrupted.
+    """
+    going_on = []
+    for trial in known_trials(folder, method):
+        name = searched_id(method, number_in_folder(trial))
+        status = folder.status(name) if trial.state.is_finished() else None
+        if status is None or status.state != "running":
+            continue
+        if trial.state == TrialState.PRUNED and STOPPED in trial.user_attrs:
+            words = f"after epoch {trial.user_attrs[STOPPED]}, by the scheduler"
+            folder.write_status(status.replace(state="stopped", message=words))
+            continue
+        _go_on(optuna.load_study(study_name=method, storage=journal(folder.optuna)), trial)
+        going_on.append(name)
+    return going_on
+
+
+def _go_on(study: optuna.Study, ended: FrozenTrial) -> None:
+    """The trial once more, as one that runs and has told of its epochs."""
+    study.add_trial(
+        create_trial(
+            state=TrialState.RUNNING,
+            params=ended.params,
+            distributions=ended.distributions,
+            intermediate_values=ended.intermediate_values,
+            user_attrs={name: value for name, value in ended.user_attrs.items() if name != FAILED}
+            | {_AGAIN: number_in_folder(ended)},
+            system_attrs=ended.system_attrs,
+        )
+    )
 
 
 def number_in_folder(trial: Trial | FrozenTrial) -> int:

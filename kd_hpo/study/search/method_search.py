@@ -1,6 +1,7 @@
 """The search of one method: what it suggests, what it is told, and whom it stops, all of which stands in the journal."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,19 +11,18 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kd_hpo.config.search import Sampler, Scheduler
+from kd_hpo.config.study import gives
 from kd_hpo.config.task import Goal
 from kd_hpo.config.weightings import Matrix
 from kd_hpo.study.design.trials import Searched
-from kd_hpo.study.search.journal import latest_runs, number_in_folder, searched_id
+from kd_hpo.study.search.journal import FAILED, STOPPED, latest_runs, number_in_folder, searched_id
 from kd_hpo.study.search.pruners import pruner_for, set_up
 from kd_hpo.study.search.samplers import sampler_for
-from kd_hpo.study.search.space import distributions, gives, suggest
+from kd_hpo.study.search.space import distributions, suggest
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.trial.result import EpochRecord
 
 EPOCH = "epoch"
-_STOPPED = "stopped"
-"""Holds the epoch at which the scheduler has decided to stop a trial, which may not have come to pass."""
 
 
 @dataclass
@@ -72,7 +72,8 @@ class MethodSearch:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
-        self._metric, self._start, self._storage, self._sampler = goal.on("val"), start, storage, sampler
+        self._metric, self._worst, self._start, self._storage = goal.on("val"), goal.worst, start, storage
+        self._sampler, self._trials = sampler, search.trials
         self._judged = judged or (lambda spec: folder.records(spec.id))
         self._space, self._sampler_seed = distributions(search.space), sampler_seed
         self._first = {path: value for path, value in search.first.items() if gives(search.space[path], value)}
@@ -80,7 +81,7 @@ class MethodSearch:
             storage=storage,
             study_name=search.method,
             direction="maximize" if goal.mode == "max" else "minimize",
-            sampler=sampler_for(sampler, self._space, seed=sampler_seed, number=0),
+            sampler=sampler_for(sampler, self._space, trials=search.trials, seed=sampler_seed, number=0),
             pruner=pruner_for(scheduler, epochs=epochs),
             load_if_exists=True,
         )
@@ -100,7 +101,9 @@ class MethodSearch:
         if not trials and self._first:
             self._study.enqueue_trial(self._first)
         self._sample_for(sum(trial.state != TrialState.WAITING for trial in trials))
-        return self._asked(self._study.ask(fixed_distributions=self._space))
+        with warnings.catch_warnings():  # a Gaussian process takes the worst finite value for the worst one, and says so
+            warnings.filterwarnings("ignore", "Clip non-finite values")
+            return self._asked(self._study.ask(fixed_distributions=self._space))
 
     def judge(self, asked: Asked, result: Mapping[str, Any]) -> bool:
         """Tells Optuna of an epoch; whether the trial is to be stopped after it.
@@ -111,15 +114,20 @@ class MethodSearch:
         epoch = result.get(EPOCH, 0)
         if self._report(asked, result.get(self._metric), epoch) and epoch < self._epochs and asked.trial.should_prune():
             asked.stopped = epoch
-            asked.trial.set_user_attr(_STOPPED, epoch)
+            asked.trial.set_user_attr(STOPPED, epoch)
         return asked.stopped is not None and epoch >= asked.stopped
 
     def end(self, asked: Asked, result: Mapping[str, Any], *, failed: bool) -> None:
-        """Tells Optuna of a trial's end.
+        """Tells Optuna of a trial's end. One whose settings are why it failed has the worst value there is: as a failure, it
+        would teach a sampler nothing, and others like it would be suggested.
 
         result  of its last epoch; empty where it had none
         """
         status = self._folder.status(asked.spec.id)
+        if status is not None and status.of_settings:
+            asked.trial.set_user_attr(FAILED, True)
+            self._study.tell(asked.trial.number, self._worst, skip_if_finished=True)
+            return
         failed = failed or (status is not None and status.state == "failed")  # Ray knows of no error that the trial caught
         self._tell(asked.trial.number, result.get(self._metric), result.get(EPOCH, 0), failed=failed)
 
@@ -135,11 +143,11 @@ class MethodSearch:
         return trial
 
     def _sample_for(self, number: int) -> None:
-        self._study.sampler = sampler_for(self._sampler, self._space, seed=self._sampler_seed, number=number)
+        self._study.sampler = sampler_for(self._sampler, self._space, trials=self._trials, seed=self._sampler_seed, number=number)
 
     def _asked(self, trial: Trial) -> Asked:
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
-        return Asked(trial, self._spec(frozen), set(frozen.intermediate_values), frozen.user_attrs.get(_STOPPED))
+        return Asked(trial, self._spec(frozen), set(frozen.intermediate_values), frozen.user_attrs.get(STOPPED))
 
     def _spec(self, trial: FrozenTrial) -> TrialSpec:
         name = searched_id(self._method, number_in_folder(trial))
@@ -157,8 +165,10 @@ class MethodSearch:
         return True
 
     def _tell(self, number: int, value: float | None, epoch: int, *, failed: bool) -> None:
-        if failed or value is None or not math.isfinite(value):
+        if failed or value is None:
             self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        elif not math.isfinite(value):
+            self._study.tell(number, self._worst, skip_if_finished=True)
         elif epoch < self._epochs:  # the value stands among the intermediate ones
             self._study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:

@@ -8,6 +8,7 @@ generations, QMC its place in the sequence), Optuna keeps in the journal, in pla
 import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
+from math import floor, log
 
 import numpy as np
 from optuna import Study
@@ -16,7 +17,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from kd_hpo.config.search import CmaEs, GaussianProcess, Nsga2, QuasiRandom, RandomDraws, Sampler, Tpe
+from kd_hpo.config.search import CmaEs, GaussianProcess, Nsga2, QuasiRandom, RandomDraws, Sampler, Tpe, startup_trials_of
 from kd_hpo.errors import StudyError
 
 Space = Mapping[str, BaseDistribution]
@@ -34,21 +35,22 @@ def require_sampler(settings: Sampler) -> None:
         )
 
 
-def sampler_for(settings: Sampler, space: Space, *, seed: int, number: int) -> BaseSampler:
+def sampler_for(settings: Sampler, space: Space, *, trials: int, seed: int, number: int) -> BaseSampler:
     """The sampler of one suggestion.
 
     space   of all trials of the search, in the order in which they are drawn
+    trials  of the search
     seed    of the search
     number  of suggestions before this one
     """
     own_seed = mixed(seed, number)
     match settings:
         case Tpe():
-            return TpeOfOneSpace(space, n_startup_trials=settings.startup_trials, seed=own_seed)
+            return TpeOfOneSpace(space, n_startup_trials=_startup(settings, trials), seed=own_seed)
         case RandomDraws():
             return RandomSampler(seed=own_seed)
         case GaussianProcess():
-            return GPSampler(seed=own_seed, n_startup_trials=settings.startup_trials, warn_independent_sampling=False)
+            return GPSampler(seed=own_seed, n_startup_trials=_startup(settings, trials), warn_independent_sampling=False)
         case CmaEs():
             from kd_hpo.study.search.cma import CmaEsFromTrials
 
@@ -59,6 +61,45 @@ def sampler_for(settings: Sampler, space: Space, *, seed: int, number: int) -> B
                 return QmcOfOneSpace(space, qmc_type=settings.sequence, scramble=settings.scramble, seed=mixed(seed))
         case Nsga2():
             return NSGAIISampler(seed=own_seed, population_size=settings.population)
+
+
+def _startup(settings: Tpe | GaussianProcess, trials: int) -> int:
+    return settings.startup_trials or startup_trials_of(trials)
+
+
+def ended_before_it_learns(settings: Sampler, numbers: int, trials: int) -> int | None:
+    """After how many ended trials a suggestion is the sampler's own, and not drawn; None for one that learns from no trial.
+
+    numbers  how many numbers are searched
+    trials   of the search
+    """
+    match settings:
+        case Tpe() | GaussianProcess():
+            return _startup(settings, trials)
+        case CmaEs():  # its first generation is drawn
+            return settings.startup_trials + (settings.population or 4 + floor(3 * log(max(numbers, 1))))
+        case Nsga2():
+            return settings.population
+        case RandomDraws() | QuasiRandom():
+            return None
+
+
+def learns_nothing(settings: Sampler, method: str, trials: int, numbers: int, at_once: int) -> str:
+    """That the search of a method is random draws but for its first trial, in a line; empty where it is not, or is meant to be.
+
+    at_once  how many trials run at once: the last one is asked for when as many have not ended
+    """
+    needed = ended_before_it_learns(settings, numbers, trials)
+    ended = trials - min(at_once, trials)
+    if trials == 1:
+        return f"the search of {method} is one trial, at the settings of the file; raise its number of trials to search anything"
+    if needed is None or needed <= ended:
+        return ""
+    return (
+        f"the search of {method} learns nothing: {settings.title} draws at random until {needed} trial{'s' * (needed > 1)} "
+        f"{'have' if needed > 1 else 'has'} ended, and {ended} of {trials} have when the last one starts ({at_once} at once); "
+        "raise the number of trials, or lower resources.concurrent_trials or what search.sampler waits for"
+    )
 
 
 class TpeOfOneSpace(TPESampler):

@@ -20,6 +20,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
     """Suggests the trials of several methods' searches, one method after the other: they share what a worker has prepared.
 
     journal  named in the error of a disk that takes no more
+    halt     ends the phase; from then on, nothing that Ray makes of its trials is told: they have not ended, and go on with
+             the study. A journal that took half a line would be broken by the next one.
     """
 
     def __init__(self, searches: Sequence[MethodSearch], journal: Path, halt: StudyStopper | None = None) -> None:
@@ -37,7 +39,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> Any:
         with self._halt.on_error(self._journal):
             if trial_id not in self._asked:
-                if not self._waiting:
+                if not self._waiting or self._halt.error:
                     return Searcher.FINISHED
                 search = self._waiting.pop(0)
                 self._asked[trial_id] = search, search.ask()
@@ -46,13 +48,15 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     def is_poor(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Takes the result of an epoch; whether the scheduler stops the trial after it."""
+        if self._halt.error:
+            return False
         with self._halt.on_error(self._journal):
             search, asked = self._asked[trial_id]
             return search.judge(asked, result)
         return False
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id in self._asked and trial_id not in self._ended:
+        if trial_id in self._asked and trial_id not in self._ended and not self._halt.error:
             self._ended.add(trial_id)
             with self._halt.on_error(self._journal):
                 search, asked = self._asked[trial_id]

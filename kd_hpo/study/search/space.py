@@ -26,14 +26,6 @@ def _distribution(chosen: Range) -> BaseDistribution:
             return CategoricalDistribution(values)
 
 
-def gives(chosen: Range, value: Any) -> bool:
-    """Whether the value is one that the range can give."""
-    if isinstance(chosen, Choice):
-        return value in chosen.values
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and chosen.low <= value <= chosen.high and not (isinstance(chosen, IntRange) and value % 1)
-
-
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     """What the journal has for the trial, or else what the study's sampler chooses."""
     match distribution:

@@ -52,6 +52,8 @@ class TrialStatus(Settings):
     state: State
     message: str = ""
     duration_s: float = 0.0
+    of_settings: bool = False
+    """Whether it failed for what its settings are: they do not go together, or its loss did not stay finite."""
 
 
 class TrialAbout(Settings):

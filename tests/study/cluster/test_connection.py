@@ -1,13 +1,17 @@
 """How many trials the nodes of a cluster run at once, and which of them."""
 
 import gc
+import os
+from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from kd_hpo.errors import StudyError
-from kd_hpo.study.cluster.connection import nodes_for_trials, resources_of_trial, shut_down, slots
+from kd_hpo.study.cluster.connection import nodes_for_trials, patiently, resources_of_trial, shut_down, slots, start_here
 from tests.conftest import digits_study
 
 
@@ -78,3 +82,52 @@ def test_nothing_of_ray_is_left_to_be_collected_while_it_shuts_down(monkeypatch:
     gc.enable()
     shut_down()
     assert (collected, seen, gc.isenabled()) == (["before"], [False], True)
+
+
+# starting Ray on this machine
+
+
+def slow(times: int, error: Exception) -> tuple[list[int], Callable[[int], None]]:
+    """Which attempts were made, and a start that fails so often."""
+    made = list[int]()
+
+    def start(attempt: int) -> None:
+        made.append(attempt)
+        if len(made) <= times:
+            raise error
+
+    return made, start
+
+
+TIMED_OUT = Exception("The current node timed out during startup. This could happen because ...")
+
+
+@pytest.mark.parametrize("error", [TIMED_OUT, RuntimeError("Timed out waiting for file x"), Exception("bare")])
+def test_a_machine_on_which_ray_is_slow_is_given_time_and_told_of(error: Exception) -> None:
+    (made, start), told = slow(2, error), StringIO()
+    start_here(start, Console(file=told, width=500))
+    assert made == [1, 2, 3]
+    assert told.getvalue().count("this machine is slow, so it is tried again") == 2
+
+
+def test_what_is_no_matter_of_time_is_told_at_once() -> None:
+    made, start = slow(9, OSError("AF_UNIX path length cannot exceed 107 bytes"))
+    with pytest.raises(StudyError, match="does not start on this machine: AF_UNIX path"):
+        start_here(start, Console(quiet=True))
+    assert made == [1]
+
+
+def test_a_machine_that_stays_slow_is_given_up() -> None:
+    made, start = slow(99, TIMED_OUT)
+    with pytest.raises(StudyError, match=r"not started on this machine in 8 attempts.*timed out during startup.*too busy"):
+        start_here(start, Console(quiet=True))
+    assert made == [*range(1, 9)]
+
+
+def test_ray_waits_longer_than_it_would_where_the_environment_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("RAY_gcs_server_port_wait_time_s", "RAY_worker_register_timeout_seconds")
+    monkeypatch.setenv(names[0], "7")
+    monkeypatch.delenv(names[1], raising=False)
+    with patiently():
+        assert (os.environ[names[0]], os.environ[names[1]]) == ("7", "600")
+    assert names[1] not in os.environ

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from kd_hpo.config.methods import METHODS
-from kd_hpo.config.study import DEFAULT_SPACE, LogUniformRange, StudyConfig, UniformRange
+from kd_hpo.config.study import DEFAULT_SPACE, LogUniformRange, StudyConfig, UniformRange, gives
 from kd_hpo.config.weightings import CrossLayerAttention, FixedMatrix, LearnedWeights, NoPairs, Uniform
 from kd_hpo.errors import ConfigError
-from kd_hpo.study.design.trials import acting_paths, as_matrix, compared_ids, method_of, searches, space_of, trial_config
+from kd_hpo.study.design.trials import acting_paths, as_matrix, compared_ids, method_of, searches, space_of, trial_config, untried
 from kd_hpo.study.store.folder import TrialSpec
 from tests.conftest import digits_study
 from tests.study.helpers import LEARNED
@@ -147,6 +147,47 @@ def test_a_search_starts_from_what_the_file_makes_of_the_method(tmp_path: Path) 
     assert first["ce"] == {"training.optimizer.lr": study.training.optimizer.lr}
     assert first["kd"]["kd.weight"] == first["at"]["kd.weight"] == 0.7
     assert first["at"]["pairs.strength"] == 3_000
+
+
+def test_a_search_of_all_weights_starts_at_equal_ones_or_at_those_that_are_given(tmp_path: Path) -> None:
+    given = {"name": "given", "base": "tpe_lambda", "set": {"weighting": {"kind": "fixed", "matrix": [[4, 0], [1, 0], [2, 3]]}}}
+    study = study_of(tmp_path, "tpe_lambda", given, search={"trials": 0, "space": LR}, compare={"tune": 2})
+    found = {name: trial_config(study, spec_of(name, **search.first)) for name, search in searches(study, SHAPE).items()}
+    assert found["tpe_lambda"].weighting == FixedMatrix(matrix=((0.5, 0.5),) * 3)
+    assert found["given"].weighting == FixedMatrix(matrix=((1, 0), (0.25, 0), (0.5, 0.75)))
+    assert {config.training.optimizer.lr for config in found.values()} == {study.training.optimizer.lr}
+
+
+def test_a_search_of_some_weights_starts_at_the_matrix_of_the_file(tmp_path: Path) -> None:
+    space = {"weighting.matrix.1.0": _uniform(0, 2), "training.optimizer.lr": LR["training.optimizer.lr"]}
+    weighting = {"kind": "fixed", "matrix": [[1, 1], [0.3, 1], [1, 1]]}
+    search = {"trials": 2, "method": "as_given", "space": space}
+    found = searches(study_of(tmp_path, "ce", weighting=weighting, search=search), SHAPE)["as_given"]
+    assert found.first == {"weighting.matrix.1.0": 0.3, "training.optimizer.lr": 0.05}
+
+
+def test_choices_hold_the_files_own_value_however_it_is_written_and_what_they_do_not_hold_is_told(tmp_path: Path) -> None:
+    student = digits_study(tmp_path).student
+    written = {"name": student.network.name, "arguments": dict(student.network.arguments)}  # without what goes without saying
+    space = {
+        "student.network": _choice({"name": "plain_conv"}, written),
+        "student.layers": _choice(["conv1"], ["conv1", "fc"]),
+        "weighting.keep": _choice(2, None),
+        "training.batch_size": _choice(16, 64),
+    }
+    search = {"trials": 2, "method": LEARNED, "space": space}
+    found = searches(study_of(tmp_path, LEARNED, search=search), SHAPE)[LEARNED]
+    for path in ("student.network", "student.layers", "weighting.keep"):
+        assert gives(found.space[path], found.first[path])
+    (told,) = untried([found])
+    assert told.startswith("training.batch_size is 32") and f"the search of {LEARNED}" in told
+
+
+def test_ranges_that_a_method_brings_lie_around_what_the_study_sets(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"name": "weak", "base": "at", "set": {"pairs": {"strength": 5.0}}}, "at")
+    weak = space_of(study, "weak", SHAPE)["pairs.strength"]
+    assert isinstance(weak, LogUniformRange) and (weak.low, weak.high) == pytest.approx((0.5, 50))
+    assert space_of(study, "at", SHAPE)["pairs.strength"] == METHODS["at"].space["pairs.strength"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A comparison in words, from a folder made by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from kd_hpo.study.report.comparison import caption, comparison_in_markdown, failures
@@ -47,3 +48,10 @@ def test_markdown_has_the_table_and_its_conditions(comparison: Comparison) -> No
     assert "| mine | 0.5500 ±.0707 | 0.5500 ±.0707 | 0.6500 ±.0707 | 2.5 | 10 | - | - |" in text
     assert "| - | - | - | - | - | - | - |" in text and "sp: 3 of 3 trials failed: it diverged" in text
     assert "Seeds 0 to 2." in text
+
+
+def test_what_was_chosen_is_told_for_each_method(comparison: Comparison) -> None:
+    settings = {"training.optimizer.lr": 0.0123456, "training.batch_size": 16, "weighting.matrix.0.0": 0.3}
+    methods = [replace(method, settings={} if method.name == "ce" else settings) for method in comparison.methods]
+    (told,) = (line for line in caption(replace(comparison, methods=tuple(methods))) if line.startswith("Chosen"))
+    assert told == f"Chosen for mine, sp, {LEARNED}: training.optimizer.lr 0.01235, training.batch_size 16, 1 weights of lambda."

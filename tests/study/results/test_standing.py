@@ -113,6 +113,14 @@ def test_finished_study_of_which_more_is_asked_is_not_finished(study: StudyConfi
     assert "More methods or seeds were asked for" in missing(read_findings(folder))[-1]
 
 
+def test_a_trial_that_has_not_ended_leaves_its_study_unfinished(study: StudyConfig, prepared: Prepared) -> None:
+    folder = finish(study, prepared)
+    status = folder.statuses()[-1]
+    assert standing(study, folder).state == "finished"
+    folder.write_status(status.replace(state="running"))
+    assert standing(study, folder).state == "unfinished"
+
+
 def test_study_that_a_process_drives_is_running(study: StudyConfig) -> None:
     folder = StudyFolder.of(study)
     with folder.only_driver():

@@ -46,10 +46,11 @@ def test_what_is_refused(study: StudyConfig, methods: list[str] | None, seeds: i
 
 
 def test_ranges_and_scheduler_need_fit_only_where_something_is_searched(tmp_path: Path) -> None:
-    """A file that is made for comparisons has no use for the default search space, nor for a scheduler."""
+    """A file that is made for comparisons has no use for a search space, nor for a scheduler."""
     scheduler = {"kind": "asha", "grace_epochs": 4}
     changes = {"weighting": {"kind": "uniform"}, "training": {"epochs": 2, "batch_size": 32}}
-    study = digits_study(tmp_path, search={"scheduler": scheduler}, **changes)
+    space = {"weighting.step": {"kind": "uniform", "low": 0.01, "high": 0.3}}
+    study = digits_study(tmp_path, search={"scheduler": scheduler, "space": space}, **changes)
     path = tmp_path / "study.yaml"
     path.write_text(study.model_dump_json())
     with pytest.raises(ConfigError, match="grace_epochs"):

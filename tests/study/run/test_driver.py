@@ -9,8 +9,8 @@ from rich.console import Console
 from kd_hpo.config.read import replace_path
 from kd_hpo.errors import ConfigError, KdHpoError, StudyError
 from kd_hpo.study.run.checks import check_methods, settle_settings
-from kd_hpo.study.run.driver import run_study
-from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.study.run.driver import require_all_ended, run_study
+from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
 from tests.conftest import digits_study
 
 
@@ -31,6 +31,18 @@ def test_settings_may_be_mended_before_the_first_trial(tmp_path: Path) -> None:
     settle_settings(study, folder)  # and then its data turned out to be missing
     settle_settings(study.replace(seed=1), folder)
     assert folder.read_settings().seed == 1
+
+
+def test_a_trial_that_the_study_cannot_end_is_named_with_the_reason(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    ended: dict[str, State] = {"kd-t000": "completed", "kd-t001": "failed", "kd-t002": "stopped"}
+    for trial, state in ended.items():
+        spec = TrialSpec(id=trial, kind="search", method="kd", seed=0)
+        folder.write_status(TrialStatus(spec=spec, state=state))
+    require_all_ended(folder)
+    folder.write_status(TrialStatus(spec=TrialSpec(id="kd-t003", kind="search", method="kd", seed=0), state="running"))
+    with pytest.raises(StudyError, match=r"trial kd-t003 has not ended .*journal.*Remove .*kd-t003, and go on: kd-hpo resume"):
+        require_all_ended(folder)
 
 
 def test_a_study_goes_on_with_the_code_that_its_trials_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

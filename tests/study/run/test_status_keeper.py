@@ -91,6 +91,16 @@ def test_what_the_driver_cannot_write_halts_the_phase(kept: Kept) -> None:
         kept.keeper.stopper.raise_error()
 
 
+@pytest.mark.parametrize("how", ["on_trial_complete", "on_trial_error"])
+def test_trial_that_ray_ends_since_the_phase_cannot_go_on_has_not_ended(kept: Kept, how: str) -> None:
+    trial = RayTrial("trial-000", RuntimeError("no room"))
+    kept.start(trial)
+    kept.keeper.stopper.error = OSError("no room")
+    getattr(kept.keeper, how)(0, [], trial)
+    status = kept.folder.status("trial-000")
+    assert status is not None and status.state == "running"
+
+
 def test_error_after_the_end_does_not_change_the_end(kept: Kept) -> None:
     trial = RayTrial("trial-000", RuntimeError("killed"))
     kept.start(trial)

@@ -152,11 +152,12 @@ def test_divergence_fails_the_trial_with_its_message_and_does_not_raise(worker: 
     worker.execute(spec_of(**{"training.optimizer.lr": 1e18}))
     assert worker.status.state == "failed"
     assert "not finite at step" in worker.status.message and "training.optimizer.lr 1e+18" in worker.status.message
+    assert worker.status.of_settings
 
 
 def test_settings_that_do_not_go_together_fail_the_trial(worker: Worker) -> None:
     worker.execute(spec_of(**{"pairs.loss.variance.start": 1e-4}))
-    assert worker.status.state == "failed"
+    assert worker.status.state == "failed" and worker.status.of_settings
     assert "not above its floor" in worker.status.message
     assert worker.reports == []
 

@@ -96,6 +96,6 @@ def test_what_is_no_number_alone_is_drawn_at_random() -> None:
     space = {"pairs.logits": RANGES["pairs.logits"]}
     study = optuna.create_study()
     for number in range(3):
-        study.sampler = sampler_for(CmaEs(), space, seed=0, number=number)
+        study.sampler = sampler_for(CmaEs(), space, trials=3, seed=0, number=number)
         study.tell(study.ask(fixed_distributions=space), 1.0)
     assert len(study.trials) == 3

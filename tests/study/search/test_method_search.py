@@ -11,12 +11,12 @@ from optuna.trial import TrialState
 
 from kd_hpo.config.search import Asha, Hyperband, Tpe
 from kd_hpo.config.study import IntRange
-from kd_hpo.config.task import Classification
+from kd_hpo.config.task import Classification, Goal
 from kd_hpo.study.design.trials import judged_records
 from kd_hpo.study.search.journal import ask_again, journal, known_trials
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.search.searcher import StudySearch
-from kd_hpo.study.store.folder import State, StudyFolder
+from kd_hpo.study.store.folder import State, StudyFolder, TrialStatus
 from tests.conftest import digits_study
 from tests.study.search.searches import EPOCHS, METRIC, SPACE, driver, on_disk, only, result, suggested
 
@@ -101,14 +101,8 @@ def test_stopped_trial_is_pruned_with_all_its_values(folder: StudyFolder) -> Non
 
 @pytest.mark.parametrize(
     ("last", "error"),
-    [
-        (result(EPOCHS, float("nan")), False),
-        (result(EPOCHS, float("inf")), False),
-        (result(2, 0.3), True),
-        (None, True),
-        ({}, False),
-    ],
-    ids=["nan", "inf", "error", "error before any result", "no result"],
+    [(result(2, 0.3), True), (None, True), ({}, False)],
+    ids=["error", "error before any result", "no result"],
 )
 def test_failure_is_fail_and_leaves_nothing_running(folder: StudyFolder, last: dict[str, Any] | None, error: bool) -> None:
     search = driver(folder)
@@ -116,6 +110,31 @@ def test_failure_is_fail_and_leaves_nothing_running(folder: StudyFolder, last: d
     search.on_trial_complete("a", last, error=error)
     assert only(folder).state == TrialState.FAIL
     assert suggested(driver(folder), "x").id == "kd-t001"
+
+
+@pytest.mark.parametrize(("goal", "worst"), [(Classification.goal, float("-inf")), (Classification.loss, float("inf"))])
+@pytest.mark.parametrize("how", ["diverged", "nan", "inf"])
+def test_settings_that_lead_nowhere_have_the_worst_value_of_the_goal(
+    folder: StudyFolder, goal: Goal, worst: float, how: str
+) -> None:
+    search = driver(folder, goal=goal)
+    spec = suggested(search, "a")
+    search.is_poor("a", {EPOCH: 1, METRIC: 0.2, LOSS: 1.0})
+    if how == "diverged":
+        folder.write_status(TrialStatus(spec=spec, state="failed", message="the loss is not finite", of_settings=True))
+    value = {"diverged": 0.2, "nan": float("nan"), "inf": float("inf")}[how]
+    search.on_trial_complete("a", {EPOCH: 1 if how == "diverged" else EPOCHS, METRIC: value, LOSS: value})
+    assert (only(folder).state, only(folder).value) == (TrialState.COMPLETE, worst)
+    assert suggested(driver(folder, goal=goal), "x").id == "kd-t001"
+
+
+def test_next_driver_tells_of_a_trial_that_diverged_before_the_last_one_died(folder: StudyFolder) -> None:
+    spec = suggested(driver(folder), "a")
+    folder.write_status(TrialStatus(spec=spec, state="failed", of_settings=True))
+    driver(folder)
+    assert only(folder).value == float("-inf")
+    assert ask_again(folder, "kd") == ["kd-t000"]  # it has failed all the same
+    assert suggested(driver(folder), "x").settings == spec.settings
 
 
 def test_trial_that_caught_its_own_error_is_fail(folder: StudyFolder) -> None:

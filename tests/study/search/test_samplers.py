@@ -10,9 +10,10 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from kd_hpo.config.search import CmaEs, GaussianProcess, Nsga2, QuasiRandom, RandomDraws, Sampler, Tpe
+from kd_hpo.config.task import Classification
 from kd_hpo.errors import StudyError
 from kd_hpo.study.search import samplers
-from kd_hpo.study.search.samplers import TpeOfOneSpace, require_sampler, sampler_for
+from kd_hpo.study.search.samplers import TpeOfOneSpace, learns_nothing, require_sampler, sampler_for
 from kd_hpo.study.search.space import distributions
 from tests.study.search.searches import SPACE
 
@@ -23,7 +24,7 @@ def suggestions(settings: Sampler, trials: int, *, seed: int = 0) -> list[dict[s
     space = distributions(SPACE) | {"fixed": ONE_VALUE}
     study = optuna.create_study(direction="maximize")
     for number in range(trials):
-        study.sampler = sampler_for(settings, space, seed=seed, number=number)
+        study.sampler = sampler_for(settings, space, trials=trials, seed=seed, number=number)
         trial = study.ask(fixed_distributions=space)
         study.tell(trial, -abs(trial.params["kd.weight"] - 1.2))
     return [trial.params for trial in study.trials]
@@ -64,6 +65,66 @@ def test_a_sampler_that_learns_draws_at_random_for_as_long_as_it_is_told(setting
     learned, drawn = suggestions(settings, random + 1), suggestions(RandomDraws(), random + 1)
     assert learned[:random] == drawn[:random]
     assert learned[random] != drawn[random]
+
+
+@pytest.mark.parametrize(("trials", "random"), [(3, 1), (8, 3), (40, 10)])
+def test_a_sampler_that_is_not_told_draws_a_third_of_its_trials_at_random_and_ten_at_most(trials: int, random: int) -> None:
+    learned, drawn = suggestions(Tpe(), trials)[: random + 1], suggestions(RandomDraws(), random + 1)
+    assert learned[:random] == drawn[:random]
+    assert learned[random] != drawn[random]
+
+
+@pytest.mark.parametrize(
+    ("settings", "trials", "at_once", "words"),
+    [
+        (Tpe(), 8, 1, ""),
+        (Tpe(), 8, 5, ""),
+        (Tpe(), 8, 6, "TPE draws at random until 3 trials have ended, and 2 of 8 have"),
+        (Tpe(startup_trials=10), 8, 1, "until 10 trials have ended, and 7 of 8 have"),
+        (Tpe(), 1, 1, "the search of kd is one trial, at the settings of the file"),
+        (Nsga2(), 50, 1, "until 50 trials have ended, and 49 of 50"),
+        (CmaEs(), 9, 1, "until 9 trials have ended"),  # one, and a generation of 4 + 3 ln 4
+        (CmaEs(), 10, 1, ""),
+        (RandomDraws(), 2, 2, ""),
+        (QuasiRandom(), 2, 2, ""),
+    ],
+)
+def test_a_search_whose_sampler_never_leaves_its_start_is_told(settings: Sampler, trials: int, at_once: int, words: str) -> None:
+    told = learns_nothing(settings, "kd", trials, 4, at_once)
+    assert words in told if words else not told
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Tpe(startup_trials=3), GaussianProcess(startup_trials=3), CmaEs(population=4), Nsga2(population=4)],
+    ids=lambda value: value.kind,
+)
+@pytest.mark.filterwarnings("ignore:.*inf:RuntimeWarning")
+def test_samplers_stand_a_trial_with_the_worst_value_there_is(settings: Sampler) -> None:
+    space = distributions(SPACE)
+    study = optuna.create_study(direction="maximize")
+    for number in range(9 if settings.kind != "gp" else 5):
+        study.sampler = sampler_for(settings, space, trials=9, seed=0, number=number)
+        trial = study.ask(fixed_distributions=space)
+        study.tell(trial, Classification.goal.worst if number % 3 == 1 else trial.params["kd.weight"])
+        assert 0.5 <= trial.params["kd.weight"] <= 2.0
+
+
+def test_tpe_learns_from_the_worst_value_where_a_failure_teaches_it_nothing() -> None:
+    """Beyond 1.2 every trial diverges, and the best ones stand at that cliff."""
+    space, fell = distributions({"kd.weight": SPACE["kd.weight"]}), dict[str, int]()
+    for told in ("failed", "worst"):
+        study, fell[told] = optuna.create_study(direction="maximize"), 0
+        for number in range(40):
+            study.sampler = sampler_for(Tpe(), space, trials=40, seed=0, number=number)
+            trial = study.ask(fixed_distributions=space)
+            over = trial.params["kd.weight"] > 1.2
+            fell[told] += over and number >= 15
+            if over and told == "failed":
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, Classification.goal.worst if over else trial.params["kd.weight"])
+    assert fell["worst"] < 0.7 * fell["failed"]
 
 
 def test_a_sequence_fills_the_space_evenly_from_its_start() -> None:

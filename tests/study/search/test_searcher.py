@@ -94,3 +94,17 @@ def test_a_journal_that_cannot_be_written_ends_the_phase(folder: StudyFolder, mo
     assert halt.stop_all()
     with pytest.raises(OSError, match="No space left"):
         halt.raise_error()
+
+
+def test_what_ray_makes_of_trials_once_the_phase_ends_is_not_told(folder: StudyFolder) -> None:
+    """They are stopped for a disk that is full, and go on with the study."""
+    halt = StudyStopper()
+    search = StudySearch([method_search(folder)], folder.optuna, halt)
+    search.suggest("a")
+    halt.error = OSError(ENOSPC, "No space left on device")
+    before = folder.optuna.read_bytes()
+    assert not search.is_poor("a", result(1, 0.5))
+    search.on_trial_complete("a", result(1, 0.5))
+    assert search.suggest("b") == StudySearch.FINISHED
+    assert folder.optuna.read_bytes() == before
+    assert [trial.state for trial in known_trials(folder, "kd")] == [TrialState.RUNNING]

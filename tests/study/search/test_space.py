@@ -6,8 +6,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Range, UniformRange
-from kd_hpo.study.search.space import distributions, gives, suggest
+from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Range, UniformRange, gives
+from kd_hpo.study.search.space import distributions, suggest
 from tests.study.search.searches import SPACE
 
 
