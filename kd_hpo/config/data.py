@@ -24,8 +24,9 @@ class DataKind(Settings):
 
     kind: str
     normalise: Normalise = "train"
-    """How pixels become the numbers that networks read: train brings each channel to mean 0 and deviation 1 over the train split,
-    none divides by 255, and a mapping with mean and std, of pixels from 0 to 1, is used as it stands. A teacher may have its own."""
+    """How pixels become the numbers that networks read: train brings each channel to mean 0 and deviation 1 over the train
+    split, none divides by 255, and a mapping with mean and std, of pixels from 0 to 1, is used as it
+    is. A teacher may have its own."""
     may_have_test_half: ClassVar[bool] = True
     """Whether a fraction in `splits.test` may be of a test half of its own."""
 

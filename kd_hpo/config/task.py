@@ -54,8 +54,8 @@ class Classification(Settings):
 
     kind: Literal["classification"] = "classification"
     metric: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "accuracy"
-    """What epochs, trials and methods are compared by: the share of images that is right; the mean over the classes of that share,
-    where each counts the same however rare it is; or the mean over the classes of F1. All three are reported."""
+    """What epochs, trials and methods are compared by: the share of images that is right; the mean over the classes of that
+    share, where each counts the same however rare it is; or the mean over the classes of F1. All three are reported."""
     class_weights: Literal["none", "balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)] = "none"
     """What an image counts in the loss, by its class: balanced weighs it by N / (K n), of N train images and n of its class of K;
     or a number a class, in the order of the data's classes. Of the teacher's training too, and of the loss that is reported."""

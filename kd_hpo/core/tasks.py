@@ -57,8 +57,8 @@ class Classification:
 
     The loss is cross-entropy, times the weight of the label's class where classes have weights. The metrics are shares in [0, 1]:
     accuracy; balanced accuracy, the mean over the classes of the share of their examples that is right; and macro F1, the mean
-    over the classes of 2 right / (examples + answers). A class that there is no example of has no part in them, but in F1 where it
-    is answered.
+    over the classes of 2 right / (examples + answers). A class without an example has no part in them, but in F1 where it is
+    answered.
 
     metric         the one of them that studies go by
     class_weights  (K,), or None for 1 each

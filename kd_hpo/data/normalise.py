@@ -47,7 +47,7 @@ def of_unit_pixels(name: str, mean: float | Sequence[float], std: float | Sequen
     for word, values in zip(("mean", "std"), given, strict=True):
         if len(values) != channels:
             raise ConfigError(
-                f"normalise has a {word} of {len(values)} channels, and the images have {channels}; give one number, or {channels}"
+                f"normalise has a {word} of {len(values)} channels, and the images have {channels}; give one number, or as many"
             )
     return Normalisation(name, *(tuple(float(v) * LEVELS for v in values) for values in given))
 

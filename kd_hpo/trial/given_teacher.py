@@ -55,8 +55,8 @@ def teacher_normalisation(teacher: Teacher, network: nn.Module, batches: ImageBa
     found = statistics_of_weights(teacher.network.name, network, teacher.network.pretrained)
     if found is None:
         raise ConfigError(
-            f"teacher.normalise is weights, and {teacher.network.name!r} is no network of torchvision or timm with a configuration "
-            "of its weights; give it as {mean: ..., std: ...} of pixels from 0 to 1, as none, or as train"
+            f"teacher.normalise is weights, and {teacher.network.name!r} is no network of torchvision or timm that has a "
+            "configuration of its weights; give it as {mean: ..., std: ...} of pixels from 0 to 1, as none, or as train"
         )
     mean, std = found
     if channels == 1:  # as its first convolution, which sums its weights over the channels
@@ -116,11 +116,13 @@ class Judge:
         what = "" if knows else ", hardly better than the same answer for every image"
         remedy = "No other normalisation that was tried helps: look"
         if best is not None and gain >= _FAR_BETTER:
-            remedy = f"With {best} it reaches {others[best]:.4g} of {len(self._sample)} of them, where it has {own:.4g} now. Else look"
+            remedy = (
+                f"With {best} it reaches {others[best]:.4g} of {len(self._sample)} of them, where it has {own:.4g} now. Else look"
+            )
         classes = self.batches.images.classes
         raise ConfigError(
-            f"{self}{what}. {remedy} at the order of the classes (here {', '.join(classes[:3])}{', ...' * (len(classes) > 3)}) and "
-            "of the channels (red, green, blue), at the weights, and at what the network returns. To go on with it as it is, set "
+            f"{self}{what}. {remedy} at the order of the classes (here {', '.join(classes[:3])}{', ...' * (len(classes) > 3)}) "
+            "and of the channels (red, green, blue), at the weights, and at what the network returns. To go on with it as it is, set "
             "teacher.accept_weak: true"
         )
 

@@ -266,14 +266,18 @@ def prepare_teacher(
 
 
 def build_teacher(config: TrialConfig, batches: ImageBatches) -> tuple[nn.Module, Normalisation]:
-    """The teacher as it is built, and how the pixels become what it reads: it takes batches as the student does, and gives logits.
+    """The teacher as it is built, and how the pixels become what it reads: it takes the student's batches, and gives logits.
 
     Raises ConfigError where `teacher.normalise` or `teacher.returns` does not fit the network.
     """
     teacher, task = config.teacher, task_of(config, batches)
     probable = teacher.returns == "probabilities"
     network = build(
-        teacher.network, batches, task, seed=teacher.seed, refuses=partial(of_logarithm, task.refuses) if probable else task.refuses
+        teacher.network,
+        batches,
+        task,
+        seed=teacher.seed,
+        refuses=partial(of_logarithm, task.refuses) if probable else task.refuses,
     )
     reads = teacher_normalisation(teacher, network, batches)
     if probable:

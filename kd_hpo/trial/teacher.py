@@ -60,7 +60,9 @@ def trained_teacher(
     training = config.training
     if training is None:
         return TrainedTeacher.measured(network, task, batches, splits.val, None)
-    told = config.model_dump(mode="json", exclude={"layers", "weights", "accept_weak", *_TOLD_BY_THE_NETWORK, *HOW_FEATURES_ARE_READ})
+    told = config.model_dump(
+        mode="json", exclude={"layers", "weights", "accept_weak", *_TOLD_BY_THE_NETWORK, *HOW_FEATURES_ARE_READ}
+    )
     acts = {name: value for name, value in vars(task).items() if name != "metric" and value is not None}
     trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", acts]
     about = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]

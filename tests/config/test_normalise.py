@@ -9,11 +9,15 @@ from tests.conftest import digits_trial
 
 
 def test_one_number_or_one_a_channel() -> None:
-    assert Digits.model_validate({"normalise": {"mean": 0.5, "std": [0.2, 0.3]}}).normalise == MeanAndStd(mean=0.5, std=(0.2, 0.3))
+    assert Digits.model_validate({"normalise": {"mean": 0.5, "std": [0.2, 0.3]}}).normalise == MeanAndStd(
+        mean=0.5, std=(0.2, 0.3)
+    )
     assert (Digits().normalise, digits_trial().teacher.normalise) == ("train", "data")
 
 
-@pytest.mark.parametrize("wrong", [{"mean": 127.5, "std": 0.5}, {"mean": 0.5, "std": [58.0, 57.0, 57.0]}, {"mean": -0.5, "std": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"mean": 127.5, "std": 0.5}, {"mean": 0.5, "std": [58.0, 57.0, 57.0]}, {"mean": -0.5, "std": 1}]
+)
 def test_numbers_of_bytes_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="divide it by 255"):
         MeanAndStd.model_validate(wrong)

@@ -1,4 +1,4 @@
-"""What networks read of an image, against numpy on its levels; and a teacher that reads another normalisation of the same views."""
+"""What networks read of an image, against numpy on its levels; and a teacher that reads another normalisation of the same."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A teacher of one's own: it reads images as it was trained to, what it returns is logits, and one that knows little is refused."""
+"""A teacher of one's own: it reads images as it was trained to, what it returns is logits, and none may know little."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_one_that_knows_nothing_is_refused_and_what_was_found_good_is_not_asked_
 
 
 def test_probabilities_are_refused_or_become_logits(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="probabilities.*teacher.returns: probabilities"):
+    with pytest.raises(ConfigError, match=r"probabilities.*teacher\.returns: probabilities"):
         prepare(taught(arguments={"softmax": True}, normalise="none"), tmp_path)
     given = prepare(taught(arguments={"softmax": True}, normalise="none", returns="probabilities"), tmp_path)
     plain = prepare(taught(normalise="none"), tmp_path)
@@ -109,7 +109,9 @@ def test_a_teacher_trained_here_may_read_otherwise_too(tmp_path: Path, prepared:
     """As the data's normalisation it is the same teacher as before; otherwise it is another one, and so is one of other data."""
     plain = digits_trial().teacher
     digests = [
-        prepare(digits_trial(data={"kind": "digits", "normalise": data}, teacher=plain.replace(normalise=own).model_dump()), tmp_path)
+        prepare(
+            digits_trial(data={"kind": "digits", "normalise": data}, teacher=plain.replace(normalise=own).model_dump()), tmp_path
+        )
         for data, own in (("train", "train"), ("train", "none"), ("none", "data"), ("none", "none"))
     ]
     same, otherwise, of_data, alike = [each.teacher for each in digests]
@@ -132,7 +134,8 @@ def test_what_a_library_says_of_its_weights(tmp_path: Path, name: str, mean: flo
 def test_a_script_module_takes_no_normalisation_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "scripted_net.py").write_text(
         "import torch\nfrom torch import nn\n\n"
-        "def network(input_shape, classes):\n    return torch.jit.trace(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.zeros(2, 1, 8, 8))\n"
+        "def network(input_shape, classes):\n    made = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "    return torch.jit.trace(made, torch.zeros(2, 1, 8, 8))\n"
     )
     config = taught("scripted_net:network", normalise="none")
     batches, _ = load_data(config, tmp_path, lambda _: None)
