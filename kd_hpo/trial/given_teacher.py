@@ -120,10 +120,10 @@ class Judge:
                 f"With {best} it reaches {others[best]:.4g} of {len(self._sample)} of them, where it has {own:.4g} now. Else look"
             )
         classes = self.batches.images.classes
+        order = f"{', '.join(classes[:3])}{', ...' * (len(classes) > 3)}"
         raise ConfigError(
-            f"{self}{what}. {remedy} at the order of the classes (here {', '.join(classes[:3])}{', ...' * (len(classes) > 3)}) "
-            "and of the channels (red, green, blue), at the weights, and at what the network returns. To go on with it as it is, set "
-            "teacher.accept_weak: true"
+            f"{self}{what}. {remedy} at the order of the classes (here {order}) and of the channels (red, green, blue), at the "
+            "weights, and at what the network returns. To go on with it as it is, set teacher.accept_weak: true"
         )
 
     @property
