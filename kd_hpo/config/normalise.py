@@ -9,7 +9,7 @@ from kd_hpo.config.settings import Settings
 
 def _of_unit_pixels(value: float) -> float:
     if not 0 <= value <= 1:
-        raise ValueError("it should be of pixels from 0 to 1, as torchvision's Normalize after ToTensor: divide it by 255")
+        raise ValueError("it should be of pixels from 0 to 1 (divide it by 255)")
     return value
 
 
