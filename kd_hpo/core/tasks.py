@@ -117,7 +117,7 @@ class Classification:
         total, classes = count.sum(), torch.arange(self.outputs)
         same = [torch.stack([count * (classes == answer), count, total * (classes == answer)]) for answer in classes]
         best = max(float(self.metrics(statistics)[self.metric]) for statistics in same)
-        return value > best + max(_BARELY * (1 - best), 2 * (best * (1 - best) / float(total)) ** 0.5)
+        return bool(value > best + max(_BARELY * (1 - best), 2 * (best * (1 - best) / float(total)) ** 0.5))
 
 
 _BARELY = 0.15
