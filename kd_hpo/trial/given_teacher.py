@@ -128,7 +128,8 @@ class Judge:
 
     @property
     def _sample(self) -> Indices:
-        return self.val[np.linspace(0, len(self.val) - 1, min(_SAMPLE, len(self.val))).astype(int)]
+        chosen: Indices = self.val[np.linspace(0, len(self.val) - 1, min(_SAMPLE, len(self.val))).astype(int)]
+        return chosen
 
     def _on_sample(self) -> float:
         return score(self.teacher.network, self.task, self.batches, self._sample).value

@@ -65,7 +65,7 @@ def trained_teacher(
     )
     acts = {name: value for name, value in vars(task).items() if name != "metric" and value is not None}
     trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", acts]
-    about = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
+    about: list[object] = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
     about += batches.normalisation.identity
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
 
