@@ -25,7 +25,9 @@ from kd_hpo.core.directions import Implicit
 from kd_hpo.core.maps import layer_shape
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import LayerShape, pair_plan
+from kd_hpo.core.tasks import Classification
 from kd_hpo.data.datasets import load_image_folder
+from kd_hpo.data.normalise import of_unit_pixels
 from kd_hpo.data.splits import make_splits
 from kd_hpo.errors import KdHpoError
 from kd_hpo.nets.adapt import shrink_stem
@@ -176,6 +178,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     "a URI in the place of a path": {"runs": "http://host/runs"},
     "a password in a URI": {"tracking": {"uri": "http://me:secret@host"}},
     "credentials in a place of images": {"data": {"kind": "image_folder", "path": "s3://key:secret@bucket/images"}},
+    "a mean of bytes": {"data": {"kind": "digits", "normalise": {"mean": 127.5, "std": 58.0}}},
+    "a normalisation of no kind": {"data": {"kind": "digits", "normalise": "imagenet"}},
     "a loss that names no callable": {"pairs": {"loss": {"kind": "callable", "callable": "nothing"}}},
 }
 """What is wrong with the settings of a file that is right but for these; None leaves one out."""
@@ -330,6 +334,8 @@ def splits(test_start: int | None = None, **changes: int | float | None) -> Prov
 
 
 PARTS: dict[str, Provoke] = {
+    "weights of other classes": lambda _: Classification(3, class_weights=(1.0, 2.0)),
+    "mean of other channels": lambda _: of_unit_pixels("given", (0.5, 0.5), 0.5, 3),
     "callable that makes no loss": made("builtins:dict"),
     "layer of too many sides": lambda _: layer_shape("odd", torch.zeros(2, 3, 4, 5, 6), (32, 32)),
     "direction that diverges": lambda _: Implicit(lambda hessian, g: (g, float("nan")))({}, None),  # type: ignore[arg-type]

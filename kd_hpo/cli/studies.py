@@ -111,9 +111,17 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
     given = "".join(f" --set {shlex.quote(override)}" for override in set_)
     network, reached, images = study.teacher.network.name, trained.val.value, len(splits.val)
     return Result(
-        {"network": network, "val": reached, "val_images": images, "weights": trained.weights},
+        {
+            "network": network,
+            "val": reached,
+            "val_images": images,
+            "metrics": dict(trained.val.metrics),
+            "reads": str(trained.reads),
+            "weights": trained.weights,
+        },
         (
             f"{network}: {study.task.goal.name} on val {reached:.4f} ({images} images)",
+            f"it reads {trained.reads}",
             f"its weights: {trained.weights or 'as the network comes'}",
         ),
         (f"every study with this teacher finds them there; next: kd-hpo run {shlex.quote(str(study_file))}{given}",),

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
+from kd_hpo.config.normalise import Normalise
 from kd_hpo.config.settings import FilePath, Key, Location, Plain, Seed, Settings, WrittenAs
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -22,6 +23,10 @@ class DataKind(Settings):
     """
 
     kind: str
+    normalise: Normalise = "train"
+    """How pixels become the numbers that networks read: train brings each channel to mean 0 and deviation 1 over the train
+    split, none divides by 255, and a mapping with mean and std, of pixels from 0 to 1, is used as it
+    is. A teacher may have its own."""
     may_have_test_half: ClassVar[bool] = True
     """Whether a fraction in `splits.test` may be of a test half of its own."""
 

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat
 
 from kd_hpo.config.settings import Settings
 
@@ -45,13 +47,43 @@ class Goal:
         return max(values, key=self.worth, default=float("nan"))
 
 
+class _GoalOfMetric:
+    """Higher values of the metric that the settings name are better; of the class itself, of the metric by default."""
+
+    def __get__(self, settings: "Classification | None", kind: "type[Classification]") -> Goal:
+        metric: str = kind.model_fields["metric"].default if settings is None else settings.metric
+        return Goal(metric, "max", metric.replace("_", " ") if "_" in metric else "")
+
+
 class Classification(Settings):
     """One class of several for each image."""
 
     kind: Literal["classification"] = "classification"
-    goal: ClassVar[Goal] = Goal("accuracy", "max")
+    metric: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "accuracy"
+    """What epochs, trials and methods are compared by: the share of images that is right; the mean over the classes of that
+    share, where each counts the same however rare it is; or the mean over the classes of F1. All three are reported."""
+    class_weights: Literal["none", "balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)] = "none"
+    """What an image counts in the loss, by its class: balanced weighs it by N / (K n), of N train images and n of its class of K;
+    or a number a class, in the order of the data's classes. Of the teacher's training too, and of the loss that is reported."""
+    goal: ClassVar[_GoalOfMetric] = _GoalOfMetric()
     """What trials are compared by, where a study does not say that it goes by the loss."""
     loss: ClassVar[Goal] = Goal("loss", "min", "cross-entropy")
+
+    def remarks(self, counts: Mapping[str, int]) -> list[str]:
+        """What should be known of data with so many train images of each class."""
+        total, often = sum(counts.values()), max(counts, key=lambda name: counts[name])
+        share = counts[often] / total
+        if self.metric != "accuracy" or share - 1 / len(counts) < _UNEVEN:
+            return []
+        weights = ", and task.class_weights: balanced trains for that" if self.class_weights == "none" else ""
+        return [
+            f"{share:.0%} of the train images are {often}, one of {len(counts)} classes: who always says so has an accuracy of "
+            f"{share:.2f}; task.metric: balanced_accuracy or macro_f1 counts every class the same{weights}"
+        ]
+
+
+_UNEVEN = 0.25
+"""How far the share of a class may lie above an even one."""
 
 
 Task = Classification

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
+from kd_hpo.config.normalise import TeacherNormalise
 from kd_hpo.config.pairs import Distillation, LogitLoss, Pairs
 from kd_hpo.config.settings import Fraction, Key, Location, Plain, Seed, Settings
 from kd_hpo.config.task import Classification, Task
@@ -67,6 +68,15 @@ class Teacher(Settings):
     """null takes the network as it comes, which makes sense where it is pretrained."""
     augment: tuple[Augmentation, ...] = ()
     """Random views in the teacher's own training."""
+    normalise: TeacherNormalise = "data"
+    """How pixels become the numbers that the teacher reads: as `data.normalise` says, or as that would be with train, none or a
+    mapping with mean and std; weights takes what torchvision or timm say of the network's pretrained weights. It sees the same
+    views as the student."""
+    returns: Literal["logits", "probabilities"] = "logits"
+    """What the network gives: of probabilities, the logarithm is taken. Logarithms of probabilities are logits."""
+    accept_weak: bool = False
+    """Whether a teacher with weights of its own, from a file or as it is built, may teach where it hardly knows more than chance
+    on `val`, or where it would be far better with another normalisation."""
     features: Literal["auto", "cached", "online"] = "auto"
     """cached: computed once, of the plain images or of `cached_views`; online: on each batch; auto: cached where it can be."""
     cached_views: NonNegativeInt = 0

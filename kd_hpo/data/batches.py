@@ -1,6 +1,7 @@
 """Batches of normalised images, and the order they come in: every order is a function of seed and position, not of state."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.datasets import ImageSet
+from kd_hpo.data.normalise import Normalisation, of_images
 
 Indices = NDArray[np.int64]
 
@@ -17,6 +19,7 @@ Indices = NDArray[np.int64]
 class ImageBatches:
     """Images of a data set as float batches, each channel brought to mean 0 and deviation 1 of the given images.
 
+    normalisation  another one instead; `class_counts` (K,) are of the given images too
     precision      "bfloat16": networks run on them under autocast (`autocast`)
     channels_last  the memory format of the batches
     views          some views of each image, which have numbers of their own: `viewed`
@@ -29,6 +32,7 @@ class ImageBatches:
         statistics_of: Indices,
         device: torch.device,
         *,
+        normalisation: Normalisation | None = None,
         precision: str = "float32",
         channels_last: bool = False,
         views: KeptViews | None = None,
@@ -36,9 +40,17 @@ class ImageBatches:
     ) -> None:
         self.images, self.device, self.precision = images, device, precision
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.mean, self.std = (s.to(device) for s in _channel_statistics(images, statistics_of))
+        self.normalisation = normalisation or of_images(images, statistics_of)
+        self.mean, self.std = self.normalisation.tensors(device)
+        self._statistics_of = statistics_of
+        self.class_counts = np.bincount(images.labels[statistics_of], minlength=len(images.classes))
         self._labels, self.views, self._workers = images.labels, views, workers
         self._read_ahead: tuple[Indices, Tensor] | None = None
+
+    @cached_property
+    def train_normalisation(self) -> Normalisation:
+        """That of the given images, whichever is in force."""
+        return self.normalisation if self.normalisation.name == "train" else of_images(self.images, self._statistics_of)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -111,17 +123,6 @@ class _Rows(Dataset[Tensor]):
 
     def __getitem__(self, number: int) -> Tensor:
         return torch.from_numpy(np.load(self._file, mmap_mode="r", allow_pickle=False)[self._batches[number]])
-
-
-def _channel_statistics(images: ImageSet, indices: Indices) -> tuple[Tensor, Tensor]:
-    total, squares, count = 0.0, 0.0, 0
-    for chunk in chunks(indices, 4096):
-        values = images.images[chunk].astype(np.float64)
-        total, squares = total + values.sum((0, 2, 3)), squares + np.square(values).sum((0, 2, 3))
-        count += values.size // values.shape[1]
-    mean = np.asarray(total) / count
-    std = np.sqrt(np.maximum(np.asarray(squares) / count - mean**2, 1e-6))
-    return (torch.tensor(s, dtype=torch.get_default_dtype())[:, None, None] for s in (mean, std))  # type: ignore[return-value]
 
 
 def chunks(indices: Indices, size: int) -> Iterator[Indices]:

@@ -15,7 +15,7 @@ from kd_hpo.data.arrays import read_array
 from kd_hpo.errors import DataError
 from kd_hpo.files import cached, reserve
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the pixels of the same source change: every cache of an older format is then built again."""
 
 Progress = Callable[[str], None]

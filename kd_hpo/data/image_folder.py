@@ -12,7 +12,7 @@ from PIL import Image
 
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, open_or_build
 from kd_hpo.data.images import few, write_images
-from kd_hpo.data.pixels import Depiction, Look, depicted, fitted, look_at, open_file, require_size
+from kd_hpo.data.pixels import Depiction, Look, Stored, depicted, fitted, look_at, open_file, require_size
 from kd_hpo.data.remote import on_disk
 from kd_hpo.errors import DataError, Note
 
@@ -248,7 +248,7 @@ class _Files:
     def look(self, index: int) -> Look:
         return look_at(self._opened(index))
 
-    def _opened(self, index: int) -> Image.Image:
+    def _opened(self, index: int) -> Stored:
         return open_file(self.root / self.files[index], self.size)
 
 

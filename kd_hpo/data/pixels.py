@@ -29,6 +29,28 @@ def fitted(image: Image.Image, size: int | None) -> Image.Image:
     return image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
+@dataclass(frozen=True)
+class Deep:
+    """A colour image of 16 bits, of which Pillow would give the high byte alone."""
+
+    levels: npt.NDArray[np.uint16]
+    """(H, W, C): RGB, or RGB and opacity."""
+
+    @property
+    def peak(self) -> int:
+        """Its highest level, of what is drawn."""
+        return int(self.levels[..., :3].max())
+
+    def at_bits(self, bits: int) -> Image.Image:
+        """Of 8 bits, where the levels fill so many; opacity fills 16."""
+        drawn = np.minimum(self.levels[..., :3] >> (bits - 8), 255)
+        return Image.fromarray(np.concatenate([drawn, self.levels[..., 3:] >> 8], 2).astype(np.uint8))
+
+
+Stored = Image.Image | Deep
+"""An image as it is stored."""
+
+
 @dataclass
 class Depiction:
     """How what 8 bits do not hold is brought to them, in all images of a data set alike; None until it is known."""
@@ -40,13 +62,15 @@ class Depiction:
 
     def decide(self, looks: Iterable["Look"]) -> tuple[str, ...]:
         """By all images of the data set; gives words about it."""
-        peak, ink, cover, words = 0, 0.0, 0.0, list[str]()
+        peak, ink, deep_ink, cover, words = 0, 0.0, 0.0, 0.0, list[str]()
         for look in looks:
-            peak, ink, cover = max(peak, look.peak or 0), ink + look.ink, cover + look.cover
+            peak, cover = max(peak, look.peak or 0), cover + look.cover
+            ink, deep_ink = (ink + look.ink, deep_ink) if look.peak is None else (ink, deep_ink + look.ink)
             self.bits = 16 if look.peak is not None else self.bits
             self.ground = 0 if look.cover or look.clear else self.ground
         if self.bits is not None:
             self.bits = max(8, peak.bit_length() + peak.bit_length() % 2)
+            ink += deep_ink / 2 ** (self.bits - 8)
             words.append(f"images of 16 bits reach level {peak} and are read as those of {self.bits} bits")
         if self.ground is not None:
             self.ground = 255 if ink < 127.5 * cover else 0
@@ -72,7 +96,14 @@ class Undecided(Exception):
     """How this image is read depends on the others of its data set."""
 
 
-def look_at(image: Image.Image) -> Look:
+def look_at(image: Stored) -> Look:
+    if isinstance(image, Deep):
+        split = _split(image.at_bits(16))
+        if split is None:
+            return Look(image.peak, 0.0, 0.0, False)
+        opacity = np.asarray(split[1]) / 255
+        levels = image.levels[..., :3].mean(2)  # whatever weights grey gives to colours, it is between dark and light
+        return Look(image.peak, float((levels * opacity).sum()), float(opacity.sum()), True)
     if _is_deep(image):
         return Look(int(np.asarray(image).max()), 0.0, 0.0, False)
     if (split := _split(image)) is None:
@@ -81,8 +112,12 @@ def look_at(image: Image.Image) -> Look:
     return Look(None, float((np.asarray(split[0].convert("L")) * opacity).sum()), float(opacity.sum()), True)
 
 
-def depicted(image: Image.Image, how: Depiction) -> Image.Image:
+def depicted(image: Stored, how: Depiction) -> Image.Image:
     """Of mode L or RGB. Raises Undecided where `how` does not say how it is read."""
+    if isinstance(image, Deep):
+        if how.bits is None:
+            raise Undecided
+        image = image.at_bits(how.bits)
     if _is_deep(image):
         if how.bits is None:
             raise Undecided
@@ -113,7 +148,7 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image] | None:
     return None if opacity.getextrema()[0] == 255 else (drawn.convert("L" if grey else "RGB"), opacity)
 
 
-def open_file(file: Path, size: int | None = None) -> Image.Image:
+def open_file(file: Path, size: int | None = None) -> Stored:
     """The first frame of an image file, upright (EXIF), as it is stored; a JPEG no larger than is needed for `size`."""
     with Image.open(file) as opened:
         kind = opened.format
@@ -121,7 +156,26 @@ def open_file(file: Path, size: int | None = None) -> Image.Image:
             opened.draft(None, (2 * size, 2 * size))  # lets a JPEG decode at a fraction of its size
         if opened.width * opened.height > MAX_PIXELS:
             raise Unreadable(f"{opened.width} x {opened.height} pixels, more than {MAX_PIXELS} in all")
+        if kind == "PNG" and opened.mode in ("RGB", "RGBA", "LA") and _is_png_of_16_bits(file):
+            return _deep_png(file)
         return _of_known_range(ImageOps.exif_transpose(opened), kind)
+
+
+def _is_png_of_16_bits(file: Path) -> bool:
+    """By its header, where the number of bits follows signature, chunk head, width and height."""
+    with file.open("rb") as opened:
+        return opened.read(25)[24:] == b"\x10"
+
+
+def _deep_png(file: Path) -> Deep:
+    import torch
+    from torchvision.io import decode_image
+
+    content = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+    levels = decode_image(content, apply_exif_orientation=True).permute(1, 2, 0).numpy()
+    if levels.shape[2] == 2:  # grey and opacity, which Pillow too gives as colours
+        levels = levels[..., [0, 0, 0, 1]]
+    return Deep(np.ascontiguousarray(levels))
 
 
 def raw_image(value: Any, name: str) -> Image.Image:

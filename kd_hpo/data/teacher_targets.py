@@ -136,7 +136,8 @@ def teacher_reader(
         }
         return TeacherReader(network, shapes, everything, every, plain, batches)
     sizes = {str(size): wanted for size, wanted in everything.blocks.items()}
-    key = _digest([network_digest(network), batches.images.digest, list(layers), sizes, batches.precision], train)
+    told = [network_digest(network), batches.images.digest, list(layers), sizes, batches.precision]
+    key = _digest([*told, *batches.normalisation.identity], train)
     sample = Sample(network, shapes, batches, train)
     folder = cached(
         cache / f"teacher-statistics-{key}",
@@ -191,6 +192,7 @@ def cached_targets(
     statistics = {str(size): values.tolist() for size, values in reader.statistics.items()}
     told += [batches.views.identity] if batches.views else []
     told += [precision] if precision != "float32" else []
+    told += batches.normalisation.identity
     sample = Sample(reader.network, reader.shapes, batches, images)
     folder = cached(
         cache / f"teacher-targets-{_digest([*told, statistics], images)}",

@@ -101,6 +101,24 @@ def build_timm(name: str, arguments: Mapping[str, Any], input_shape: Shape, clas
     return network
 
 
+def statistics_of_weights(
+    name: str, network: nn.Module, pretrained: bool | str
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std, of pixels from 0 to 1, of the images that a library's weights of the network were trained on.
+
+    network  as it was built: one of timm's says it itself
+    None where no library says it. Raises ConfigError for weights that torchvision does not have.
+    """
+    said = getattr(network, "pretrained_cfg", None)
+    if isinstance(said, Mapping) and said.get("mean") and said.get("std"):
+        return tuple(said["mean"]), tuple(said["std"])
+    library, _, bare = name.rpartition("/")
+    if ":" in name or library not in ("", "torchvision") or bare not in torchvision_names():
+        return None
+    shown = _torchvision_weights(bare, pretrained or True).transforms()
+    return tuple(shown.mean), tuple(shown.std)
+
+
 def _without_stem(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     stem = arguments.get("stem")
     if stem not in (None, "small"):

@@ -80,6 +80,12 @@ class TaskContract:
         for name, value in made.metrics(parts).items():
             torch.testing.assert_close(value, whole[name], msg=saying(f"{name} of two batches is not that of all"))
 
+    def test_the_same_output_for_all_knows_nothing(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
+        for row in batch[0]:
+            statistics = made.statistics(row.expand(B, -1), batch[1])
+            value = float(made.metrics(statistics)[made.metric])
+            assert not made.knows(value, batch[1]), f"an output that is the same for all, with {made.metric} {value:g}, knows"
+
     def test_gradient_steps_lower_the_loss(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
         output, labels = batch[0].requires_grad_(), batch[1]
         before = made.loss(output, labels)

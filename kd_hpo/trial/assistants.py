@@ -40,6 +40,7 @@ def taught_by_assistants(
             weights=weights,
             **config.teacher.model_dump(include=set(HOW_FEATURES_ARE_READ)),
             seed=config.teacher.seed,
+            accept_weak=True,  # it was trained here
         )
         config = config.replace(teacher=teacher.model_dump())
     return config.replace(assistants=())
@@ -55,7 +56,11 @@ def assistant_digest(trial: TrialConfig, batches: ImageBatches, splits: Splits, 
     for name in ("data", "splits"):  # the images themselves count, and of the splits those that train
         del acting[name]
     acting["teacher"] = acting["teacher"].get("layers")
+    del acting["task"]["metric"]
+    if acting["task"]["class_weights"] == "none":
+        del acting["task"]["class_weights"]
     images: list[object] = [batches.images.digest, splits.digests["train"]]
+    images += batches.normalisation.identity
     if batches.views is not None:
         images.append(batches.views.identity)
     if trial.teacher.cache_precision != "float32":

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from kd_hpo.config.data import DataKind, SplitSizes
+from kd_hpo.config.normalise import MeanAndStd
 from kd_hpo.config.trial import Network, Teacher, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import PairPlan, pair_plan
@@ -17,14 +19,16 @@ from kd_hpo.core.tasks import Task, task
 from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import ImageSet, read_data
+from kd_hpo.data.normalise import Normalisation, of_unit_pixels, reading, require_hooks
 from kd_hpo.data.remote import on_disk
 from kd_hpo.data.splits import Splits, make_splits, outer_in_train
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
-from kd_hpo.errors import ConfigError, about
+from kd_hpo.errors import ConfigError, Note, about
 from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.weights import load_weights, weights_digest
 from kd_hpo.nets.zoo import build_network
+from kd_hpo.trial.given_teacher import Judge, is_given, logarithm, of_logarithm, teacher_normalisation
 from kd_hpo.trial.teacher import TrainedTeacher, trained_teacher
 
 Progress = Callable[[str], None]
@@ -84,7 +88,12 @@ def prepared_parts(
 
 
 def task_of(config: TrialConfig, batches: ImageBatches) -> Task:
-    return task(config.task.kind, classes=len(batches.images.classes), **config.task.model_dump(exclude={"kind"}))
+    """With the weights of the classes as numbers."""
+    settings, counts = config.task.model_dump(exclude={"kind"}), batches.class_counts
+    if settings["class_weights"] in ("none", "balanced"):
+        even = counts.sum() / (len(counts) * np.maximum(counts, 1))  # that of a class without an image is never asked for
+        settings["class_weights"] = even.tolist() if settings["class_weights"] == "balanced" else None
+    return task(config.task.kind, classes=len(batches.images.classes), **settings)
 
 
 def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, cache: Path, progress: Progress) -> TeacherTargets:
@@ -112,7 +121,10 @@ def plan_before_training(config: TrialConfig, batches: ImageBatches, cache: Path
     Raises ConfigError or FeatureMismatch for networks and layers that do not exist.
     """
     whose, teacher = ("assistant", config.assistants[-1]) if config.assistants else ("teacher", config.teacher)
-    network = build(teacher.network, batches, task_of(config, batches), seed=config.teacher.seed)
+    if config.assistants:
+        network = build(teacher.network, batches, task_of(config, batches), seed=config.teacher.seed)
+    else:
+        network = build_teacher(config, batches)[0]
     with about(whose), FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
         shapes = layer_shapes(tap, batches.input_shape)
     student = build_student(config, batches, cache)
@@ -157,7 +169,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_images(data: DataKind, cache: Path, progress: Progress) -> ImageSet:
-    return read_data(data.kind, {name: getattr(data, name) for name in type(data).model_fields}, cache, progress)
+    fields = {name: getattr(data, name) for name in type(data).model_fields if name not in DataKind.model_fields}
+    return read_data(data.kind, fields, cache, progress)
 
 
 def split(images: ImageSet, sizes: SplitSizes) -> Splits:
@@ -179,18 +192,32 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
         images,
         splits.train,
         choose_device(config.device),
+        normalisation=normalisation_of(config.data, images),
         precision=config.precision,
         channels_last=config.channels_last,
         views=kept_views(config, images),
         workers=config.workers,
     )
+    for remark in config.task.remarks(dict(zip(images.classes, batches.class_counts.tolist(), strict=True))):
+        progress(Note(remark))
     return batches, splits
 
 
-def build(network: Network, batches: ImageBatches, task: Task, *, seed: int) -> nn.Module:
-    shape, outputs = batches.input_shape, task.outputs
+def normalisation_of(data: DataKind, images: ImageSet) -> Normalisation | None:
+    """What `data.normalise` says; None for the statistics of the train split. Raises ConfigError where it does not fit."""
+    channels = images.images.shape[1]
+    if isinstance(data.normalise, MeanAndStd):
+        return of_unit_pixels("given", data.normalise.mean, data.normalise.std, channels)
+    return of_unit_pixels("none", 0.0, 1.0, channels) if data.normalise == "none" else None
+
+
+def build(
+    network: Network, batches: ImageBatches, task: Task, *, seed: int, refuses: Callable[[object], str | None] | None = None
+) -> nn.Module:
+    """refuses  what is said of its output, in the place of what the task says"""
+    shape, outputs, refuses = batches.input_shape, task.outputs, refuses or task.refuses
     built = build_network(
-        network.name, network.arguments, shape, outputs, seed=seed, pretrained=network.pretrained, refuses=task.refuses
+        network.name, network.arguments, shape, outputs, seed=seed, pretrained=network.pretrained, refuses=refuses
     )
     return built.to(batches.device, memory_format=batches.memory_format)  # type: ignore[call-overload, no-any-return]
 
@@ -223,8 +250,37 @@ def prepare_teacher(
     config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
 ) -> TrainedTeacher:
     """The teacher with its weights: from its file, from the cache, or trained now and kept there."""
-    network = build(config.teacher.network, batches, task_of(config, batches), seed=config.teacher.seed)
+    (network, reads), task = build_teacher(config, batches), task_of(config, batches)
     if config.teacher.weights is not None:
         weights = load_weights_of(network, config.teacher.weights, cache, progress)
-        return TrainedTeacher.measured(network, task_of(config, batches), batches, splits.val, weights)
-    return trained_teacher(network, config.teacher, task_of(config, batches), batches, splits, cache, progress)
+        teacher = TrainedTeacher.measured(network, task, batches, splits.val, weights)
+    else:
+        teacher = trained_teacher(network, config.teacher, task, batches, splits, cache, progress)
+    teacher = replace(teacher, reads=reads)
+    if is_given(config.teacher):
+        judge = Judge(teacher, config.teacher.network.name, task, config.task.goal, batches, splits.val)
+        progress(Note(str(judge)))
+        if not config.teacher.accept_weak:
+            judge.require_worthy(cache)
+    return teacher
+
+
+def build_teacher(config: TrialConfig, batches: ImageBatches) -> tuple[nn.Module, Normalisation]:
+    """The teacher as it is built, and how the pixels become what it reads: it takes the student's batches, and gives logits.
+
+    Raises ConfigError where `teacher.normalise` or `teacher.returns` does not fit the network.
+    """
+    teacher, task = config.teacher, task_of(config, batches)
+    probable = teacher.returns == "probabilities"
+    network = build(
+        teacher.network,
+        batches,
+        task,
+        seed=teacher.seed,
+        refuses=partial(of_logarithm, task.refuses) if probable else task.refuses,
+    )
+    reads = teacher_normalisation(teacher, network, batches)
+    if probable:
+        require_hooks(network, "teacher.returns")
+        network.register_forward_hook(logarithm)
+    return reading(network, batches.normalisation, reads, batches.device), reads

@@ -119,6 +119,7 @@ def _under(prepared: Prepared, settings: dict[str, object]) -> Prepared:
         old.images,
         prepared.splits.train,
         old.device,
+        normalisation=old.normalisation,
         precision=str(settings["precision"]),
         channels_last=bool(settings["channels_last"]),
         views=old.views,

@@ -15,6 +15,7 @@ from kd_hpo.config.trial import Teacher, Training
 from kd_hpo.core.tasks import Task
 from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
+from kd_hpo.data.normalise import Normalisation
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, DataError, Diverged
 from kd_hpo.files import cached
@@ -28,6 +29,8 @@ Progress = Callable[[str], None]
 
 HOW_FEATURES_ARE_READ = frozenset({"features", "cached_views", "cache_precision", "cache_gb"})
 """Fields of Teacher that its own training does not depend on."""
+_TOLD_BY_THE_NETWORK = frozenset({"normalise", "returns"})
+"""Those whose effect is in the network's digest."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class TrainedTeacher:
     val: Score
     weights: Path | None
     """Where they come from; None for a network that is taken as it is built."""
+    reads: Normalisation
+    """How the pixels become the numbers that it reads."""
 
     @classmethod
     def measured(
@@ -45,7 +50,7 @@ class TrainedTeacher:
     ) -> "TrainedTeacher":
         network.requires_grad_(False)
         network.eval()
-        return cls(network, score(network, task, batches, val), weights)
+        return cls(network, score(network, task, batches, val), weights, batches.normalisation)
 
 
 def trained_teacher(
@@ -55,9 +60,13 @@ def trained_teacher(
     training = config.training
     if training is None:
         return TrainedTeacher.measured(network, task, batches, splits.val, None)
-    told = config.model_dump(mode="json", exclude={"layers", "weights", *HOW_FEATURES_ARE_READ})
-    trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", vars(task)]
-    about = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
+    told = config.model_dump(
+        mode="json", exclude={"layers", "weights", "accept_weak", *_TOLD_BY_THE_NETWORK, *HOW_FEATURES_ARE_READ}
+    )
+    acts = {name: value for name, value in vars(task).items() if name != "metric" and value is not None}
+    trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", acts]
+    about: list[object] = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
+    about += batches.normalisation.identity
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
 
     def train(new: Path) -> None:

@@ -20,7 +20,7 @@ def replayed_study(
             "name": "replayed",
             "data": {"kind": "digits"},
             "splits": {"train": 640, "outer": 200, "val": 200, "test": 200},
-            "teacher": {"network": network, "layers": ["conv1"], "training": None},
+            "teacher": {"network": network, "layers": ["conv1"], "training": None, "accept_weak": True},
             "student": {"network": network, "layers": ["conv1"]},
             "training": {"epochs": epochs, "batch_size": 64},
             "tracking": {"uri": uri},

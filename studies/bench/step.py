@@ -100,7 +100,7 @@ def trial(networks: str, pairs: int, weighting: str, epochs: int | None = None) 
         {
             "data": {"kind": "callable", "callable": "step:images", "arguments": {"count": sum(spec["splits"].values())}},
             "splits": spec["splits"],
-            "teacher": {"network": spec["teacher"], "layers": teacher, "training": None},
+            "teacher": {"network": spec["teacher"], "layers": teacher, "training": None, "accept_weak": True},
             "student": {"network": spec["student"], "layers": student},
             "training": {"epochs": epochs, "batch_size": spec["batch_size"]},
             "channels_last": True,

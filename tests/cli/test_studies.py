@@ -125,7 +125,7 @@ def test_layer_that_does_not_exist_is_told_before_the_training(kd_hpo: Command, 
 
 
 def test_teacher_that_is_taken_as_it_comes(kd_hpo: Command, study_file: Path) -> None:
-    told = kd_hpo("teacher", study_file, "--set", "teacher.training=null")
+    told = kd_hpo("teacher", study_file, "--set", "teacher.training=null", "--set", "teacher.accept_weak=true")
     assert "as the network comes" in told.out
 
 

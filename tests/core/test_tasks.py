@@ -1,10 +1,12 @@
 """What a classification costs, and how good it is, by hand."""
 
+import numpy as np
 import pytest
 import torch
 
 from kd_hpo.config.task import Classification as Settings
 from kd_hpo.core.tasks import TASKS, Classification, task
+from kd_hpo.errors import ConfigError
 
 OUTPUT = torch.tensor([[0.0, 3.0], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64).log1p()  # 1/5 and 4/5; 2/3 and 1/3; halves
 LABELS = torch.tensor([1, 1, 0])
@@ -33,3 +35,76 @@ def test_output_that_is_no_matrix_of_logits_is_refused(wrong: object) -> None:
 def test_settings_and_task_name_the_same_metric() -> None:
     assert task(Settings().kind, classes=3).metric == Settings.goal.metric
     assert set(TASKS) == {Settings().kind}
+    for metric in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert Settings(metric=metric).goal.metric in Classification(2).metrics(torch.ones(3, 2))
+
+
+def by_hand(answers: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, float]:
+    """From the confusion matrix: the mean diagonal of its rows, each divided by its sum; F1 from precision and recall."""
+    confusion = np.zeros((classes, classes))
+    for label, answer in zip(labels, answers, strict=True):
+        confusion[label, answer] += 1
+    recalls, scores = [], []
+    for k in range(classes):
+        there, said = confusion[k].sum(), confusion[:, k].sum()
+        if there:
+            recalls.append(confusion[k, k] / there)
+        if there or said:
+            precision, recall = (confusion[k, k] / n if n else 0.0 for n in (said, there))
+            scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
+    return {
+        "accuracy": float(np.trace(confusion) / len(labels)),
+        "balanced_accuracy": float(np.mean(recalls)),
+        "macro_f1": float(np.mean(scores)),
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_are_those_of_the_confusion_matrix(seed: int) -> None:
+    """Of an uneven data set, with a class that is never there and, at one seed, one that is never answered either."""
+    random, classes = np.random.default_rng(seed), 6
+    labels = random.choice(classes, 80, p=[0.7, 0.1, 0.1, 0.05, 0.05, 0])
+    output = random.normal(size=(80, classes)) + 2 * np.eye(classes)[labels]
+    if seed == 0:
+        output[:, 5] = -9
+    of, logits, targets = Classification(classes), torch.from_numpy(output), torch.from_numpy(labels)
+    statistics = sum((of.statistics(x, y) for x, y in zip(logits.split(17), targets.split(17), strict=True)), torch.zeros(()))
+    found = {name: value.item() for name, value in of.metrics(statistics).items()}
+    assert found == pytest.approx(by_hand(output.argmax(1), labels, classes), rel=1e-12)
+
+
+def test_always_the_same_answer_is_seen_by_the_balanced_metrics_alone() -> None:
+    of, labels = Classification(3), torch.tensor([0] * 8 + [1, 2])
+    found = of.metrics(of.statistics(torch.tensor([[1.0, 0, 0]]).expand(10, -1), labels))
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        {"accuracy": 0.8, "balanced_accuracy": 1 / 3, "macro_f1": (2 * 8 / 18) / 3}
+    )
+
+
+def test_a_class_weighs_its_examples_losses() -> None:
+    weighted = Classification(2, class_weights=(0.5, 3.0)).loss(OUTPUT, LABELS, "none")
+    torch.testing.assert_close(weighted, COSTS * torch.tensor([3.0, 3.0, 0.5], dtype=torch.float64))
+    with pytest.raises(ConfigError, match="2 numbers, and the data has 3 classes"):
+        Classification(3, class_weights=(0.5, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "knows"),
+    [
+        ("accuracy", 0.8, False),
+        ("accuracy", 0.82, False),
+        ("accuracy", 0.95, True),
+        ("balanced_accuracy", 0.36, False),
+        ("balanced_accuracy", 0.6, True),
+    ],
+)
+def test_whoever_knows_is_better_than_the_commonest_class(metric: str, value: float, knows: bool) -> None:
+    assert Classification(3, metric).knows(value, torch.tensor([0] * 80 + [1, 2] * 10)) == knows
+
+
+def test_probabilities_are_no_logits() -> None:
+    logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    assert "probabilities" in (Classification(3).refuses(logits.softmax(1)) or "")
+    assert "probabilities" in (Classification(3).refuses(logits.bfloat16().softmax(1)) or "")
+    for fine in (logits, logits.log_softmax(1), logits.sigmoid(), logits.relu()):
+        assert Classification(3).refuses(fine) is None

@@ -1,5 +1,8 @@
 """What a data set may give as an image, and what it becomes."""
 
+import struct
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_hpo.data.pixels import Depiction, Undecided, Unreadable, depicted, look_at, raw_image
+from kd_hpo.data.pixels import Depiction, Undecided, Unreadable, depicted, look_at, open_file, raw_image
 from kd_hpo.errors import DataError
 
 
@@ -18,6 +21,7 @@ def as_image(value: Any, name: str) -> Image.Image:
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)  # H = 5, W = 7
 GREY = RGB[..., 0]
 PLANES = RGB.transpose(2, 0, 1)
+FULL = np.random.default_rng(1).permutation(256).astype(np.uint8).repeat(3).reshape(16, 16, 3)
 LEVELS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
@@ -133,3 +137,46 @@ def test_half_transparent_is_half_seen() -> None:
 
 def test_images_without_such_things_need_no_decision() -> None:
     assert read_together(Image.fromarray(GREY), Image.fromarray(RGB))[1] == ()
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding")  # of torchvision, whose successor is another package
+
+
+def png_of_16_bits(levels: np.ndarray) -> bytes:
+    """(H, W, C) as colours (C = 3), with opacity (4), or grey with opacity (2), by the format's own description."""
+    height, width, channels = levels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("scale", "bits"), [(1, 8), (16, 12), (257, 16)])
+def test_colours_of_16_bits_are_read_by_the_range_of_all_images(tmp_path: Path, scale: int, bits: int) -> None:
+    """RGB, in which every level of 8 bits is there, scaled to fill 8, 12 and 16 bits: always the same image."""
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(FULL.astype(np.uint16) * scale))
+    (tmp_path / "b.png").write_bytes(png_of_16_bits(np.zeros((2, 2, 3), np.uint16)))
+    stored = [open_file(tmp_path / name) for name in ("a.png", "b.png")]
+    with pytest.raises(Undecided):
+        depicted(stored[0], Depiction())
+    how = Depiction()
+    (words,) = how.decide(map(look_at, stored))
+    assert f"reach level {255 * scale} and are read as those of {bits} bits" in words
+    read = [depicted(each, how) for each in stored]
+    np.testing.assert_array_equal(np.asarray(read[0]), FULL)
+    assert (read[0].mode, np.asarray(read[1]).max()) == ("RGB", 0)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize(("ink", "ground"), [(0, 255), (200, 0)], ids=["dark on white", "light on black"])
+def test_what_is_drawn_in_16_bits_on_transparency_is_seen(tmp_path: Path, channels: int, ink: int, ground: int) -> None:
+    levels = np.zeros((1, 2, channels), np.uint16)
+    levels[0, 0], levels[0, 1, -1] = [*[ink * 257] * (channels - 1), 65535], 0
+    levels[0, 1, :-1] = 65535 - ink * 257
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(levels))
+    how, stored = Depiction(), open_file(tmp_path / "a.png")
+    how.decide([look_at(stored)])
+    assert np.asarray(depicted(stored, how))[0].tolist() == [[ink] * 3, [ground] * 3]

@@ -59,7 +59,7 @@ def study_in(runs: Path, **changes: object) -> StudyConfig:
     fields: dict[str, object] = {
         "data": {"kind": "image_folder", "path": f"{at}/digits"},
         "splits": {"outer": 40, "val": 40, "test": 40},
-        "teacher": trial.teacher.replace(weights=f"{at}/weights/teacher.safetensors"),
+        "teacher": trial.teacher.replace(weights=f"{at}/weights/teacher.safetensors", accept_weak=True),
         "student": trial.student.replace(weights=f"{at}/weights/student.safetensors"),
         "training": {"epochs": 2, "batch_size": 32},
         "search": {"trials": 0},

@@ -58,7 +58,7 @@ def trial_of(teacher: Network, student: Network) -> TrialConfig:
     return digits_trial(
         data={"kind": "callable", "callable": "tests.trial.test_steps_network_pairs:coloured_digits"},
         splits={"train": 64, "outer": 24, "val": 8, "test": 24},
-        teacher={"network": teacher, "layers": "auto", "training": None},
+        teacher={"network": teacher, "layers": "auto", "training": None, "accept_weak": True},
         student={"network": student, "layers": "auto"},
         training={"epochs": 1, "batch_size": 16},
         weighting=LearnedWeights(every=1, warmup=0, hold=0, outer_batch=16),

@@ -76,7 +76,13 @@ def test_teacher_with_dropout_comes_out_the_same_and_its_code_counts(tmp_path: P
 
     def told(module: str, act: str, training: dict[str, object] | None, seed: int) -> tuple[str, float]:
         (tmp_path / f"{module}.py").write_text(DROPPING.format(act=act))
-        teacher = {**given.model_dump(), "network": {"name": f"{module}:network"}, "layers": "auto", "training": training}
+        teacher = {
+            **given.model_dump(),
+            "network": {"name": f"{module}:network"},
+            "layers": "auto",
+            "training": training,
+            "accept_weak": True,
+        }
         torch.manual_seed(seed)
         prepared = prepare(digits_trial(teacher=teacher), tmp_path / f"cache-{seed}")
         images = prepared.splits.train[:8]
