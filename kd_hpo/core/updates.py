@@ -29,8 +29,8 @@ class Update:
     groups: Mapping[str, Mapping[str, Any]]
     """By the parameter's name: lr, weight decay and the like."""
     state: State
-    count: float
-    """Steps taken before."""
+    counts: Mapping[str, float]
+    """Steps taken before, by the parameter's name: one without a gradient at a step has not taken it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def next_update(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) ->
         raise TypeError("no way back through the step of SGD with dampening")
     kept = {name: optimizer.state.get(p, {}) for name, p in parameters.items()}
     state = {slot: {name: _copied(kept[name].get(slot), p) for name, p in parameters.items()} for slot in OPTIMIZERS[kind]}
-    return Update(kind, of, state, max((float(one.get("step", 0)) for one in kept.values()), default=0))
+    return Update(kind, of, state, {name: float(one.get("step", 0)) for name, one in kept.items()})
 
 
 def pull_back(update: Update, w: Params, gradient: Params, later: Cotangents) -> tuple[Params, Cotangents]:
@@ -71,7 +71,7 @@ def pull_back(update: Update, w: Params, gradient: Params, later: Cotangents) ->
         )
         for name, p in moved.items():
             optimizer.state[p] = {slot: _without_zeros(slot, kept[name]) for slot, kept in leaves_s.items()}
-            optimizer.state[p]["step"] = torch.tensor(update.count, dtype=torch.float64)
+            optimizer.state[p]["step"] = torch.tensor(update.counts[name], dtype=torch.float64)
             p.grad = leaves_g[name]
         optimizer.step()
         outputs = [(moved[name], later.w[name]) for name in w]

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.optim import Adam
 
 from kd_hpo.config.pairs import GradientBalanced
 from kd_hpo.config.trial import TrialConfig
@@ -14,6 +13,7 @@ from kd_hpo.core.logit_losses import logit_loss
 from kd_hpo.core.objective import Objective
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.pairs import PairMatrix
+from kd_hpo.core.resting_adam import RestingAdam
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import DataError
 from kd_hpo.nets.features import FeatureTap
@@ -61,7 +61,7 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
         balance = GradientBalance(plan.shape, decay=settings.balance.decay, measures=settings.balance.measures)
     learning = config.weighting.learning
     looks = direction(learning.direction.kind, **learning.direction.arguments()) if learning else None
-    return PairState(losses, weighting, balance, Adam([*groups, *weighting.parameter_groups()], fused=True), looks)
+    return PairState(losses, weighting, balance, RestingAdam([*groups, *weighting.parameter_groups()]), looks)
 
 
 def schedule_of(config: TrialConfig, steps_per_epoch: int, pairs: PairState | None) -> Schedule:
