@@ -61,6 +61,8 @@ class Trial:
     step: int = 0
     epoch: int = 0
     records: list[EpochRecord] = field(default_factory=list)
+    lost: int | None = None
+    """The first step whose hypergradient was not finite: lambda has not moved by it."""
     optimizer: Optimizer = field(init=False)
     """Of the student, in this stage."""
     lr_schedule: LRScheduler = field(init=False)
