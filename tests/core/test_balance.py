@@ -137,4 +137,5 @@ def test_many_pairs_are_measured_in_turn() -> None:
         times += turn
         balance.observe(torch.ones(()), torch.ones(5, 8), turn)
     assert not times[0, 0]
-    assert times[wanted].max() - times[wanted].min() <= 1
+    assert times[wanted].min() >= 2
+    assert times[wanted].max() <= 4
