@@ -120,9 +120,15 @@ class Schedule:
         return learning is not None and learning.start is not None and step < (learning.warmup - learning.opening) * self.steps
 
     def _measures(self, step: int) -> bool:
-        """Where the pairs are switched on, then at every so many-th step."""
+        """Where the pairs are switched on, then at every so many-th step.
+
+        Where the settings name no interval it is a share of the trial, and before it is reached, measures come at steps twice as
+        late each: norms move fastest while regressors are new.
+        """
         balance = self.pairs.balance if self.pairs else None
         if not isinstance(balance, GradientBalanced) or step < balance.measures - 1:
             return False
+        times, rest = divmod(step + 1, balance.measures)
         every = balance.every or max(1, self.steps // MEASURES)
-        return step == balance.measures - 1 or step % every == 0
+        doubled = balance.every is None and step < every and rest == 0 and times & (times - 1) == 0
+        return step == balance.measures - 1 or doubled or step % every == 0

@@ -78,6 +78,9 @@ def test_balance_is_measured_where_pairs_are_switched_on_and_then_at_some(measur
 def test_balance_is_measured_so_many_times_a_trial_where_no_interval_is_given() -> None:
     found = plans(Pairs(balance=GradientBalanced(measures=5)))
     assert due(found, "measures") == [4, *range(6, STEPS, STEPS // MEASURES)]
+    pairs = Pairs(balance=GradientBalanced(measures=5))
+    late = [step for step in range(200) if Schedule(100 * MEASURES, pairs).at(step).measures]
+    assert late == [4, 9, 19, 39, 79, 100]  # twice as late each, until the interval is reached
 
 
 def test_start_keeps_left_out_pairs_closed_until_shortly_before_lambda_moves() -> None:
