@@ -146,8 +146,8 @@ class GradientBalanced(Settings):
 
     kind: Literal["gradient"] = "gradient"
     every: PositiveInt | None = None
-    """Steps between two measures of the gradients' norms, each exact on one batch; null: a 35th of the trial's steps, fewer at
-    first."""
+    """Steps between two measures of the gradients' norms, each exact on one batch; null: a 35th of the trial's steps, closer
+    together at first."""
     decay: Fraction = 0.3
     """Factor of the running averages, per measure: norms move within tens of steps, and differ by a tenth or two from batch to
     batch."""
