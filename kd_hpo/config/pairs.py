@@ -142,15 +142,17 @@ PairLoss = Annotated[
 
 
 class GradientBalanced(Settings):
-    """Each pair's gradient in the student's parameters is made as large as the task's gradient there."""
+    """Each pair's gradient in the student's parameters is made as large as the task's there, in the optimiser's metric."""
 
     kind: Literal["gradient"] = "gradient"
-    every: PositiveInt = 20
-    """Steps between two measures of the gradients' norms, once enough stand."""
-    decay: Fraction = 0.95
-    """Factor of the running averages, per measure; one measure alone is off by a factor of about two."""
+    every: PositiveInt | None = None
+    """Steps between two measures of the gradients' norms, each exact on one batch; null: a 35th of the trial's steps, closer
+    together at first."""
+    decay: Fraction = 0.3
+    """Factor of the running averages, per measure: norms move within tens of steps, and differ by a tenth or two from batch to
+    batch."""
     measures: PositiveInt = 10
-    """Measures before the pairs are switched on, one a step from the start."""
+    """With which step, counted from 1, the pairs are switched on and first measured: regressors are random before."""
 
 
 class Unbalanced(Settings):

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+AT_ONCE = 16
+"""Pairs of one measure, once all have been measured: each costs a pass back through the student."""
+
 
 class GradientBalance:
     """scale_ts = |dL_task / dw| / |dD_ts / dw|, from running averages of both squared norms.
@@ -11,24 +14,54 @@ class GradientBalance:
     the few parameters below it. In the parameters, pairs of all depths pull equally hard.
     decay     factor of the running averages; they are unbiased, so the first measure counts in full
     measures  how many measures must stand before the pairs are switched on: until then every scale is 0
+
+    A measure that is not finite is passed over: the pair keeps its scale, and `missed` counts.
     """
 
-    def __init__(self, shape: tuple[int, int], *, decay: float, measures: int) -> None:
+    def __init__(self, shape: tuple[int, int], *, decay: float, measures: int = 1) -> None:
         self._decay, self._needed = decay, measures
         self._task, self._pairs = torch.zeros(()), torch.zeros(shape)
-        self._count = 0
+        self._task_weight, self._pair_weights = torch.zeros(()), torch.zeros(shape)  # of what the averages hold
+        self._count, self._missed_now = 0, 0
+        self.missed = torch.zeros(shape)
+        """(T, S): how many measures of the pair in a row were not finite."""
+        self._asked = torch.zeros(shape)
         self._scales = torch.zeros(shape)
 
-    def observe(self, task: Tensor, pairs: Tensor, measured: Tensor | None = None) -> None:
-        """task (), pairs (T, S): squared norms, or unbiased estimates of them from the same random direction.
+    def in_turn(self, wanted: Tensor | None = None) -> Tensor:
+        """(T, S), True for the pairs to measure next: of those that are wanted, all that are new, else those of longest ago."""
+        wanted = torch.ones_like(self._pairs, dtype=torch.bool) if wanted is None else wanted.cpu()
+        new = wanted & (self._asked == 0)
+        if new.any():
+            return new
+        oldest = torch.where(wanted, self._asked, torch.inf).flatten().argsort(stable=True)[:AT_ONCE]
+        return wanted & torch.zeros_like(wanted).flatten().index_fill(0, oldest, True).view_as(wanted)
 
-        measured  (T, S), where some pairs were not measured: False for those, which stay as they are, for good
+    def observe(self, task: Tensor, pairs: Tensor, measured: Tensor | None = None) -> None:
+        """task (), pairs (T, S): squared norms.
+
+        measured  (T, S), where some pairs were not measured: False for those, which stay as they are
         """
         self._count += 1
-        self._task = torch.lerp(task.to(self._task), self._task, self._decay)
-        averages = torch.lerp(pairs.to(self._pairs), self._pairs, self._decay)
-        self._pairs = averages if measured is None else torch.where(measured.to(averages.device), averages, self._pairs)
+        task, pairs = task.to(self._task), pairs.to(self._pairs)
+        measured = torch.ones_like(pairs, dtype=torch.bool) if measured is None else measured.to(pairs.device)
+        finite = measured & pairs.isfinite() & task.isfinite()
+        self._asked = torch.where(measured, float(self._count), self._asked)
+        self.missed = torch.where(finite, 0.0, self.missed + (measured & ~finite))
+        self._missed_now += int((measured & ~finite).sum())
+        if task.isfinite():
+            self._task = torch.lerp(task, self._task, self._decay)
+            self._task_weight = torch.lerp(torch.ones(()), self._task_weight, self._decay)
+        self._pairs = torch.where(finite, torch.lerp(pairs, self._pairs, self._decay), self._pairs)
+        self._pair_weights = torch.where(
+            finite, torch.lerp(torch.ones_like(pairs), self._pair_weights, self._decay), self._pair_weights
+        )
         self._scales = self._balanced()
+
+    @property
+    def unknown(self) -> Tensor:
+        """(T, S), True for pairs that were measured, and never with a finite norm."""
+        return (self._asked > 0) & (self._pair_weights == 0)
 
     @property
     def started(self) -> bool:
@@ -39,17 +72,33 @@ class GradientBalance:
         """(T, S); a pair without any gradient has scale 0, since nothing can balance it."""
         return self._scales
 
+    def take_missed(self) -> int:
+        """How many measures of pairs were not finite since the last call."""
+        missed, self._missed_now = self._missed_now, 0
+        return missed
+
     def _balanced(self) -> Tensor:
         if not self.started:
             return torch.zeros_like(self._pairs)
-        ratio = self._task / self._pairs.clamp_min(torch.finfo(torch.float32).tiny)
-        return torch.where(self._pairs > 0, ratio, 0.0).sqrt()
+        tiny = torch.finfo(torch.float32).tiny
+        task, pairs = self._task / self._task_weight.clamp_min(tiny), self._pairs / self._pair_weights.clamp_min(tiny)
+        return torch.where(self._pairs > 0, task / pairs.clamp_min(tiny), 0.0).sqrt()
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"task": self._task, "pairs": self._pairs, "count": torch.tensor(self._count)}
+        return {
+            "task": self._task,
+            "pairs": self._pairs,
+            "task_weight": self._task_weight,
+            "pair_weights": self._pair_weights,
+            "missed": self.missed,
+            "asked": self._asked,
+            "count": torch.tensor(self._count),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._task, self._pairs, self._count = state["task"], state["pairs"], int(state["count"])
+        self._task_weight, self._pair_weights = state["task_weight"], state["pair_weights"]
+        self.missed, self._asked = state["missed"], state["asked"]
         self._scales = self._balanced()
 
 
@@ -63,6 +112,9 @@ class NoBalance:
 
     def scales(self) -> Tensor:
         return self._scales
+
+    def take_missed(self) -> int:
+        return 0
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

@@ -231,7 +231,7 @@ class DrMad(_OfSeveralSteps):
             replace(
                 step,
                 w=between(start, last.w, k / count),
-                update=replace(step.update, state=last.update.state, count=last.update.count),
+                update=replace(step.update, state=last.update.state, counts=last.update.counts),
                 gradient=last.gradient,
             )
             for k, step in enumerate(steps)

@@ -57,6 +57,18 @@ class BatchMeans(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedParameters(Protocol):
+    """A module of a pair loss whose parameters hold the numbers of several pairs, of which `means` may leave out some."""
+
+    def resting(self, needed: Tensor) -> Mapping[nn.Parameter, Tensor]:
+        """Of parameters that a step with `needed` (T, S) trains in part: the numbers that it does not, which must rest.
+
+        They are True, in the parameter's shape. A parameter that gets no gradient at all rests by itself.
+        """
+        ...
+
+
 PAIR_LOSSES: dict[str, Callable[..., PairLoss]] = {
     "gaussian": Gaussian,
     "hint": Hint,

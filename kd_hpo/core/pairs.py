@@ -1,6 +1,6 @@
 """The (T, S) matrix of pair losses, whatever the loss, computed together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kd_hpo.core.gradient_scaling import scaled_identity
 from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.core.maps import gradient_in_own_layout
-from kd_hpo.core.pair_losses import BatchMeans, PairLoss
+from kd_hpo.core.pair_losses import BatchMeans, PairLoss, SharedParameters
 from kd_hpo.core.plan import PairPlan, Size
 
 
@@ -100,6 +100,12 @@ class PairMatrix(nn.Module):
         if self.plan.logits_pair:
             parts.append(self._logits_pair(compared, targets, weights))
         return self._in_order(parts)
+
+    def resting(self, needed: Tensor | None) -> Mapping[nn.Parameter, Tensor]:
+        """The numbers of parameters that `forward` with `needed` does not train, True in the parameter's shape."""
+        if needed is None or not isinstance(self.feature_pairs, SharedParameters):
+            return {}
+        return self.feature_pairs.resting(needed)
 
     def sizes(self, needed: Tensor | None) -> frozenset[Size]:
         """The resolutions of the targets that `forward` reads."""

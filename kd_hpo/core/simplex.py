@@ -47,8 +47,12 @@ def mix_with_uniform(weights: Tensor, share: float) -> Tensor:
 
 
 def drawn_to(start: Tensor, weights: Tensor, share: float) -> Tensor:
-    """weights^(1 - share) * start^share, brought to sum 1: the logarithms forget a share of their way from the start."""
-    return torch.softmax(torch.lerp(weights.log(), start.log(), share).flatten(), 0).view_as(weights)
+    """weights^(1 - share) * start^share, brought to sum 1: the logarithms forget a share of their way from the start.
+
+    A weight of exactly 0, as `projection` makes them, stays 0.
+    """
+    way = torch.lerp(weights.log(), start.log(), share)
+    return torch.softmax(torch.where(weights == 0, -torch.inf, way).flatten(), 0).view_as(weights)
 
 
 def one_to_one(weights: Tensor) -> Tensor:

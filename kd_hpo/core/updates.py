@@ -29,8 +29,8 @@ class Update:
     groups: Mapping[str, Mapping[str, Any]]
     """By the parameter's name: lr, weight decay and the like."""
     state: State
-    count: float
-    """Steps taken before."""
+    counts: Mapping[str, float]
+    """Steps taken before, by the parameter's name: one without a gradient at a step has not taken it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,29 @@ def next_update(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) ->
         raise TypeError("no way back through the step of SGD with dampening")
     kept = {name: optimizer.state.get(p, {}) for name, p in parameters.items()}
     state = {slot: {name: _copied(kept[name].get(slot), p) for name, p in parameters.items()} for slot in OPTIMIZERS[kind]}
-    return Update(kind, of, state, max((float(one.get("step", 0)) for one in kept.values()), default=0))
+    return Update(kind, of, state, {name: float(one.get("step", 0)) for name, one in kept.items()})
+
+
+def gains(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Params:
+    """How far the optimiser's next update moves each number for its gradient, beside the others; {} where all move alike.
+
+    Adam divides by the root of the mean square v of the gradients so far: 1 / (sqrt(v + floor) + eps), times the root of the mean
+    of v, so that gradients keep their size. Since the next gradient itself counts 1 - b2 in v, floor is that share of the mean of
+    v in the parameter: a number that has had no gradient yet has no boundless gain.
+    """
+    if not isinstance(optimizer, (Adam, AdamW)) or not optimizer.state:
+        return {}
+    squares, found = dict[str, Tensor](), dict[str, Tensor]()
+    of_group = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, p in parameters.items():
+        if kept := optimizer.state.get(p, {}):
+            squares[name] = kept["exp_avg_sq"] / (1 - of_group[id(p)]["betas"][1] ** float(kept["step"]))
+    total = torch.stack([v.sum() for v in squares.values()]).sum() / sum(v.numel() for v in squares.values())
+    for name, v in squares.items():
+        group = of_group[id(parameters[name])]
+        floor = (1 - group["betas"][1]) * v.mean()
+        found[name] = total.sqrt() / ((v + floor).sqrt() + group["eps"])
+    return found
 
 
 def pull_back(update: Update, w: Params, gradient: Params, later: Cotangents) -> tuple[Params, Cotangents]:
@@ -71,7 +93,7 @@ def pull_back(update: Update, w: Params, gradient: Params, later: Cotangents) ->
         )
         for name, p in moved.items():
             optimizer.state[p] = {slot: _without_zeros(slot, kept[name]) for slot, kept in leaves_s.items()}
-            optimizer.state[p]["step"] = torch.tensor(update.count, dtype=torch.float64)
+            optimizer.state[p]["step"] = torch.tensor(update.counts[name], dtype=torch.float64)
             p.grad = leaves_g[name]
         optimizer.step()
         outputs = [(moved[name], later.w[name]) for name in w]

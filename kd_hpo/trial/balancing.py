@@ -1,28 +1,56 @@
-"""The measure of the pairs' balance at a step."""
+"""The measure of the pairs' balance at a step: exact norms of gradients, as the optimiser sees them."""
+
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_hpo.core.balance import GradientBalance
-from kd_hpo.core.hypergradient import squared_slopes
-from kd_hpo.core.params import Params
-from kd_hpo.trial.passes import Seen, as_targets, forward_mode_student, needed_pairs
-from kd_hpo.trial.randomness import BALANCE, generator, random_state_kept
+from kd_hpo.core.updates import gains
+from kd_hpo.trial.passes import Seen, as_targets, buffers_of, needed_pairs, run_student
+from kd_hpo.trial.randomness import random_state_kept
 from kd_hpo.trial.schedule import StepPlan
 from kd_hpo.trial.state import Trial
 
 
 def measure_balance(trial: Trial, seen: Seen, due: StepPlan) -> None:
     """Shows the balance the norms of the task's and the pairs' gradients on the batch, in the student's parameters."""
-    pairs, targets, before = trial.pairs, seen.targets, seen.before
-    assert pairs is not None and targets is not None and before is not None and isinstance(pairs.balance, GradientBalance)
-    needed = needed_pairs(trial, pairs, due.measures_weighted_only)
+    pairs = trial.pairs
+    assert pairs is not None and isinstance(pairs.balance, GradientBalance)
+    turn = pairs.balance.in_turn(needed_pairs(trial, pairs, due.measures_weighted_only))
+    pairs.balance.observe(*squared_norms(trial, seen, turn), turn)
 
-    def losses(w: Params) -> Tensor:
-        output, features = forward_mode_student(trial, seen.view.x, w, before)
-        matrix = pairs.losses(as_targets(features), targets, needed=needed)
-        return torch.cat([trial.objective.task_loss(output.to(matrix), seen.view).view(1), matrix.flatten()])
 
-    with torch.no_grad(), random_state_kept():
-        squares = squared_slopes(losses, before.parameters, generator(trial.config.seed, BALANCE, trial.step))
-    pairs.balance.observe(squares[0], squares[1:].view(pairs.losses.plan.shape), needed)
+def squared_norms(trial: Trial, seen: Seen, turn: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the gradients of the task's loss, (), and of the pairs whose turn it is, (T, S) with 0 for the others, on the batch.
+
+    In the metric of the optimiser: what counts is how far a gradient moves the parameters. A pair's gradient in all layers of
+    the student at once comes by one pass back for a row of pairs, to the layers themselves, and one for each pair from there.
+    """
+    pairs, targets = trial.pairs, seen.targets
+    assert pairs is not None and targets is not None
+    trained = trial.parameters
+    metric = gains(trial.optimizer, trained)
+
+    def squared(gradients: Sequence[Tensor | None]) -> Tensor:
+        parts = zip(trained, gradients, strict=True)
+        return sum((weighed(name, g) for name, g in parts if g is not None), torch.zeros((), device=trial.device))
+
+    def weighed(name: str, gradient: Tensor) -> Tensor:
+        return (gradient * metric[name] if name in metric else gradient).square().sum()
+
+    with random_state_kept():  # the same dropout as in the step
+        output, features = run_student(trial, seen.view.x, buffers_of(trial))
+    apart = [feature.detach().requires_grad_() for feature in features]
+    matrix = pairs.losses(as_targets(apart), targets, torch.ones(turn.shape).to(targets.logits), turn)
+    found = torch.zeros_like(matrix).detach()
+    for t in turn.any(1).nonzero().flatten().tolist():
+        at_layers = torch.autograd.grad(matrix[t].sum(), apart, retain_graph=True, allow_unused=True)
+        for s, at_layer in enumerate(at_layers):
+            if turn[t, s] and at_layer is not None and features[s].requires_grad:
+                found[t, s] = squared(_gradients(features[s], trained, at_layer))
+    return squared(_gradients(trial.objective.task_loss(output, seen.view), trained)).detach(), found
+
+
+def _gradients(of: Tensor, trained: dict[str, nn.Parameter], along: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(of, list(trained.values()), along, retain_graph=True, allow_unused=True)

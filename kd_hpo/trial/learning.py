@@ -23,7 +23,10 @@ def learn_weights(trial: Trial, pairs: PairState, step: InnerStep) -> None:
     with trial.hypergradient_time:
         outer, direct = outer_gradient(trial, pairs, trained)
         h = hypergradient_along(pairs, outer, step)
-        pairs.weighting.learn(h, direct)
+        if h.isfinite().all() and (direct is None or direct.isfinite().all()):
+            pairs.weighting.learn(h, direct)
+        elif trial.lost is None:  # told at the end of the epoch, where a loss that was lost before it comes first
+            trial.lost = trial.step
 
 
 def hypergradient_along(pairs: PairState, outer: Params, last: InnerStep) -> Tensor:
@@ -48,7 +51,7 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
     """
     assert trial.schedule.learning is not None
     batch = drawn_batch(trial.prepared.splits.outer, trial.schedule.learning.outer_batch, trial.config.seed, OUTER, trial.step)
-    parts = np.array_split(batch, ceil(len(batch) / trial.config.training.batch_size))
+    parts = np.array_split(batch, parts_of(len(batch), trial.config.training.batch_size))
     gradient, direct = {name: torch.zeros_like(w) for name, w in trained.items()}, None
     with random_state_kept():
         for part in parts:
@@ -59,6 +62,12 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
             if matrix is not None:
                 direct = share * matrix if direct is None else direct + share * matrix
     return gradient, direct
+
+
+def parts_of(images: int, batch_size: int) -> int:
+    """In how many parts of about a training batch the outer batch goes: never one image alone, unless training has that too."""
+    parts = ceil(images / batch_size)
+    return parts if batch_size == 1 else max(1, min(parts, images // 2))
 
 
 def outer_loss(trial: Trial, pairs: PairState, batch: Indices, of: str) -> tuple[Tensor, Tensor | None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import cut, one_line
+from kd_hpo.core.balance import GradientBalance
 from kd_hpo.core.pair_losses import entropy
 from kd_hpo.core.plan import LayerShape
 from kd_hpo.data.batches import shuffled_batches
@@ -31,6 +32,9 @@ from kd_hpo.trial.stopwatch import EpochTime
 
 Report = Callable[[EpochRecord], None]
 Timed = Callable[[EpochTime], None]
+
+MISSED = 5
+"""Measures of a pair's gradient in a row that may be lost: more, and there is nothing to balance it by."""
 
 CHECKPOINT, LAST_WEIGHTS, BEST_WEIGHTS = "checkpoint.pt", "last.safetensors", "best.safetensors"
 
@@ -106,6 +110,22 @@ def require_finite(trial: Trial, losses: Tensor) -> None:
         at = int(wrong[0])
         task, kd, pairs, _ = losses[at].tolist()
         raise diverged(trial, trial.step - len(losses) + at, f"task {task:g}, kd {kd:g}, pairs {pairs:g}")
+    if trial.lost is not None:
+        raise diverged(trial, trial.lost, "finite itself, but not the hypergradient of lambda")
+    require_measures(trial)
+
+
+def require_measures(trial: Trial) -> None:
+    """Raises Diverged where a pair's gradient has not been finite at MISSED measures in a row."""
+    if trial.pairs is None or not isinstance(trial.pairs.balance, GradientBalance):
+        return
+    plan, missed = trial.pairs.losses.plan, trial.pairs.balance.missed
+    if trial.step == trial.schedule.steps:  # there is no other
+        missed = torch.where(trial.pairs.balance.unknown, torch.inf, missed)
+    if float(missed.max()) >= MISSED:
+        t, s = divmod(int(missed.argmax()), plan.shape[1])
+        pair = f"{plan.teacher[t].name} -> {plan.student[s].name}"
+        raise diverged(trial, trial.step, f"the gradient of {pair} was not finite at its last measures")
 
 
 def diverged(trial: Trial, step: int, losses: str) -> Diverged:
@@ -136,6 +156,8 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
         weights, scales = trial.pairs.weighting.of_epoch(trial.epoch - 1), trial.pairs.balance.scales()
         metrics["weights/entropy"] = float(entropy(weights))
         metrics["weights/largest"] = float(weights.max())
+        if missed := trial.pairs.balance.take_missed():
+            metrics["weights/missed_measures"] = missed
         metrics[TOTAL] = trial.pairs.weighting.total(trial.epoch - 1)
         if trial.pairs.direction is not None and trial.pairs.direction.residual:
             metrics["weights/residual"] = trial.pairs.direction.residual

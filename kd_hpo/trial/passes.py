@@ -1,11 +1,12 @@
 """What a step looks at, a batch as training sees it and what the teacher says of it, and the student's forward passes."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from kd_hpo.config.wording import cut, one_line
@@ -66,6 +67,11 @@ def see(trial: Trial, batch: Indices, due: StepPlan, *, remembers: bool) -> Seen
 def needed_pairs(trial: Trial, pairs: PairState, weighted_only: bool) -> Tensor | None:
     """(T, S), True for the pairs that have a weight now; None for all."""
     return pairs.weighting.weights(trial.epoch) > 0 if weighted_only else None
+
+
+def resting_numbers(trial: Trial, due: StepPlan) -> Mapping[nn.Parameter, Tensor]:
+    """Of the parameters of pairs, the numbers of those that the step leaves out: True, in the parameter's shape."""
+    return trial.pairs.losses.resting(needed_pairs(trial, trial.pairs, due.weighted_only)) if trial.pairs else {}
 
 
 def view_of(trial: Trial, batch: Indices) -> View:

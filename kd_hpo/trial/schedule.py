@@ -7,6 +7,9 @@ from typing import Literal, Protocol
 from kd_hpo.config.pairs import GradientBalanced, Pairs, PairsFirst
 from kd_hpo.config.weightings import Learning
 
+MEASURES = 35
+"""Of the balance in a trial, where its settings name no interval."""
+
 Stage = Literal["all", "pairs", "task"]
 """Which losses a step has: all, the pairs alone, or labels and logits without pairs."""
 
@@ -47,7 +50,7 @@ class StepPlan:
     @property
     def remembers(self) -> bool:
         """Whether the student just before the step is needed after it."""
-        return self.looks or self.measures
+        return self.looks
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,15 @@ class Schedule:
         return learning is not None and learning.start is not None and step < (learning.warmup - learning.opening) * self.steps
 
     def _measures(self, step: int) -> bool:
-        """At every step until enough measures stand, then at some."""
+        """Where the pairs are switched on, then at every so many-th step.
+
+        Where the settings name no interval it is a share of the trial, and before it is reached, measures come at steps twice as
+        late each: norms move fastest while regressors are new.
+        """
         balance = self.pairs.balance if self.pairs else None
-        return isinstance(balance, GradientBalanced) and (step < balance.measures or step % balance.every == 0)
+        if not isinstance(balance, GradientBalanced) or step < balance.measures - 1:
+            return False
+        times, rest = divmod(step + 1, balance.measures)
+        every = balance.every or max(1, self.steps // MEASURES)
+        doubled = balance.every is None and step < every and rest == 0 and times & (times - 1) == 0
+        return step == balance.measures - 1 or doubled or step % every == 0

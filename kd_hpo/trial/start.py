@@ -1,10 +1,11 @@
 """A trial at its start, from its settings and from what trials share."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.optim import Adam
+from torch import nn
 
 from kd_hpo.config.pairs import GradientBalanced
 from kd_hpo.config.trial import TrialConfig
@@ -14,6 +15,8 @@ from kd_hpo.core.logit_losses import logit_loss
 from kd_hpo.core.objective import Objective
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.pairs import PairMatrix
+from kd_hpo.core.resting_adam import RestingAdam
+from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import DataError
 from kd_hpo.nets.features import FeatureTap
@@ -21,6 +24,7 @@ from kd_hpo.trial.parts import Prepared, build_student, layers_of
 from kd_hpo.trial.randomness import REGRESSORS, generator
 from kd_hpo.trial.schedule import Schedule
 from kd_hpo.trial.state import PairState, Trial
+from kd_hpo.trial.teacher import require_trains_on_one
 from kd_hpo.trial.weighting import build_weighting, served_pairs
 
 
@@ -33,6 +37,7 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     network = build_student(config, prepared.batches, prepared.cache)
     student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()
+    require_batches_of_more(config, lambda: network, prepared.batches, prepared.splits)
     pairs = start_pairs(config, prepared) if config.weighting.paired else None
     objective = Objective(prepared.task, logit_loss(config.kd.kind, **config.kd.arguments()), config.kd.weight)
     return Trial(config, prepared, objective, schedule_of(config, steps, pairs), student, pairs, steps)
@@ -49,6 +54,18 @@ def steps_per_epoch(config: TrialConfig, splits: Splits) -> int:
     return steps
 
 
+def require_batches_of_more(config: TrialConfig, student: Callable[[], nn.Module], batches: ImageBatches, splits: Splits) -> None:
+    """Raises ConfigError where a batch of one image would come to a network that cannot be trained on one, as batch norm."""
+    learning, batch_size = config.weighting.learning, config.training.batch_size
+    if batch_size == 1:
+        require_trains_on_one(student(), batches, splits.train, "training.batch_size is 1")
+    elif learning is not None and len(splits.outer[: learning.outer_batch]) == 1:
+        said = (
+            f"lambda looks at one image (weighting.outer_batch {learning.outer_batch}, of {len(splits.outer)} in the outer split)"
+        )
+        require_trains_on_one(student(), batches, splits.outer, said)
+
+
 def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     plan, device, settings = prepared.plan, prepared.batches.device, config.pairs
     loss = pair_loss(settings.loss.kind, **settings.loss.arguments())
@@ -58,10 +75,10 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
     groups: list[dict[str, Any]] = [{"params": list(losses.parameters()), "lr": settings.regressor_lr}]
     balance: GradientBalance | NoBalance = NoBalance(plan.shape)
     if isinstance(settings.balance, GradientBalanced):
-        balance = GradientBalance(plan.shape, decay=settings.balance.decay, measures=settings.balance.measures)
+        balance = GradientBalance(plan.shape, decay=settings.balance.decay)
     learning = config.weighting.learning
     looks = direction(learning.direction.kind, **learning.direction.arguments()) if learning else None
-    return PairState(losses, weighting, balance, Adam([*groups, *weighting.parameter_groups()], fused=True), looks)
+    return PairState(losses, weighting, balance, RestingAdam([*groups, *weighting.parameter_groups()]), looks)
 
 
 def schedule_of(config: TrialConfig, steps_per_epoch: int, pairs: PairState | None) -> Schedule:

@@ -14,6 +14,7 @@ from kd_hpo.core.balance import GradientBalance, NoBalance
 from kd_hpo.core.directions import Direction
 from kd_hpo.core.objective import Objective
 from kd_hpo.core.pairs import PairMatrix
+from kd_hpo.core.resting_adam import RestingAdam
 from kd_hpo.core.weightings import Weighting
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.checkpoint import require_alike, require_fitting
@@ -32,7 +33,7 @@ class PairState:
     losses: PairMatrix
     weighting: Weighting
     balance: GradientBalance | NoBalance
-    optimizer: Optimizer
+    optimizer: RestingAdam
     """Of the regressors, and of what the weighting has for the training loss."""
     direction: Direction | None = None
     held_epochs: int = 0
@@ -60,6 +61,8 @@ class Trial:
     step: int = 0
     epoch: int = 0
     records: list[EpochRecord] = field(default_factory=list)
+    lost: int | None = None
+    """The first step whose hypergradient was not finite: lambda has not moved by it."""
     optimizer: Optimizer = field(init=False)
     """Of the student, in this stage."""
     lr_schedule: LRScheduler = field(init=False)

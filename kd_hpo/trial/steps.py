@@ -13,7 +13,7 @@ from kd_hpo.data.batches import Indices
 from kd_hpo.trial.balancing import measure_balance
 from kd_hpo.trial.inner import inner_step
 from kd_hpo.trial.learning import learn_weights
-from kd_hpo.trial.passes import Seen, as_targets, needed_pairs, run_student, see
+from kd_hpo.trial.passes import Seen, as_targets, needed_pairs, resting_numbers, run_student, see
 from kd_hpo.trial.schedule import StepPlan
 from kd_hpo.trial.state import PairState, Trial
 
@@ -44,6 +44,7 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
     if pairs and step and due.learns == "before":
         learn_weights(trial, pairs, step)
     losses = inner_gradients(trial, seen, due)
+    resting = resting_numbers(trial, due)  # now: lambda may move before the regressors do
     trial.optimizer.step()
     if pairs and pairs.direction and step:
         step = replace(step, gradient={name: p.grad.clone() for name, p in trial.parameters.items() if p.grad is not None})
@@ -52,7 +53,7 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
         if due.learns == "after":
             learn_weights(trial, pairs, step)
     if pairs and seen.targets:
-        pairs.optimizer.step()  # only now: the hypergradient belongs to the regressors that the step used
+        pairs.optimizer.step_but(resting)  # only now: the hypergradient belongs to the regressors that the step used
     trial.lr_schedule.step()
     trial.step += 1
     return losses

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from kd_hpo.config.trial import Teacher, Training
+from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.tasks import Task
 from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
@@ -95,6 +97,22 @@ def loads(network: nn.Module, path: Path) -> bool:
     return True
 
 
+def require_trains_on_one(network: nn.Module, batches: ImageBatches, images: Indices, said: str) -> None:
+    """Raises ConfigError, with what leads to it, for a network that takes no batch of one image in training, as batch norm."""
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    training = network.training
+    try:
+        with torch.no_grad(), random_state_kept(), batches.autocast():
+            functional_call(network.train(), buffers, (batches.inputs(images[:1]),))
+    except ValueError as error:
+        raise ConfigError(
+            f"{said}, and {type(network).__name__} cannot be trained on one image ({cut(one_line(str(error)))}): batch norm "
+            "needs two values of each channel; give it two images or more, or take a network without batch norm"
+        ) from error
+    finally:
+        network.train(training)
+
+
 def train_teacher(
     network: nn.Module,
     config: Teacher,
@@ -110,6 +128,8 @@ def train_teacher(
         raise DataError(
             f"the teacher has {len(images)} images, less than one batch of {training.batch_size}; give it more or smaller batches"
         )
+    if training.batch_size == 1:
+        require_trains_on_one(network, batches, images, "teacher.training.batch_size is 1")
     optimizer = build_optimizer(training.optimizer, network.parameters())
     schedule = build_schedule(training.lr_schedule, optimizer, steps)
     views = torch.Generator().manual_seed(config.seed)

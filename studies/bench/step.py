@@ -7,8 +7,8 @@
 
 Images are random, of CIFAR's shape; teachers are untrained: neither changes the cost. CPU time of one thread, in blocks: every
 block runs each trial once, and a ratio is that of two trials of one block. Memory is the peak of what a process of its own
-has to itself, above that of one which has only imported kd_hpo. Trials are short, 180 steps or 30, so the balance starts after
-one measure: that is the share of the steps that ten are of the 25 epochs of a whole trial.
+has to itself, above that of one which has only imported kd_hpo. Trials are short, 180 steps or 30, so the balance starts with
+the first step, and is measured at every 64th, as in the 25 epochs of a whole trial.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def trial(networks: str, pairs: int, weighting: str, epochs: int | None = None) 
             "channels_last": True,
             "pairs": {
                 "logits": "inside" if inside else "outside",
-                "balance": {"kind": "gradient", "measures": max(1, round(10 * epochs / 25))},
+                "balance": {"kind": "gradient", "measures": max(1, round(10 * epochs / 25)), "every": 64},
             },
             "weighting": weightings(len(teacher) + inside, len(student) + inside)[weighting],
         }

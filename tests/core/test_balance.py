@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.balance import GradientBalance, NoBalance
+from kd_hpo.core.balance import AT_ONCE, GradientBalance, NoBalance
 from kd_hpo.core.hypergradient import squared_slopes
 
 T, S = 3, 2
@@ -96,6 +96,46 @@ def test_what_is_not_measured_stays_as_it_was() -> None:
     balance = GradientBalance((1, 2), decay=0.5, measures=1)
     balance.observe(torch.tensor(4.0), torch.tensor([[1.0, 4.0]]))
     balance.observe(torch.tensor(4.0), torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]))
-    scales = balance.scales()
-    assert scales[0, 0] == 2
-    assert scales[0, 1] == pytest.approx((3 / 2) ** 0.5)  # the task's average goes on: 2, then 3
+    balance.observe(torch.tensor(1.0), torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]]))
+    assert balance.scales()[0, 1] == pytest.approx((16 / 7 / 4) ** 0.5)  # the task's average goes on: (4 + 2 * 4 + 4 * 1) / 7
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_a_measure_that_is_not_finite_is_passed_over_and_counted(lost: float) -> None:
+    balance = GradientBalance((1, 2), decay=0.5, measures=1)
+    balance.observe(torch.tensor(4.0), torch.tensor([[1.0, 4.0]]))
+    balance.observe(torch.tensor(4.0), torch.tensor([[1.0, lost]]))
+    assert balance.scales().tolist() == [[2.0, 1.0]]
+    balance.observe(torch.tensor(lost), torch.tensor([[9.0, 9.0]]))
+    assert balance.scales().tolist() == [[2.0, 1.0]]
+    assert balance.missed.tolist() == [[1, 2]]
+    assert balance.take_missed() == 3
+    assert balance.take_missed() == 0
+    balance.observe(torch.tensor(4.0), torch.tensor([[1.0, 4.0]]))
+    assert balance.scales().tolist() == [[2.0, 1.0]]
+    assert not balance.missed.any()
+
+
+def test_a_pair_whose_first_measure_is_lost_is_balanced_by_its_next_one() -> None:
+    balance = GradientBalance((1, 2), decay=0.5, measures=1)
+    balance.observe(torch.tensor(4.0), torch.tensor([[1.0, float("nan")]]))
+    assert balance.scales().tolist() == [[2.0, 0.0]]
+    assert balance.unknown.tolist() == [[False, True]]
+    balance.observe(torch.tensor(4.0), torch.tensor([[1.0, 4.0]]))
+    assert balance.scales().tolist() == [[2.0, 1.0]]
+    assert not balance.unknown.any()
+
+
+def test_many_pairs_are_measured_in_turn() -> None:
+    balance = GradientBalance((5, 8), decay=0.5, measures=1)
+    wanted = torch.ones(5, 8, dtype=torch.bool)
+    wanted[0, 0] = False
+    times = torch.zeros(5, 8)
+    for number in range(6):
+        turn = balance.in_turn(wanted)
+        assert int(turn.sum()) == (39 if number == 0 else AT_ONCE)  # all are new, then those of longest ago
+        times += turn
+        balance.observe(torch.ones(()), torch.ones(5, 8), turn)
+    assert not times[0, 0]
+    assert times[wanted].min() >= 2
+    assert times[wanted].max() <= 4

@@ -206,6 +206,13 @@ def test_one_to_one_keeps_the_assignment_of_largest_product(shape: tuple[int, in
         torch.testing.assert_close(one_to_one(weights), expected if wide is weights else expected.t(), rtol=1e-12, atol=0)
 
 
+def test_drawn_to_keeps_a_weight_of_zero() -> None:
+    weights = drawn_to(uniform((1, 3)), torch.tensor([[0.0, 0.2, 0.8]]), 0.5)
+    assert weights[0, 0] == 0
+    assert weights[0, 2] / weights[0, 1] == pytest.approx(2)  # the root of 4
+    assert weights.sum() == pytest.approx(1)
+
+
 def test_one_to_one_gives_nothing_to_a_pair_of_weight_zero() -> None:
     weights = torch.tensor([[0.5, 0.5], [0.0, 0.0]])  # the second teacher layer may teach no one
     assert one_to_one(weights).sort(descending=True).values.tolist() == [[1.0, 0.0], [0.0, 0.0]]

@@ -18,7 +18,7 @@ from kd_hpo.trial import balancing, passes, steps
 from kd_hpo.trial.evaluate import Score
 from kd_hpo.trial.loop import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import needed_pairs
+from kd_hpo.trial.passes import Seen, needed_pairs
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.state import PairState, Trial
@@ -204,6 +204,48 @@ def test_divergence_in_the_last_step_of_an_epoch_is_seen_on_val(
     monkeypatch.setattr("kd_hpo.trial.loop.score", lambda *_: Score(float("nan"), {"accuracy": 0.1}, 0.1))
     with pytest.raises(Diverged, match="step 7 of 28: val nan"):
         run_trial(digits_trial(), lambda _: None, cache=cache, prepared=prepared)
+
+
+@pytest.mark.parametrize("form", [{}, {"pairing": "one_to_one"}, {"update": "projection", "mix": 0.0, "forget": 0.2}])
+def test_a_hypergradient_that_is_not_finite_moves_nothing_and_is_told(
+    cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, form: dict[str, object]
+) -> None:
+    monkeypatch.setattr("kd_hpo.trial.learning.hypergradient_along", lambda *_: torch.full((3, 2), float("nan")))
+    learned = {"kind": "learned", "every": 2, "warmup": 0.0} | form
+    with pytest.raises(Diverged, match=r"step 0 of 28: .*hypergradient.* training.optimizer.lr"):
+        run_trial(digits_trial(weighting=learned), lambda _: None, cache=cache, prepared=prepared)
+
+
+def test_projection_that_forgets_stays_on_the_simplex(cache: Path, prepared: Prepared) -> None:
+    learned = {"kind": "learned", "every": 1, "warmup": 0.0, "update": "projection", "step": 0.5, "mix": 0.0, "forget": 0.2}
+    result = run_trial(digits_trial(weighting=learned), lambda _: None, cache=cache, prepared=prepared)
+    assert any(weight == 0 for row in result.last.weights for weight in row)
+    assert sum(map(sum, result.last.weights)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("lost", "ends"), [(1, False), (100, True)])
+def test_measures_that_are_not_finite_are_passed_over_until_none_is(
+    cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, lost: int, ends: bool
+) -> None:
+    """One switches no pair off, and is counted; where none is finite the trial ends with the pair's name."""
+    measured, norms = list[int](), balancing.squared_norms
+
+    def some_lost(trial: Trial, seen: Seen, turn: Tensor) -> tuple[Tensor, Tensor]:
+        task, pairs = norms(trial, seen, turn)
+        measured.append(1)
+        pairs[0, 1] *= float("nan") if len(measured) <= lost else 1
+        return task, pairs
+
+    monkeypatch.setattr(balancing, "squared_norms", some_lost)
+    config = digits_trial(weighting={"kind": "uniform"}, pairs={"balance": {"kind": "gradient", "measures": 2}})
+    if ends:
+        with pytest.raises(Diverged, match="conv1 -> fc was not finite"):
+            run_trial(config, lambda _: None, cache=cache, prepared=prepared)
+        return
+    result = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
+    assert result.records[0].metrics["weights/missed_measures"] == 1
+    assert "weights/missed_measures" not in result.records[1].metrics
+    assert result.last.scales[0][1] > 0
 
 
 def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path, cache: Path, prepared: Prepared) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from kd_hpo.config.pairs import GradientBalanced, Pairs, PairsFirst, Unbalanced
 from kd_hpo.config.weightings import LearnedWeights, Learning
-from kd_hpo.trial.schedule import Schedule, StepPlan
+from kd_hpo.trial.schedule import MEASURES, Schedule, StepPlan
 
 STEPS = 100
 EACH_WAY = ((0.5, 0.5), (0.5, 0.5))
@@ -70,9 +70,17 @@ def test_direction_sees_the_steps_before_an_update_and_none_once_lambda_is_held(
 
 
 @pytest.mark.parametrize(("measures", "every"), [(4, 20), (1, 25), (7, 7)])
-def test_balance_is_measured_at_each_step_until_enough_stand_then_at_some(measures: int, every: int) -> None:
+def test_balance_is_measured_where_pairs_are_switched_on_and_then_at_some(measures: int, every: int) -> None:
     found = plans(Pairs(balance=GradientBalanced(measures=measures, every=every)))
-    assert due(found, "measures") == sorted({*range(measures), *range(0, STEPS, every)})
+    assert due(found, "measures") == sorted({measures - 1, *range(every * ((measures - 1 + every - 1) // every), STEPS, every)})
+
+
+def test_balance_is_measured_so_many_times_a_trial_where_no_interval_is_given() -> None:
+    found = plans(Pairs(balance=GradientBalanced(measures=5)))
+    assert due(found, "measures") == [4, *range(6, STEPS, STEPS // MEASURES)]
+    pairs = Pairs(balance=GradientBalanced(measures=5))
+    late = [step for step in range(200) if Schedule(100 * MEASURES, pairs).at(step).measures]
+    assert late == [4, 9, 19, 39, 79, 100]  # twice as late each, until the interval is reached
 
 
 def test_start_keeps_left_out_pairs_closed_until_shortly_before_lambda_moves() -> None:

@@ -55,6 +55,20 @@ class LinearGaussian(nn.Module):
             found.append(gaussian_means(part.cells, inputs, self.floor, scale))
         return torch.cat(found).index_select(0, part.order)
 
+    def resting(self, needed: Tensor) -> dict[nn.Parameter, Tensor]:
+        """See kd_hpo.core.pair_losses.SharedParameters."""
+        found = dict[nn.Parameter, Tensor]()
+        for choice in self._part(tuple(map(tuple, needed.tolist()))).choices:
+            block = self._block(choice.block)
+            found |= {
+                p: rests
+                for p, rests in ((block.weight, choice.weight_rests), (block.bias, choice.cells_rest))
+                if rests is not None
+            }
+            if choice.cells_rest is not None and isinstance(block.rho, nn.Parameter):
+                found[block.rho] = choice.cells_rest
+        return found
+
     def of_pair(self, t: int, s: int) -> tuple[Tensor, Tensor, Tensor]:
         """weight (C_t, C_s), bias (C_t,) and rho (C_t,)"""
         i, place = next(p for p, g in zip(self.places, self.plan.groups, strict=True) if g.student == s and t in g.teachers)
@@ -155,6 +169,8 @@ class _Choice:
             rows=_where([row for place in places for row in packed.rows[place]], packed.shape[0], device),
             columns=_where(packed.columns_of(self.teachers), packed.shape[1], device),
         )
+        self.weight_rests = _rest(packed.shape, self.shape.in_weight, device)
+        self.cells_rest = _rest((len(packed.groups), packed.shape[1]), self.shape.in_cells, device)
         in_targets = sum(packed.plan.teacher[t].channels for t in packed.plan.blocks[packed.size])
         self.channels = _where(packed.channels_of(self.teachers), in_targets, device)
 
@@ -185,6 +201,15 @@ class _Part:
         self.pair = torch.tensor(pairs, dtype=torch.long, device=like.device)
         stands = {pair: position for position, pair in enumerate(found) if pair}
         self.order = torch.tensor([stands.get((t, g.student), 0) for g in plan.groups for t in g.teachers], device=like.device)
+
+
+def _rest(shape: tuple[int, int], chosen: tuple[slice | Tensor, slice | Tensor] | None, device: torch.device) -> Tensor | None:
+    """True for the numbers that are not chosen; None where all are."""
+    if chosen is None:
+        return None
+    rests = torch.ones(shape, dtype=torch.bool, device=device)
+    rests[chosen] = False
+    return rests
 
 
 def _where(positions: Sequence[int], of: int, device: torch.device) -> Where:
