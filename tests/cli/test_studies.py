@@ -106,9 +106,10 @@ def test_study_that_is_refused_leaves_no_folder(kd_hpo: Command, override: str, 
 def test_teacher_is_trained_once_and_told(kd_hpo: Command, study_file: Path) -> None:
     first = kd_hpo("teacher", study_file)
     assert first.code == 0
-    training, accuracy, weights, following = first.out.splitlines()
+    training, accuracy, reads, weights, following = first.out.splitlines()
     assert "epoch 1 of 4" in training
     assert accuracy.startswith("plain_conv") and "val 0." in accuracy and "120 images" in accuracy
+    assert reads.startswith("it reads ")
     file = Path(weights.removeprefix("its weights: "))
     assert file.is_file()
     assert following.endswith(f"next: kd-hpo run {study_file}")
