@@ -20,7 +20,7 @@ from kd_hpo.data.datasets import ImageSet, read_data
 from kd_hpo.data.remote import on_disk
 from kd_hpo.data.splits import Splits, make_splits, outer_in_train
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
-from kd_hpo.errors import ConfigError, about
+from kd_hpo.errors import ConfigError, Note, about
 from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.weights import load_weights, weights_digest
@@ -187,10 +187,17 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
     return batches, splits
 
 
-def build(network: Network, batches: ImageBatches, task: Task, *, seed: int) -> nn.Module:
-    shape, outputs = batches.input_shape, task.outputs
+def build(network: Network, batches: ImageBatches, task: Task, *, seed: int, tell: Progress = lambda _: None) -> nn.Module:
     built = build_network(
-        network.name, network.arguments, shape, outputs, seed=seed, pretrained=network.pretrained, refuses=task.refuses
+        network.name,
+        network.arguments,
+        batches.input_shape,
+        task.outputs,
+        seed=seed,
+        pretrained=network.pretrained,
+        output=network.output,
+        refuses=task.refuses,
+        tell=tell,
     )
     return built.to(batches.device, memory_format=batches.memory_format)  # type: ignore[call-overload, no-any-return]
 
@@ -203,19 +210,23 @@ def layers_of(config: TrialConfig, layers: tuple[str, ...] | str, network: nn.Mo
     return (*(name for name in resolve_layers(network, layers, batches.input_shape) if name not in inside), *inside)
 
 
-def build_student(config: TrialConfig, batches: ImageBatches, cache: Path) -> nn.Module:
+def build_student(config: TrialConfig, batches: ImageBatches, cache: Path, tell: Progress = lambda _: None) -> nn.Module:
     """A student at its start: fresh, pretrained or from a file."""
-    network = build(config.student.network, batches, task_of(config, batches), seed=config.seed)
-    if config.student.weights is not None:
-        load_weights_of(network, config.student.weights, cache)
+    student = config.student
+    network = build(student.network, batches, task_of(config, batches), seed=config.seed, tell=tell)
+    if student.weights is not None:
+        load_weights_of(network, student.weights, student.weights_key, cache, tell)
     return network
 
 
-def load_weights_of(network: nn.Module, place: Path | str, cache: Path, progress: Progress = lambda _: None) -> Path:
+def load_weights_of(
+    network: nn.Module, place: Path | str, key: str | None, cache: Path, progress: Progress = lambda _: None
+) -> Path:
     """From a file on disk or in storage; gives the path that they were read from."""
     path = on_disk(place, cache, folder=False, progress=progress)
     with nullcontext() if path == place else about(str(place)):
-        load_weights(network, path)
+        for note in load_weights(network, path, key):
+            progress(Note(note))
     return path
 
 
@@ -225,6 +236,6 @@ def prepare_teacher(
     """The teacher with its weights: from its file, from the cache, or trained now and kept there."""
     network = build(config.teacher.network, batches, task_of(config, batches), seed=config.teacher.seed)
     if config.teacher.weights is not None:
-        weights = load_weights_of(network, config.teacher.weights, cache, progress)
+        weights = load_weights_of(network, config.teacher.weights, config.teacher.weights_key, cache, progress)
         return TrainedTeacher.measured(network, task_of(config, batches), batches, splits.val, weights)
     return trained_teacher(network, config.teacher, task_of(config, batches), batches, splits, cache, progress)

@@ -19,6 +19,7 @@ from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, DataError, Diverged
 from kd_hpo.files import cached
 from kd_hpo.nets.identity import network_digest
+from kd_hpo.nets.outputs import one_tensor, require_output
 from kd_hpo.nets.weights import load_weights, save_weights
 from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
@@ -55,7 +56,7 @@ def trained_teacher(
     training = config.training
     if training is None:
         return TrainedTeacher.measured(network, task, batches, splits.val, None)
-    told = config.model_dump(mode="json", exclude={"layers", "weights", *HOW_FEATURES_ARE_READ})
+    told = config.model_dump(mode="json", exclude={"layers", "weights", "weights_key", *HOW_FEATURES_ARE_READ})
     trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", vars(task)]
     about = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
@@ -110,7 +111,7 @@ def train_teacher(
         for batch in batches.ahead(shuffled_batches(images, training.batch_size, config.seed, epoch)):
             seen = view(batches.inputs(batch), batches.labels(batch), config.augment, views)
             with batches.autocast():
-                output = network(seen.x).to(batches.dtype)
+                output = require_output(network, network(seen.x), one_tensor).to(batches.dtype)
             loss = seen.over_labels(partial(task.loss, output))
             optimizer.zero_grad()
             loss.backward()
