@@ -29,8 +29,8 @@ def save_weights(state: Mapping[str, Any], path: Path, write: Write = write_atom
 
     Raises ConfigError for a state of modules (`get_extra_state`) that JSON does not keep as it is.
     """
-    extra = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-    metadata = {_EXTRA: _json(extra)} if extra else None
+    extra = extra_state(state)
+    metadata = {_EXTRA: extra} if extra else None
     write(path, save({name: t.detach().cpu().contiguous().clone() for name, t in _tensors(state).items()}, metadata))
 
 
@@ -181,7 +181,11 @@ def _kind(tensor: Tensor) -> str:
     return "float" if tensor.is_floating_point() else "int"
 
 
-def _json(extra: Mapping[str, Any]) -> str:
+def extra_state(state: Mapping[str, Any]) -> str:
+    """What modules keep beside tensors, as JSON; empty where they keep nothing. Raises ConfigError for what JSON does not keep."""
+    extra = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+    if not extra:
+        return ""
     try:
         text = json.dumps(extra)
         same = json.loads(text) == extra

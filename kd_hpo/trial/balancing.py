@@ -24,5 +24,6 @@ def measure_balance(trial: Trial, seen: Seen, due: StepPlan) -> None:
         return torch.cat([trial.objective.task_loss(output.to(matrix), seen.view).view(1), matrix.flatten()])
 
     with torch.no_grad(), random_state_kept():
-        squares = squared_slopes(losses, before.parameters, generator(trial.config.seed, BALANCE, trial.step))
+        chance = generator(trial.config.seed, BALANCE, trial.step)
+        squares = squared_slopes(losses, before.parameters, chance, pairs.derivatives.slope)
     pairs.balance.observe(squares[0], squares[1:].view(pairs.losses.plan.shape), needed)

@@ -25,6 +25,7 @@ from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.weights import load_weights, weights_digest
 from kd_hpo.nets.zoo import build_network
+from kd_hpo.trial.evaluate import Score
 from kd_hpo.trial.teacher import TrainedTeacher, trained_teacher
 
 Progress = Callable[[str], None]
@@ -111,15 +112,48 @@ def plan_before_training(config: TrialConfig, batches: ImageBatches, cache: Path
 
     Raises ConfigError or FeatureMismatch for networks and layers that do not exist.
     """
+    return teacher_and_plan(config, batches, cache)[1]
+
+
+def teacher_and_plan(
+    config: TrialConfig, batches: ImageBatches, cache: Path, tell: Progress = lambda _: None
+) -> tuple[nn.Module, PairPlan]:
+    """The trial's teacher before anything is trained, with its weights where it has a file of them, and the plan of the pairs."""
     whose, teacher = ("assistant", config.assistants[-1]) if config.assistants else ("teacher", config.teacher)
-    network = build(teacher.network, batches, task_of(config, batches), seed=config.teacher.seed)
+    network = build(teacher.network, batches, task_of(config, batches), seed=config.teacher.seed, tell=tell)
     with about(whose), FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
         shapes = layer_shapes(tap, batches.input_shape)
-    student = build_student(config, batches, cache)
+    if isinstance(teacher, Teacher) and teacher.weights is not None:
+        load_weights_of(network, teacher.weights, teacher.weights_key, cache, tell)
+    student = build_student(config, batches, cache, tell)
     with about("student"), FeatureTap(student, layers_of(config, config.student.layers, student, batches)) as tap:
         student_shapes = layer_shapes(tap, batches.input_shape)
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
-    return pair_plan(shapes, student_shapes, logits_pair=config.pairs.logits == "inside", meet=loss.meet)
+    return network, pair_plan(shapes, student_shapes, logits_pair=config.pairs.logits == "inside", meet=loss.meet)
+
+
+def untrained_parts(
+    config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, tell: Progress = lambda _: None
+) -> Prepared:
+    """What `prepared_parts` gives, of a teacher that is not trained, and whose features are read on line, as they are.
+
+    Raises as `plan_before_training` does, and ConfigError for weights that do not fit.
+    """
+    network, plan = teacher_and_plan(config, batches, cache, tell)
+    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
+    targets = teacher_reader(
+        network.requires_grad_(False).eval(),
+        [layer.name for layer in plan.teacher],
+        batches,
+        splits.train,
+        plan.student,
+        logits_pair=config.pairs.logits == "inside",
+        meet=loss.meet,
+        standardised=False,
+        cache=cache,
+    )
+    teacher = TrainedTeacher(network, Score(0.0, {}, 0.0), None)
+    return Prepared(task_of(config, batches), batches, splits, teacher, "", targets, cache)
 
 
 def reads_online(config: TrialConfig) -> bool:

@@ -1,5 +1,6 @@
 """A trial at its start, from its settings and from what trials share."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.optim import Adam
 from kd_hpo.config.pairs import GradientBalanced
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.balance import GradientBalance, NoBalance
+from kd_hpo.core.derivatives import Derivatives
 from kd_hpo.core.directions import direction
 from kd_hpo.core.logit_losses import logit_loss
 from kd_hpo.core.objective import Objective
@@ -17,15 +19,18 @@ from kd_hpo.core.pairs import PairMatrix
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import DataError
 from kd_hpo.nets.features import FeatureTap
-from kd_hpo.trial.parts import Prepared, build_student, layers_of
+from kd_hpo.trial.parts import Prepared, Progress, build_student, layers_of
 from kd_hpo.trial.randomness import REGRESSORS, generator
 from kd_hpo.trial.schedule import Schedule
 from kd_hpo.trial.state import PairState, Trial
 from kd_hpo.trial.weighting import build_weighting, served_pairs
 
 
-def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
-    """A trial at step 0. Seeds torch's global generator, which a network's dropout reads."""
+def start_trial(config: TrialConfig, prepared: Prepared, tell: Progress = warnings.warn) -> Trial:
+    """A trial at step 0. Seeds torch's global generator, which a network's dropout reads.
+
+    tell  is told of a student through which derivatives do not go the usual way
+    """
     steps = steps_per_epoch(config, prepared.splits)
     torch.manual_seed(config.seed)
     if config.compile:
@@ -33,7 +38,7 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     network = build_student(config, prepared.batches, prepared.cache)
     student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()
-    pairs = start_pairs(config, prepared) if config.weighting.paired else None
+    pairs = start_pairs(config, prepared, tell) if config.weighting.paired else None
     objective = Objective(prepared.task, logit_loss(config.kd.kind, **config.kd.arguments()), config.kd.weight)
     return Trial(config, prepared, objective, schedule_of(config, steps, pairs), student, pairs, steps)
 
@@ -49,7 +54,7 @@ def steps_per_epoch(config: TrialConfig, splits: Splits) -> int:
     return steps
 
 
-def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
+def start_pairs(config: TrialConfig, prepared: Prepared, tell: Progress) -> PairState:
     plan, device, settings = prepared.plan, prepared.batches.device, config.pairs
     loss = pair_loss(settings.loss.kind, **settings.loss.arguments())
     weighting = build_weighting(config, plan, served_pairs(loss, plan, settings), device)
@@ -61,7 +66,8 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
         balance = GradientBalance(plan.shape, decay=settings.balance.decay, measures=settings.balance.measures)
     learning = config.weighting.learning
     looks = direction(learning.direction.kind, **learning.direction.arguments()) if learning else None
-    return PairState(losses, weighting, balance, Adam([*groups, *weighting.parameter_groups()], fused=True), looks)
+    optimizer = Adam([*groups, *weighting.parameter_groups()], fused=True)
+    return PairState(losses, weighting, balance, optimizer, looks, Derivatives(tell))
 
 
 def schedule_of(config: TrialConfig, steps_per_epoch: int, pairs: PairState | None) -> Schedule:
