@@ -14,8 +14,9 @@ from kd_hpo.core.params import Params, added, norm, scaled
 Gradient = Callable[[Params], Params]
 """The gradient of a loss; it may be differentiated again where the parameters that it is given require that."""
 
-_SAME = 1e-2
-"""How far two ways to the same numbers may be apart, as a share of the largest: rounding in float32 is well below."""
+_SAME, _NEAR = 1e-2, 5e-2
+"""How far two ways to the same numbers may be apart, as a share of the largest: rounding in float32 is well below; and how far
+differences may be."""
 
 
 class Derivatives:
@@ -28,6 +29,8 @@ class Derivatives:
         self._tell = tell
         self._slopes = dict(_SLOPES)
         self._products = dict(_PRODUCTS)
+        self._usual: bool | None = None
+        """Whether it is forward mode that goes through; None before anything has been tried."""
 
     def slope(self, losses: Losses, w: Params, direction: Params) -> Tensor:
         """J @ direction, J the Jacobian of the losses."""
@@ -43,16 +46,31 @@ class Derivatives:
                     self._give_up(self._slopes, name, RuntimeError("they are not those of its backward pass"))
                     continue
                 self._slopes = {name: way}
+            self._usual = way is slope
             return along
 
-    def hessian_product(self, gradient: Gradient, w: Params, v: Params) -> Params:
-        """H v, H the Hessian of the loss; v may be of some of the parameters, and is of those."""
+    def hessian_product(self, gradient: Gradient, w: Params, v: Params, losses: Losses) -> Params:
+        """H v, H the Hessian of the loss that the gradient is of; v may be of some of the parameters, and is of those.
+
+        losses  of the same student, which tell whether all in it has a rule for forward mode: what has one is torch's own, or
+                written with care. Of the rest, torch may leave second derivatives out without a word.
+        """
+        if self._usual is None:
+            self.slope(losses, w, {name: v.get(name, torch.zeros_like(value)) for name, value in w.items()})
         while True:
             name, way = next(iter(self._products.items()))
             try:
-                return way(gradient, w, v)
+                product = way(gradient, w, v)
             except RuntimeError as error:
                 self._give_up(self._products, name, error)
+                continue
+            if len(self._products) > 1 and not self._usual:
+                other = hessian_product_by_differences(gradient, w, v)
+                if norm(added(product, other, -1.0)) > _NEAR * norm(other):
+                    self._give_up(self._products, name, RuntimeError("they are not those of its gradient"))
+                    continue
+                self._products = {name: way}
+            return product
 
     def _give_up(self, ways: dict[str, Callable[..., object]], name: str, error: RuntimeError) -> None:
         if len(ways) == 1 or isinstance(error, torch.OutOfMemoryError):

@@ -15,7 +15,15 @@ from kd_hpo.files import Write, write_atomically
 from kd_hpo.nets.identity import network_digest as network_digest
 from kd_hpo.nets.weights_file import Found, groups_of, metadata_of, objects_in, plain_name, read_weights_file
 
-HARMLESS = ("total_ops", "total_params", "n_averaged", "num_batches_tracked", "relative_position_index", "position_ids", "attn_mask")
+HARMLESS = (
+    "total_ops",
+    "total_params",
+    "n_averaged",
+    "num_batches_tracked",
+    "relative_position_index",
+    "position_ids",
+    "attn_mask",
+)
 """Ends of the names of tensors that files have and networks may do without: counts of profilers, averages and batch norm, and
 tables that a network makes for itself."""
 _TOLD, _MOST_OF_HEAD = 3, 2
@@ -70,9 +78,7 @@ def load_weights(network: nn.Module, path: Path, key: str | None = None) -> tupl
     return notes
 
 
-def _chosen(
-    groups: Sequence[Found], expected: State, key: str | None, path: Path, network: str
-) -> tuple[Found, tuple[str, ...]]:
+def _chosen(groups: Sequence[Found], expected: State, key: str | None, path: Path, network: str) -> tuple[Found, tuple[str, ...]]:
     """The weights that fit, and what to say of them."""
     wanted = [group for group in groups if key is None or group.is_under(key)]
     fitting = _distinct([group for group in wanted if not _misfits(expected, group.state)])

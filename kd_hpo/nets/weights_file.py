@@ -43,7 +43,8 @@ _NOT_READ = (
     *("numpy.dtype", "numpy.ndarray", "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer"),
     *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Float16", "Int64", "Int32", "UInt8", "Bool", "Str")),
     *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.base.ContainerMetadata"),
-    *("omegaconf.base.Metadata", "omegaconf.nodes.AnyNode", "typing.Any", "builtins.type"),
+    *("omegaconf.base.Metadata", "omegaconf.nodes.AnyNode", "typing.Any"),
+    *(f"builtins.{kind}" for kind in ("type", "list", "dict", "set", "int", "float", "str", "bool", "object")),
 )
 """What training scripts put beside weights, by its full name; all that is not here or torch's own is refused."""
 _MAPPINGS = ("collections.defaultdict",)

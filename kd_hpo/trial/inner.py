@@ -65,6 +65,6 @@ def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
             return dict(zip(along, found, strict=True))
 
         with random_state_kept(), TwiceDifferentiable():
-            return pairs.derivatives.hessian_product(gradient, w, v)
+            return pairs.derivatives.hessian_product(gradient, w, v, pair_losses)
 
     return InnerStep(number, before.parameters, scale, pair_losses, hessian, next_update(trial.optimizer, trial.parameters))

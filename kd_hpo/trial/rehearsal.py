@@ -72,7 +72,8 @@ def _shortened(config: TrialConfig, splits: Splits) -> TrialConfig:
     batch = config.training.batch_size
     learning = config.weighting.learning
     changes: dict[str, object] = {
-        "training": config.training.model_dump() | {"batch_size": min(batch, IMAGES), "epochs": max(config.training.epochs, _STEPS)},
+        "training": config.training.model_dump()
+        | {"batch_size": min(batch, IMAGES), "epochs": max(config.training.epochs, _STEPS)},
         "compile": False,
         "pairs": config.pairs.model_dump() | {"stages": Pairs().stages.model_dump()},
     }

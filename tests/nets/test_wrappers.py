@@ -8,7 +8,18 @@ from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.wrappers import in_dtype, unwrapped
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda net: nn.DataParallel(torch.compile(net))])
+class Compiled(nn.Module):
+    """As what torch.compile returns, without the seconds that its import takes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = network
+
+
+COMPILE = pytest.param(torch.compile, marks=pytest.mark.slow, id="compile")
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, COMPILE, Compiled, lambda net: nn.DataParallel(Compiled(net))])
 def test_wrappers_are_taken_off_and_told(wrap: object) -> None:
     network, told = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), list[str]()
     assert unwrapped(wrap(network), "own:net", told.append) is network  # type: ignore[operator]
