@@ -30,8 +30,8 @@ class Network(Settings):
     pretrained: bool | str = False
     """Starts from the library's own weights: true takes its default ones, a name those of that name."""
     output: Annotated[Key | int | None, Field(exclude_if=_absent)] = None
-    """Of a network that returns more than one tensor, in training or always, which one is its output: a key (`logits`, `out`), the
-    field of a named tuple or data class, or a place (`0`); of items in items `heads.0`. The others are neither trained nor read."""
+    """Of a network that returns more than one tensor, in training or always, which one is its output: a key (`logits`), the
+    field of a named tuple or data class, or a place (`0`); of items in items `heads.0`. Others are neither trained nor read."""
 
 
 class Sgd(Settings):

@@ -1,7 +1,7 @@
 """Reads the features of named layers of any module by forward hooks that are always removed."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 

@@ -25,7 +25,7 @@ _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 
 @contextmanager
 def plain_recurrence() -> Iterator[None]:
-    """Recurrent layers are made of plain operations inside: those of oneDNN and cuDNN have first derivatives only, backwards."""
+    """Recurrent layers are plain operations inside: those of oneDNN and cuDNN have first derivatives only, backwards."""
     with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
         yield
 

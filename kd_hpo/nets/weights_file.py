@@ -23,7 +23,7 @@ _DEEPEST, _MOST_MAPPINGS = 10, 10_000
 
 
 class _LeftOut:
-    """Stands for an object that is no weight, such as a script's arguments: whatever made it is not imported, and nothing runs."""
+    """Stands for an object that is no weight, such as a script's arguments: what made it is not imported, and nothing runs."""
 
     def __init__(self, *_: object) -> None: ...
 

@@ -49,8 +49,8 @@ def rehearse(config: TrialConfig, prepared: Prepared, tell: Progress = lambda _:
     if not losses.isfinite().all():
         task, kd, pairs, _ = losses.tolist()
         raise ConfigError(
-            f"{student} has a loss that is not finite in its first step (task {task:g}, kd {kd:g}, pairs {pairs:g}); look at what "
-            "the networks return for images of noise: logits of numbers that are not finite, or logarithms of zeros"
+            f"{student} has a loss that is not finite in its first step (task {task:g}, kd {kd:g}, pairs {pairs:g}); see whether "
+            "both networks return finite numbers for these images"
         )
 
 
