@@ -25,7 +25,7 @@ _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 
 @contextmanager
 def plain_recurrence() -> Iterator[None]:
-    """Recurrent layers are plain operations inside: those of oneDNN and cuDNN have first derivatives only, backwards."""
+    """Recurrent layers are plain operations inside: those of oneDNN and cuDNN have but first derivatives, backwards."""
     with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
         yield
 
@@ -45,8 +45,8 @@ class ShortTangents(TorchFunctionMode):
 
     Torch's of batch norm by the batch's own moments takes some eighteen over the feature, most of them across the memory's order
     where channels are last, and with them nearly half of a small network's forward-mode pass. Its of a convolution convolves a
-    tangent of the input also where there is none, as in a network's first layer, which often is the largest. Recurrent layers have
-    one at all only by plain operations.
+    tangent of the input also where there is none, as in a network's first layer, which often is the largest. Recurrent layers
+    have one at all only by plain operations.
     """
 
     def __torch_function__(

@@ -98,7 +98,8 @@ def test_without_forward_mode_lambda_learns_the_same(cache: Path) -> None:
 
     def learned(name: str) -> torch.Tensor:
         weighting = {"kind": "learned", "every": 2, "warmup": 0.0, "direction": {"kind": "unrolled", "steps": 2}}
-        config = digits_trial(student=own(name), weighting=weighting, training={"epochs": 1, "batch_size": 32})
+        changes = {"training": {"epochs": 1, "batch_size": 32}, "pairs": {"balance": {"measures": 1, "every": 3}}}
+        config = digits_trial(student=own(name), weighting=weighting, **changes)
         trial = start_trial(config, prepare(config, cache), lambda _: None)
         for batch in shuffled_batches(trial.prepared.splits.train, 32, 0):
             train_step(trial, batch)
