@@ -25,6 +25,7 @@ from kd_hpo.core.directions import Implicit
 from kd_hpo.core.maps import layer_shape
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import LayerShape, pair_plan
+from kd_hpo.core.tasks import Classification
 from kd_hpo.data.datasets import load_image_folder
 from kd_hpo.data.splits import make_splits
 from kd_hpo.errors import KdHpoError
@@ -32,8 +33,8 @@ from kd_hpo.nets.adapt import shrink_stem
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.network_list import networks_like
-from kd_hpo.nets.proposal import propose_layers
 from kd_hpo.nets.outputs import TakeOutput, require_output
+from kd_hpo.nets.proposal import propose_layers
 from kd_hpo.nets.weights import load_weights, save_weights
 from kd_hpo.nets.zoo import build_network
 from kd_hpo.study.design.study_file import load_study
@@ -217,9 +218,7 @@ def numbered(number: float) -> dict[str, torch.Tensor]:
     return {name: torch.full_like(tensor, number) for name, tensor in state.items()}
 
 
-def loads(
-    content: bytes | Mapping[str, torch.Tensor] | None, suffix: str = "safetensors", key: str | None = None
-) -> Provoke:
+def loads(content: bytes | Mapping[str, torch.Tensor] | None, suffix: str = "safetensors", key: str | None = None) -> Provoke:
     def load(folder: Path) -> None:
         path = folder / f"weights.{suffix}"
         if isinstance(content, bytes):

@@ -1,5 +1,6 @@
 """What a forward-mode pass through a network needs."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -26,8 +27,10 @@ _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 @contextmanager
 def plain_recurrence() -> Iterator[None]:
     """Recurrent layers are plain operations inside: those of oneDNN and cuDNN have but first derivatives, backwards."""
-    with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-        yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the first of these, about a setting of Intel's GPUs that it copies
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
 
 
 class TwiceDifferentiable(TorchFunctionMode):

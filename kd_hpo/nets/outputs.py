@@ -97,7 +97,7 @@ def _choices(output: object, refuses: Refuses) -> str:
     if not tensors:
         return ""
     told = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items())
-    return f"of {told}, name the logits by the network's setting `output`, such as output: {likely[0]}"
+    return f"of its {told}, name one by the network's setting `output`, such as output: {likely[0]}"
 
 
 def _tensors(output: object, before: str = "", nested: int = 2) -> Iterator[tuple[str, Tensor]]:
