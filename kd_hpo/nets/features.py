@@ -107,7 +107,7 @@ class _Reader:
             )
         if self.copy is not None and _counts_versions(tensor) and _version(self.copy[0]) == self.copy[1]:
             self.left_alone.add(self.training)
-        return tensor
+        return tensor.dequantize() if tensor.is_quantized else tensor
 
     def _before(self, module: nn.Module, arguments: Any, keywords: Any) -> Any:
         return self._read((arguments, keywords), input_tensor(arguments, keywords), "takes no tensor as an argument")
@@ -243,6 +243,11 @@ def dry_run(network: nn.Module, input_shape: tuple[int, int, int], *, training: 
             for buffer, (value, version) in buffers.items():
                 if _version(buffer) != version:
                     buffer.copy_(value)
+
+
+def freeze(network: nn.Module, frozen: bool = True) -> nn.Module:
+    """No gradient flows into its parameters, TorchScript's neither, whose own class hides the method."""
+    return nn.Module.requires_grad_(network, not frozen)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from kd_hpo.data.remote import on_disk
 from kd_hpo.data.splits import Splits, make_splits, outer_in_train
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError, Note, about
-from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
+from kd_hpo.nets.features import LOGITS, FeatureTap, freeze, layer_shapes
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.weights import load_weights, weights_digest
 from kd_hpo.nets.zoo import build_network
@@ -142,7 +142,7 @@ def untrained_parts(
     network, plan = teacher_and_plan(config, batches, cache, tell)
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
     targets = teacher_reader(
-        network.requires_grad_(False).eval(),
+        freeze(network).eval(),
         [layer.name for layer in plan.teacher],
         batches,
         splits.train,

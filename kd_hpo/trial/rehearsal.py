@@ -13,6 +13,7 @@ from kd_hpo.config.trial import Teacher, TrialConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, KdHpoError, about
+from kd_hpo.nets.features import freeze
 from kd_hpo.nets.outputs import require_output
 from kd_hpo.nets.weights import extra_state
 from kd_hpo.trial.evaluate import score
@@ -37,7 +38,8 @@ def rehearse(config: TrialConfig, prepared: Prepared, tell: Progress = lambda _:
     """
     short = _shortened(config, prepared.splits)
     student = f"the student {config.student.network.name}"
-    with random_state_kept(), _in_words(f"{student} cannot be trained so: its first step"):
+    taught_by = config.assistants[-1] if config.assistants else config.teacher
+    with random_state_kept(), _in_words(f"a first step of {student}, taught by {taught_by.network.name},"):
         trial = start_trial(short, prepared, tell)
         with trial.student:
             trial.step = _FIRST
@@ -59,9 +61,9 @@ def rehearse_teacher(network: nn.Module, teacher: Teacher, prepared: Prepared) -
     assert teacher.training is not None
     batches, task = prepared.batches, prepared.task
     images = prepared.splits.train[: min(teacher.training.batch_size, IMAGES)]
-    what = f"the teacher {teacher.network.name} cannot be trained: its first step"
+    what = f"a first step of the teacher {teacher.network.name}"
     with random_state_kept(), _in_words(what), torch.enable_grad(), about("teacher, in training"):
-        network.requires_grad_(True).train()
+        freeze(network, False).train()
         with batches.autocast():
             output = require_output(network, network(batches.inputs(images)), task.refuses).to(batches.dtype)
         task.loss(output, batches.labels(images)).backward()

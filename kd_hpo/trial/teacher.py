@@ -18,6 +18,7 @@ from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, DataError, Diverged
 from kd_hpo.files import cached
+from kd_hpo.nets.features import freeze
 from kd_hpo.nets.identity import network_digest
 from kd_hpo.nets.outputs import one_tensor, require_output
 from kd_hpo.nets.weights import load_weights, save_weights
@@ -44,8 +45,7 @@ class TrainedTeacher:
     def measured(
         cls, network: nn.Module, task: Task, batches: ImageBatches, val: Indices, weights: Path | None
     ) -> "TrainedTeacher":
-        network.requires_grad_(False)
-        network.eval()
+        freeze(network).eval()
         return cls(network, score(network, task, batches, val), weights)
 
 

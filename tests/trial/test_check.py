@@ -64,7 +64,11 @@ def own(name: str, layers: list[str] | None = None, **network: object) -> dict[s
         ({"teacher": own("two_heads")}, FeatureMismatch, r"teacher, in training: .*dict.*output: logits"),
         ({"student": own("plain_swish", output=1)}, ConfigError, "one tensor alone; omit it"),
         ({"student": own("checkpointed")}, FeatureMismatch, "conv1.*use_reentrant=False"),
-        ({"student": own("untrainable")}, ConfigError, r"first step ends in ValueError: no such stage at .*own\.py:"),
+        (
+            {"student": own("untrainable")},
+            ConfigError,
+            r"first step of the student .* ends in ValueError: no such stage at .*own\.py:",
+        ),
         ({"teacher": own("untrainable")}, ConfigError, r"the teacher .* no such stage at .*own\.py:"),
         ({"student": own("infinite")}, ConfigError, "not finite"),
         ({"student": own("normed", ["1"]), "training": {"epochs": 1, "batch_size": 1}}, ConfigError, "more than 1 value"),
