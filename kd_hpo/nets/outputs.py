@@ -101,26 +101,22 @@ def _choices(output: object, refuses: Refuses) -> str:
 
 
 def _tensors(output: object, before: str = "", nested: int = 2) -> Iterator[tuple[str, Tensor]]:
-    seen = set[int]()  # a named tuple's item has a name and a place
-    for key, item in _items(output) if nested else ():
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
+    for key, item in _items(output, aliases=False) if nested else ():
         if isinstance(item, Tensor):
             yield f"{before}{key}", item
         else:
             yield from _tensors(item, f"{before}{key}.", nested - 1)
 
 
-def _items(value: object) -> Iterator[tuple[str, Any]]:
-    """By all their names: of a named tuple, the fields' and then the places'."""
+def _items(value: object, *, aliases: bool = True) -> Iterator[tuple[str, Any]]:
+    """By their names; with aliases, of a named tuple by the places too, and of any by the places counted from its end."""
     if isinstance(value, Mapping):
         yield from ((str(key), item) for key, item in value.items())
     elif isinstance(value, tuple | list):
-        names = getattr(value, "_fields", ())
+        names = getattr(value, "_fields", None) or map(str, range(len(value)))
         yield from zip(names, value, strict=False)
-        yield from ((str(place), item) for place, item in enumerate(value))
-        yield from ((str(place - len(value)), item) for place, item in enumerate(value))
+        for place, item in enumerate(value) if aliases else ():
+            yield from ((str(place), item), (str(place - len(value)), item))
     elif is_dataclass(value) and not isinstance(value, type):
         yield from ((field.name, getattr(value, field.name)) for field in fields(value))
 

@@ -67,7 +67,7 @@ def own(name: str, layers: list[str] | None = None, **network: object) -> dict[s
         (
             {"student": own("untrainable")},
             ConfigError,
-            r"first step of the student .* ends in ValueError: no such stage at .*own\.py:",
+            r"the student .* ValueError: no such stage at .*own\.py:",
         ),
         ({"teacher": own("untrainable")}, ConfigError, r"the teacher .* no such stage at .*own\.py:"),
         ({"student": own("infinite")}, ConfigError, "not finite"),
