@@ -4,6 +4,7 @@ A memory-saving activation, a rounding with a gradient of its own and the kernel
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from kd_hpo.core.params import Params, added, norm, scaled
 
 Gradient = Callable[[Params], Params]
 """The gradient of a loss; it may be differentiated again where the parameters that it is given require that."""
+
+Way = TypeVar("Way")
 
 _SAME, _NEAR = 1e-2, 5e-2
 """How far two ways to the same numbers may be apart, as a share of the largest: rounding in float32 is well below; and how far
@@ -72,7 +75,7 @@ class Derivatives:
                 self._products = {name: way}
             return product
 
-    def _give_up(self, ways: dict[str, Callable[..., object]], name: str, error: RuntimeError) -> None:
+    def _give_up(self, ways: dict[str, Way], name: str, error: RuntimeError) -> None:
         if len(ways) == 1 or isinstance(error, torch.OutOfMemoryError):
             raise error
         reason = " ".join(str(error).split())[:120]
