@@ -48,11 +48,13 @@ WITHOUT = {
     "study/tracking/uri": "where MLflow is: tests/study/tracking/test_mlflow_tracker.py, tests/security/test_secrets.py",
     "cli/guard": "ends processes for real: tests/dashboards/test_ui.py",
     "cli/servers": "starts servers for real: tests/dashboards/test_ui.py",
+    "nets/weights_file": "what is found in files: tests/nets/test_weights.py",
     "trial/balancing": "the measure at a step: tests/trial/test_steps.py",
     "trial/inner": "the step as a direction sees it, against central differences: tests/trial/test_steps.py",
     "trial/learning": "lambda's learning against the formulas, step by step: tests/trial/test_steps.py",
     "trial/parts": "what is prepared, as trials read it: tests/trial/test_teacher.py, tests/data",
     "trial/prepare": "the same, with assistants: tests/trial/test_assistants.py",
+    "trial/rehearsal": "first steps before anything is trained: tests/trial/test_check.py",
     "trial/run": "the door of the loop: tests/trial/test_loop.py",
     "trial/start": "a trial at its start: tests/trial/test_steps.py",
 }

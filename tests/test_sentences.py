@@ -34,6 +34,7 @@ from kd_hpo.nets.adapt import shrink_stem
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.network_list import networks_like
+from kd_hpo.nets.outputs import TakeOutput, require_output
 from kd_hpo.nets.proposal import propose_layers
 from kd_hpo.nets.weights import load_weights, save_weights
 from kd_hpo.nets.zoo import build_network
@@ -217,14 +218,20 @@ def taps(layer: str) -> Provoke:
     return tap
 
 
-def loads(content: bytes | Mapping[str, torch.Tensor] | None, suffix: str = "safetensors") -> Provoke:
+def numbered(number: float) -> dict[str, torch.Tensor]:
+    """Weights of the network that `loads` has."""
+    state = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).state_dict()
+    return {name: torch.full_like(tensor, number) for name, tensor in state.items()}
+
+
+def loads(content: bytes | Mapping[str, torch.Tensor] | None, suffix: str = "safetensors", key: str | None = None) -> Provoke:
     def load(folder: Path) -> None:
         path = folder / f"weights.{suffix}"
         if isinstance(content, bytes):
             path.write_bytes(content)
         elif content is not None:
             save_weights(content, path)
-        load_weights(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), path)
+        load_weights(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), path, key)
 
     return load
 
@@ -278,6 +285,16 @@ NETWORKS: dict[str, Provoke] = {
     "weights that are not there": loads(None),
     "weights that do not fit": loads({"0.weight": torch.zeros(4, 2), "extra": torch.zeros(1)}),
     "weights of another type": loads({"0.weight": torch.zeros(3, 2, dtype=torch.int64)}),
+    "dict in the place of logits": lambda _: require_output(
+        nn.Identity(), {"hidden": torch.zeros(2, 3, 4), "out": torch.zeros(2, 10)}, Classification(10).refuses
+    ),
+    "output that is not there": lambda _: TakeOutput("logit")(nn.Identity(), (), {"logits": torch.zeros(2, 10)}),
+    "output of one tensor": lambda _: build_network("plain_conv", {}, (3, 32, 32), 10, seed=0, output=0),
+    "weights in two places": loads({f"{n}.{k}": v for i, n in enumerate(("student", "teacher")) for k, v in numbered(i).items()}),
+    "weights under no such key": loads({f"ema.{k}": v for k, v in numbered(1).items()}, key="state_dict_ema"),
+    "weights of another number of classes": loads(numbered(1) | {"1.weight": torch.zeros(5, 3), "1.bias": torch.zeros(5)}),
+    "weights without a head": loads({k: v for k, v in numbered(1).items() if k.startswith("0.")}),
+    "weights that are not finite": loads({k: v / 0 for k, v in numbered(1).items()}),
     "callable without a colon": lambda _: import_callable("package.module"),
     "module that is not there": lambda _: import_callable("nowhere_at_all.good:seven"),
     "callable that is not there": own("def seven(): ...\nclass Eight: ...\n", "six"),

@@ -16,6 +16,7 @@ def layers(
     input_: Annotated[str, Parameter(name="--input")] = "3x32x32",
     classes: int = 10,
     arguments: str = "{}",
+    take: str = "",
     depth: int | None = None,
     all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
     output: Output = AS_USUAL,
@@ -34,6 +35,8 @@ def layers(
         How many logits.
     arguments
         The network's own, as a YAML mapping, such as '{depth: 20}'.
+    take
+        Of a network that returns more than one tensor, its logits: a key, a field or a place, as `output` in a study.
     depth
         How many names between dots a layer may have; if not given, as many as keep the table short.
     all_
@@ -41,7 +44,7 @@ def layers(
     """
     from kd_hpo.cli.show_layers import network_layers
 
-    found = network_layers(network, input_, classes, arguments, output.progress)
+    found = network_layers(network, input_, classes, arguments, take, output.progress)
     return Result({"network": network} | found.document(), found.shown(sys.maxsize if all_ else depth, out.width))
 
 

@@ -42,10 +42,13 @@ class NetworkLayers:
         return {"layers": layers, "proposed": self.proposed}
 
 
-def network_layers(network: str, input_text: str, classes: int, arguments_text: str, progress: Console) -> NetworkLayers:
+def network_layers(
+    network: str, input_text: str, classes: int, arguments_text: str, take: str, progress: Console
+) -> NetworkLayers:
     """Raises ConfigError, or FeatureMismatch where nothing can be proposed; `progress` then shows all layers before."""
     shape = _image_shape(input_text)
-    built = build_network(network, _mapping(arguments_text), shape, classes, seed=0)
+    arguments = _mapping(arguments_text)
+    built = build_network(network, arguments, shape, classes, seed=0, output=take or None, tell=progress.print)
     visits = trace(built, shape)
     try:
         return NetworkLayers(visits, propose_layers(built, shape))

@@ -1,6 +1,6 @@
 """What one trial does: data, networks, the inner problem, and how the pairs are weighted."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -13,6 +13,16 @@ from kd_hpo.config.weightings import LearnedWeights, NoPairs, Weighting
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
+M = TypeVar("M", bound=Settings)
+
+
+def _absent(value: object) -> bool:
+    """Not written down: settings that do without are those of before there was such a one, and have their digests."""
+    return value is None
+
+
+WeightsKey = Annotated[Key | None, Field(exclude_if=_absent)]
+
 
 class Network(Settings):
     name: str
@@ -20,6 +30,9 @@ class Network(Settings):
     arguments: dict[Key, Plain] = Field(default={})
     pretrained: bool | str = False
     """Starts from the library's own weights: true takes its default ones, a name those of that name."""
+    output: Annotated[Key | int | None, Field(exclude_if=_absent)] = None
+    """Of a network that returns more than one tensor, in training or always, which one is its output: a key (`logits`), the
+    field of a named tuple or data class, or a place (`0`); of items in items `heads.0`. Others are neither trained nor read."""
 
 
 class Sgd(Settings):
@@ -55,6 +68,12 @@ class Training(Settings):
     lr_schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
 
 
+def _key_needs_weights(self: M) -> M:
+    if getattr(self, "weights_key", None) is not None and getattr(self, "weights", None) is None:
+        raise ValueError("weights_key says where in the file of `weights` they lie; give weights, or omit weights_key")
+    return self
+
+
 class Teacher(Settings):
     network: Network
     layers: Layers
@@ -62,6 +81,8 @@ class Teacher(Settings):
     weights: Location | None = None
     """A safetensors file, or a torch file of tensors, on disk or in storage as `s3://BUCKET/KEY`; null trains the teacher
     once and keeps it for all that have the same."""
+    weights_key: WeightsKey = None
+    """Where in `weights` they lie, such as `state_dict_ema` or `teacher`, for a file in which more than one set would fit."""
     images: Literal["train", "train_and_extra"] = "train"
     """What it is trained on: the train split, or also the images that no split holds."""
     training: Training | None = Training(epochs=25)
@@ -88,12 +109,18 @@ class Teacher(Settings):
     """The most that cached features may take on a node. Where they would take more, auto reads them on line, and says so."""
     seed: Seed = 0
 
+    _key_needs_weights = model_validator(mode="after")(_key_needs_weights)
+
 
 class Student(Settings):
     network: Network
     layers: Layers
     weights: Location | None = None
     """What it starts from; null starts it from fresh weights."""
+    weights_key: WeightsKey = None
+    """Where in `weights` they lie, as of the teacher."""
+
+    _key_needs_weights = model_validator(mode="after")(_key_needs_weights)
 
 
 class Assistant(Settings):

@@ -9,13 +9,30 @@ from torch.autograd import forward_ad
 from kd_hpo.core.params import Params
 
 Losses = Callable[[Params], Tensor]
+Slope = Callable[[Losses, Params, Params], Tensor]
+"""(losses, w, direction) -> J @ direction, J the Jacobian of the losses."""
 
 
-def hypergradient(pair_losses: Losses, w: Params, q: Params, scale: Tensor | float, direct: Tensor | None = None) -> Tensor:
+def slope(losses: Losses, w: Params, direction: Params) -> Tensor:
+    """How all losses of w change along a direction, J @ direction: one forward-mode pass, however many losses there are."""
+    with forward_ad.dual_level():  # not torch.func.jvp, under which dropout may draw another mask than in the step
+        values = losses({name: forward_ad.make_dual(value, direction[name]) for name, value in w.items()})
+        along: Tensor | None = forward_ad.unpack_dual(values).tangent
+    return torch.zeros_like(values) if along is None else along
+
+
+def hypergradient(
+    pair_losses: Losses,
+    w: Params,
+    q: Params,
+    scale: Tensor | float,
+    direct: Tensor | None = None,
+    slope: Slope = slope,
+) -> Tensor:
     """- scale * J q + direct, for an inner loss L_task(w) + sum_ts lambda_ts scale_ts D_ts(w), linear in lambda.
 
     The implicit function theorem's formula (Lorraine et al. 2020) with q in the place of the inverse Hessian's
-    product; J = dD/dw, taken in forward mode.
+    product; J = dD/dw, taken in forward mode unless another `slope` is given (`kd_hpo.core.derivatives`).
 
     pair_losses  w -> D (T, S), on the batch of the inner step and with the regressors that it used
     w            the student's parameters before the step
@@ -28,16 +45,8 @@ def hypergradient(pair_losses: Losses, w: Params, q: Params, scale: Tensor | flo
     return total if direct is None else total + direct
 
 
-def slope(losses: Losses, w: Params, direction: Params) -> Tensor:
-    """How all losses of w change along a direction, J @ direction: one forward-mode pass, however many losses there are."""
-    with forward_ad.dual_level():  # not torch.func.jvp, under which dropout may draw another mask than in the step
-        values = losses({name: forward_ad.make_dual(value, direction[name]) for name, value in w.items()})
-        along: Tensor | None = forward_ad.unpack_dual(values).tangent
-    return torch.zeros_like(values) if along is None else along
-
-
-def squared_slopes(losses: Losses, w: Params, generator: torch.Generator) -> Tensor:
-    """Unbiased estimates of |dL/dw|^2 for every loss, by one forward-mode pass (Hutchinson 1989).
+def squared_slopes(losses: Losses, w: Params, generator: torch.Generator, slope: Slope = slope) -> Tensor:
+    """Unbiased estimates of |dL/dw|^2 for every loss, by one slope (Hutchinson 1989).
 
     The slope along a random direction z of independent normal numbers has the mean square |dL/dw|^2, and a relative
     standard deviation of the square of root 2: average some.

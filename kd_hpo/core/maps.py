@@ -1,5 +1,6 @@
 """Features of every kind read as maps, so that any two can be compared at one resolution."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -10,14 +11,19 @@ from kd_hpo.core.plan import LayerShape, Size
 from kd_hpo.errors import FeatureMismatch
 
 _EXTRA_TOKENS = (0, 1, 2, 5)
-"""Tokens that may stand before the grid's: none, a class token, one more for distillation (DeiT), four registers (DINOv2)."""
+"""Tokens that may stand before the grid's where no map tells: none, a class token, one more for distillation (DeiT), and a class
+token with four registers (DINOv2)."""
+_MOST_EXTRA_TOKENS = 16
 
 
-def layer_shape(name: str, feature: Tensor, image: Size) -> LayerShape:
+def layer_shape(name: str, feature: Tensor, image: Size, maps: Collection[Size] = ()) -> LayerShape:
     """How a feature is read as a map, from one dry run on images of height x width.
 
-    (B, C, H, W) as it is, (B, H, W, C) where only so the sides have the image's proportions; tokens (B, N, C) are a grid
-    of the image's proportions where N, less a few extra tokens, is one. Raises FeatureMismatch for any other shape.
+    (B, C, H, W) as it is, (B, H, W, C) where only so the sides have the image's proportions; tokens (B, N, C) are a grid where
+    N, less a few extra tokens (of a class, registers), is the size of one of the network's own maps, such as its patches', or
+    else a grid of the image's proportions.
+    maps  the sizes of the maps that the network has made
+    Raises FeatureMismatch for any other shape.
     """
     shape = tuple(feature.shape[1:])
     if feature.dim() == 4:
@@ -26,7 +32,7 @@ def layer_shape(name: str, feature: Tensor, image: Size) -> LayerShape:
         return LayerShape(name, w, c, h, channels_last=True) if last else LayerShape(name, c, h, w)
     if feature.dim() == 3:
         tokens, c = shape
-        return LayerShape(name, c, *(_grid(tokens, image) or (1, 1)))
+        return LayerShape(name, c, *(_grid_of_maps(tokens, image, maps) or _grid(tokens, image) or (1, 1)))
     if feature.dim() == 2:
         return LayerShape(name, shape[0], 1, 1)
     raise FeatureMismatch(
@@ -98,6 +104,17 @@ def _proportional(size: Size, image: Size) -> bool:
     """Whether the sides are the image's over one factor, up to the rounding of a stride or a border."""
     (h, w), (height, width) = size, image
     return abs(h - height * w / width) <= 1 or abs(w - width * h / height) <= 1
+
+
+def _grid_of_maps(tokens: int, image: Size, maps: Collection[Size]) -> Size | None:
+    """The map that leaves the fewest extra tokens, fewer than it has itself."""
+    fitting = [size for size in maps if 0 <= tokens - size[0] * size[1] <= _MOST_EXTRA_TOKENS and _is_grid(size, image)]
+    grid = max(fitting, key=lambda size: size[0] * size[1], default=None)
+    return grid if grid and tokens < 2 * grid[0] * grid[1] else None
+
+
+def _is_grid(size: Size, image: Size) -> bool:
+    return min(size) > 1 and _proportional(size, image)
 
 
 def _grid(tokens: int, image: Size) -> Size | None:

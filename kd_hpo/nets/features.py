@@ -1,7 +1,7 @@
 """Reads the features of named layers of any module by forward hooks that are always removed."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
 from kd_hpo.core.maps import layer_shape
-from kd_hpo.core.plan import LayerShape
+from kd_hpo.core.plan import LayerShape, Size
 from kd_hpo.errors import FeatureMismatch, KdHpoError
 from kd_hpo.nets.layer_syntax import INPUT, LayerName, input_tensor, parse_layer, tensors_in
+from kd_hpo.nets.outputs import kind_of, one_tensor, require_output
 
 LOGITS = "logits"
 """The name of the network's own output, as a layer, whatever module has that name."""
@@ -28,7 +29,7 @@ class FeatureTap(nn.Module):
     layers are `logits`, the network's output, or names as in `layer_syntax`. A feature is what the layer gave, also where
     the network would overwrite it: the network goes on with a copy then, and in its first pass. Use as a context manager, or
     call `close`.
-    Raises FeatureMismatch for a layer that the network does not have.
+    Raises FeatureMismatch for a layer that the network does not have, or that runs as TorchScript.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
@@ -45,7 +46,7 @@ class FeatureTap(nn.Module):
         Raises FeatureMismatch where a name does not say which tensor it means, or the network returns anything but logits.
         """
         for reader in self._readers.values():
-            reader.start(self.network.training)
+            reader.start(self.network.training, torch.is_grad_enabled())
         try:
             logits = require_output(self.network, self.network(x), one_tensor)
             features = {name: reader.feature() for name, reader in self._readers.items()} | {LOGITS: logits}
@@ -70,6 +71,8 @@ class _Reader:
 
     reading = False
     training = False
+    with_gradient = False
+    """Whether the pass as a whole is one that gradients go through."""
     calls = 0
     kept: tuple[Tensor, int] | None = None
     """The feature and its version then."""
@@ -86,8 +89,9 @@ class _Reader:
             return module.register_forward_pre_hook(self._before, with_kwargs=True)
         return module.register_forward_hook(self._after)
 
-    def start(self, training: bool) -> None:
+    def start(self, training: bool, with_gradient: bool) -> None:
         self.reading, self.training, self.calls, self.kept, self.copy = True, training, 0, None, None
+        self.with_gradient = with_gradient
 
     def stop(self) -> None:
         self.reading, self.kept, self.copy = False, None, None
@@ -103,13 +107,13 @@ class _Reader:
             )
         if self.copy is not None and _counts_versions(tensor) and _version(self.copy[0]) == self.copy[1]:
             self.left_alone.add(self.training)
-        return tensor
+        return tensor.dequantize() if tensor.is_quantized else tensor
 
     def _before(self, module: nn.Module, arguments: Any, keywords: Any) -> Any:
         return self._read((arguments, keywords), input_tensor(arguments, keywords), "takes no tensor as an argument")
 
     def _after(self, module: nn.Module, arguments: Any, output: Any) -> Any:
-        return self._read(output, tensors_in(output), f"returns {_a(output)}")
+        return self._read(output, tensors_in(output), f"returns {kind_of(output)}")
 
     def _read(self, passed: Any, tensors: Mapping[str, Tensor], words: str) -> Any:
         """Keeps the feature; the network goes on with it, or with `passed` where a copy stands for it, which it may overwrite."""
@@ -118,6 +122,12 @@ class _Reader:
             return None
         if self.layer.tensor not in tensors:
             raise FeatureMismatch(_items(self.layer, tensors, words))
+        if self.with_gradient and not torch.is_grad_enabled():
+            raise FeatureMismatch(
+                f"layer {str(self.layer)!r} is computed without gradients, so that no pair can train the network through it: it "
+                "is under torch.no_grad or in a torch.utils.checkpoint of the old kind. Give that use_reentrant=False, or name "
+                "another layer"
+            )
         feature = tensors[self.layer.tensor]
         self.kept = feature, _version(feature)
         if self.training in self.left_alone and _counts_versions(feature):
@@ -153,30 +163,13 @@ def _items(layer: LayerName, tensors: Mapping[str, Tensor], words: str) -> str:
     return f"layer {name!r} {words}{without}; {remedy}"
 
 
-def _a(value: object) -> str:
-    kind = "tensor" if isinstance(value, Tensor) else type(value).__name__
-    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
-
-
-def require_output(network: nn.Module, output: object, refuses: Callable[[object], str | None]) -> Tensor:
-    """The network's output; raises FeatureMismatch where it is refused, with what it has to be (`kd_hpo.core.tasks.Task`)."""
-    wanted = refuses(output) or one_tensor(output)
-    if wanted is None and isinstance(output, Tensor):
-        return output
-    tensors = ", ".join(f"{key} {tuple(t.shape)}".strip() for key, t in tensors_in(output).items())
-    raise FeatureMismatch(
-        f"{type(network).__name__} returns {_a(output)}{f' with {tensors}' if tensors else ''}, but a network here returns "
-        f"{wanted}; name a `package.module:callable` of yours that wraps it so"
-    )
-
-
-def one_tensor(output: object) -> str | None:
-    """None, or what a network of any task returns."""
-    return None if isinstance(output, Tensor) else "its output alone, one tensor"
-
-
 def require_layer(network: nn.Module, path: str, modules: Mapping[str, nn.Module]) -> nn.Module:
     if path in modules and path:
+        if isinstance(modules[path], torch.jit.ScriptModule):
+            raise FeatureMismatch(
+                f"layer {path!r} of {type(network).__name__} runs as TorchScript, which shows no layers; give the network as a "
+                "Python class, or pair the outputs alone (layers: [logits], or weighting: {kind: none})"
+            )
         return modules[path]
     raise no_layer(network, path, [*(name for name in modules if name), LOGITS])
 
@@ -195,18 +188,37 @@ def layer_shapes(tap: FeatureTap, input_shape: tuple[int, int, int]) -> tuple[La
 
     Raises FeatureMismatch for features that cannot be read so.
     """
-    _, features = dry_run(tap, input_shape)
+    with _maps_of(tap.network, input_shape[1:]) as maps:
+        _, features = dry_run(tap, input_shape)
     for name, feature in zip(tap.layers, features, strict=True):
         if len(feature) != DRY_BATCH:
             raise FeatureMismatch(
                 f"layer {name!r} gives a feature of shape {tuple(feature.shape)} for {DRY_BATCH} images: "
                 "its first side is not the batch; name another layer"
             )
-    return tuple(layer_shape(name, f, input_shape[1:]) for name, f in zip(tap.layers, features, strict=True))
+    return tuple(layer_shape(name, f, input_shape[1:], maps) for name, f in zip(tap.layers, features, strict=True))
 
 
-def dry_run(network: nn.Module, input_shape: tuple[int, int, int]) -> Any:
-    """What the network returns for two images of noise, in eval mode, without gradients; it is left as it was.
+@contextmanager
+def _maps_of(network: nn.Module, image: Size) -> Iterator[set[Size]]:
+    """Fills with the sizes of the maps that modules return inside."""
+    maps = set[Size]()
+
+    def after(module: nn.Module, arguments: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4 and len(output) == DRY_BATCH:
+            shape = layer_shape("", output, image)
+            maps.add((shape.height, shape.width))
+
+    hooks = [nn.Module.register_forward_hook(module, after) for module in network.modules()]
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def dry_run(network: nn.Module, input_shape: tuple[int, int, int], *, training: bool = False) -> Any:
+    """What the network returns for two images of noise, without gradients, in eval mode or for training; it is left as it was.
 
     Raises FeatureMismatch if it cannot read such images.
     """
@@ -215,6 +227,7 @@ def dry_run(network: nn.Module, input_shape: tuple[int, int, int]) -> Any:
     buffers = {buffer: (buffer.clone(), _version(buffer)) for buffer in network.buffers()}
     devices = [like.device] if like.device.type == "cuda" else []
     with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices):
+        network.train(training)
         try:
             return network(images)
         except KdHpoError:
@@ -230,6 +243,11 @@ def dry_run(network: nn.Module, input_shape: tuple[int, int, int]) -> Any:
             for buffer, (value, version) in buffers.items():
                 if _version(buffer) != version:
                     buffer.copy_(value)
+
+
+def freeze(network: nn.Module, frozen: bool = True) -> nn.Module:
+    """No gradient flows into its parameters, TorchScript's neither, whose own class hides the method."""
+    return nn.Module.requires_grad_(network, not frozen)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What a forward-mode pass through a network needs."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,12 +21,35 @@ def plain_attention() -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
+_RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
+
+
+@contextmanager
+def plain_recurrence() -> Iterator[None]:
+    """Recurrent layers are plain operations inside: those of oneDNN and cuDNN have but first derivatives, backwards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the first of these, about a setting of Intel's GPUs that it copies
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
+
+
+class TwiceDifferentiable(TorchFunctionMode):
+    """Inside, recurrent layers have second derivatives; other layers have them anyway."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with plain_recurrence() if func in _RECURRENT else nullcontext():
+            return func(*args, **(kwargs or {}))
+
+
 class ShortTangents(TorchFunctionMode):
     """Some layers have a tangent in few passes inside, the same as torch's own but for rounding.
 
     Torch's of batch norm by the batch's own moments takes some eighteen over the feature, most of them across the memory's order
     where channels are last, and with them nearly half of a small network's forward-mode pass. Its of a convolution convolves a
-    tangent of the input also where there is none, as in a network's first layer, which often is the largest.
+    tangent of the input also where there is none, as in a network's first layer, which often is the largest. Recurrent layers
+    have one at all only by plain operations.
     """
 
     def __torch_function__(
@@ -35,14 +59,22 @@ class ShortTangents(TorchFunctionMode):
             return _batch_norm(*args, **(kwargs or {}))
         if func is F.conv2d:
             return _conv2d(*args, **(kwargs or {}))
+        if func in _RECURRENT:
+            with plain_recurrence():
+                return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Any, **named: Any) -> Tensor:
-    """`torch.nn.functional.conv2d`."""
-    if forward_ad.unpack_dual(x).tangent is not None:
-        return F.conv2d(x, weight, bias, *settings, **named)
-    return _ConstantInput.apply(lambda w, b: F.conv2d(x, w, b, *settings, **named), weight, bias)  # type: ignore[no-any-return]
+def _conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Any, **named: Any) -> Tensor:
+    """`torch.nn.functional.conv2d`, whose arguments may be given by their names."""
+    if _moves(input) or not (_moves(weight) or _moves(bias)):
+        return F.conv2d(input, weight, bias, *settings, **named)
+    return _ConstantInput.apply(lambda w, b: F.conv2d(input, w, b, *settings, **named), weight, bias)  # type: ignore[no-any-return]
+
+
+def _moves(tensor: Tensor | None) -> bool:
+    """Whether it has a tangent; outside forward mode, none has."""
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 class _ConstantInput(torch.autograd.Function):
@@ -60,7 +92,7 @@ class _ConstantInput(torch.autograd.Function):
 
 
 def _batch_norm(
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -70,9 +102,9 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """`torch.nn.functional.batch_norm`."""
-    if training:
-        return _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps)  # type: ignore[no-any-return]
-    return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    if training and (_moves(input) or _moves(weight) or _moves(bias)):
+        return _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps)  # type: ignore[no-any-return]
+    return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 class _BatchNorm(torch.autograd.Function):

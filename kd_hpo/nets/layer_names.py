@@ -1,6 +1,7 @@
 """Which layers of a network a list of names and globs, or `auto`, stands for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -9,6 +10,7 @@ from kd_hpo.nets.features import LOGITS, no_layer
 from kd_hpo.nets.layer_syntax import INPUT, LayerName, parse_layer
 from kd_hpo.nets.proposal import propose_layers
 from kd_hpo.nets.trace import Visit, trace
+from kd_hpo.nets.wrappers import WRAPPERS, without_wrappers
 
 
 def resolve_layers(
@@ -21,10 +23,23 @@ def resolve_layers(
     """
     if patterns == "auto":
         return propose_layers(network, input_shape)
-    parsed = [(text, LayerName(LOGITS) if text == LOGITS else parse_layer(text)) for text in patterns]
+    known = [path for path, _ in network.named_modules(remove_duplicate=False)]
+    parsed = [_parsed(text, known) for text in patterns]
     visits = trace(network, input_shape) if any(pattern.is_glob for _, pattern in parsed) else []
     names = (name for text, p in parsed for name in (_matches(network, p, visits) if p.is_glob else [text]))
     return tuple(dict.fromkeys(names))
+
+
+def _parsed(text: str, known: Sequence[str]) -> tuple[str, LayerName]:
+    """With the name that it has here, where it is that in a wrapper which has been taken off."""
+    if text == LOGITS:
+        return text, LayerName(LOGITS)
+    layer = parse_layer(text)
+    wrapped = layer.path.startswith(WRAPPERS) and not any(path.startswith(WRAPPERS) for path in known)
+    if not wrapped:
+        return text, layer
+    bare = replace(layer, path=without_wrappers(layer.path))
+    return str(bare), bare
 
 
 def _matches(network: nn.Module, pattern: LayerName, visits: Sequence[Visit]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 
 from torch import Tensor
 
@@ -60,6 +60,8 @@ def _items(value: object) -> Iterator[tuple[object, object]]:
         yield from value.items()
     elif isinstance(value, tuple | list):
         yield from enumerate(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((each.name, getattr(value, each.name)) for each in fields(value))
 
 
 def input_tensor(arguments: Sequence[object], keywords: Mapping[str, object]) -> dict[str, Tensor]:

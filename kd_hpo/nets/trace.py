@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_hpo.core.maps import layer_shape
-from kd_hpo.core.plan import LayerShape
+from kd_hpo.core.plan import LayerShape, Size
 from kd_hpo.errors import FeatureMismatch
 from kd_hpo.nets.features import DRY_BATCH, dry_run
 from kd_hpo.nets.layer_syntax import INPUT, LayerName, input_tensor, tensors_in
@@ -66,6 +66,7 @@ class _Tracer:
         self._calls = Counter[str]()
         self._parameters: dict[nn.Module, int] = {}
         self._shapes: dict[Shape, LayerShape | None] = {}
+        self._maps = set[Size]()
         self._alive: list[object] = []  # so that no two tensors have the same id
 
     def begin(self) -> None:
@@ -102,11 +103,14 @@ class _Tracer:
 
     def _read(self, tensor: Tensor) -> LayerShape | None:
         shape = tuple(tensor.shape)
-        if shape not in self._shapes:
+        if shape not in self._shapes or len(shape) == 3:  # tokens are read by the maps before them
             try:
-                self._shapes[shape] = layer_shape("", tensor, self.image) if shape and shape[0] == DRY_BATCH else None
+                batch = bool(shape) and shape[0] == DRY_BATCH
+                self._shapes[shape] = layer_shape("", tensor, self.image, self._maps) if batch else None
             except FeatureMismatch:
                 self._shapes[shape] = None
+            if len(shape) == 4 and (read := self._shapes[shape]):
+                self._maps.add((read.height, read.width))
         return self._shapes[shape]
 
 
@@ -118,8 +122,9 @@ def _hooked(network: nn.Module, tracer: _Tracer) -> Iterator[None]:
         def after(module: nn.Module, arguments: Any, keywords: Any, output: Any, path: str = path) -> None:
             tracer.end(path, module, input_tensor(arguments, keywords), output)
 
-        hooks.append(module.register_forward_pre_hook(lambda *_: tracer.begin()))
-        hooks.append(module.register_forward_hook(after, with_kwargs=True))
+        # By the class, since TorchScript's own hides these methods; within it no hook is called.
+        hooks.append(nn.Module.register_forward_pre_hook(module, lambda *_: tracer.begin()))
+        hooks.append(nn.Module.register_forward_hook(module, after, with_kwargs=True))
     try:
         yield
     finally:

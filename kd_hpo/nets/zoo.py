@@ -12,7 +12,7 @@ from kd_hpo.callables import import_callable
 from kd_hpo.core.tasks import Classification
 from kd_hpo.errors import ConfigError, FeatureMismatch, KdHpoError
 from kd_hpo.nets.cifar import cifar_resnet, cifar_vgg, wide_resnet
-from kd_hpo.nets.features import dry_run, require_output
+from kd_hpo.nets.features import dry_run
 from kd_hpo.nets.libraries import (
     build_timm,
     build_torchvision,
@@ -21,7 +21,9 @@ from kd_hpo.nets.libraries import (
     timm_names,
     torchvision_names,
 )
+from kd_hpo.nets.outputs import require_output, require_taken, take_output
 from kd_hpo.nets.plain_conv import PlainConv
+from kd_hpo.nets.wrappers import in_dtype, unwrapped
 
 Shape = tuple[int, int, int]
 
@@ -53,7 +55,9 @@ def build_network(
     *,
     seed: int,
     pretrained: bool | str = False,
+    output: str | int | None = None,
     refuses: Callable[[object], str | None] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
     """A network that reads (B, C, H, W) and returns what its task wants; its fresh weights depend on the seed alone.
 
@@ -61,7 +65,9 @@ def build_network(
                 the first that has it: kd_hpo, torchvision, timm
     arguments   what its builder takes; libraries' networks also take `stem: small` for images of about 32x32
     pretrained  the weights that the library has for it: True for its default ones, or the name of others
+    output      which of the tensors that the network returns is its output, where it returns more than one (`TakeOutput`)
     refuses     what the task says of an output (`kd_hpo.core.tasks.Task`); None wants the logits of so many classes
+    tell        is told what has been done to the network so that it fits here
 
     Raises ConfigError for an unknown name, arguments that the network does not take, weights that cannot be had, or images
     that it cannot read. An error inside a user's callable goes on as it is.
@@ -73,11 +79,16 @@ def build_network(
             network = _build_callable(name, arguments, input_shape, classes)
         else:
             network = _build_named(name, arguments, input_shape, classes, pretrained)
+    network = in_dtype(unwrapped(network, name, tell), name, tell)
     try:
+        hook = None if output is None else take_output(network, output)
         require_output(network, dry_run(network, input_shape), refuses or Classification(classes).refuses)
+        if hook is not None:
+            require_taken(hook, network, lambda: dry_run(network, input_shape, training=True))
     except FeatureMismatch as error:
         library = ":" not in name and name not in NETWORKS
-        hint = "; the argument stem: small keeps small images larger" if library and "stem" not in arguments else ""
+        small = library and "stem" not in arguments and "cannot read images" in str(error)
+        hint = "; the argument stem: small keeps small images larger" if small else ""
         raise ConfigError(f"network {name!r}: {error}{hint}") from error
     return network
 

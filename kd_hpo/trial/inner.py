@@ -13,6 +13,7 @@ from kd_hpo.core.pairs import Targets
 from kd_hpo.core.params import Params
 from kd_hpo.core.updates import next_update
 from kd_hpo.data.batches import drawn_batch
+from kd_hpo.nets.forward_mode import TwiceDifferentiable
 from kd_hpo.trial.passes import Seen, as_targets, forward_mode_student, run_student, see, viewed
 from kd_hpo.trial.randomness import HESSIAN, random_state_kept, set_random_state
 from kd_hpo.trial.schedule import StepPlan
@@ -47,6 +48,7 @@ def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
             return matrix(features, targets)
 
     def inner_loss(w: Params, on: Seen) -> Tensor:
+        set_random_state(around.random)
         output, features = run_student(trial, on.view.x, {**w, **{n: buffer.clone() for n, buffer in around.buffers.items()}})
         assert on.targets is not None
         term = partial(PairTerm.as_written, matrix, features, on.targets, weights)
@@ -54,15 +56,15 @@ def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
 
     def hessian(w: Params, v: Params, batch: int) -> Params:
         on = seen if batch == 0 else fresh(batch)
-        w = {name: value.detach().requires_grad_() for name, value in w.items()}
-        along = {name: w[name] for name in v}
-        with torch.enable_grad(), random_state_kept():
-            set_random_state(around.random)
-            gradients = torch.autograd.grad(
+
+        def gradient(w: Params) -> Params:
+            along = {name: w[name] for name in v}
+            found = torch.autograd.grad(
                 inner_loss(w, on), list(along.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
-            slope = torch.stack([(g * v[name]).sum() for name, g in zip(along, gradients, strict=True)]).sum()
-            products = torch.autograd.grad(slope, list(along.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(along, products, strict=True))
+            return dict(zip(along, found, strict=True))
+
+        with random_state_kept(), TwiceDifferentiable():
+            return pairs.derivatives.hessian_product(gradient, w, v, pair_losses)
 
     return InnerStep(number, before.parameters, scale, pair_losses, hessian, next_update(trial.optimizer, trial.parameters))

@@ -39,7 +39,9 @@ def hypergradient_along(pairs: PairState, outer: Params, last: InnerStep) -> Ten
         total = torch.zeros(pairs.losses.plan.shape)
         for taken, q in pairs.direction(outer, last):
             everywhere = {name: q.get(name, torch.zeros_like(w)) for name, w in taken.w.items()}
-            total = total.to(taken.scale) + hypergradient(taken.pair_losses, taken.w, everywhere, taken.scale)
+            total = total.to(taken.scale) + hypergradient(
+                taken.pair_losses, taken.w, everywhere, taken.scale, slope=pairs.derivatives.slope
+            )
     return total
 
 

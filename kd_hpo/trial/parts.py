@@ -24,10 +24,11 @@ from kd_hpo.data.remote import on_disk
 from kd_hpo.data.splits import Splits, make_splits, outer_in_train
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError, Note, about
-from kd_hpo.nets.features import LOGITS, FeatureTap, layer_shapes
+from kd_hpo.nets.features import LOGITS, FeatureTap, freeze, layer_shapes
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.weights import load_weights, weights_digest
 from kd_hpo.nets.zoo import build_network
+from kd_hpo.trial.evaluate import Score
 from kd_hpo.trial.given_teacher import Judge, is_given, logarithm, of_logarithm, teacher_normalisation
 from kd_hpo.trial.teacher import TrainedTeacher, trained_teacher
 
@@ -120,18 +121,51 @@ def plan_before_training(config: TrialConfig, batches: ImageBatches, cache: Path
 
     Raises ConfigError or FeatureMismatch for networks and layers that do not exist.
     """
+    return teacher_and_plan(config, batches, cache)[1]
+
+
+def teacher_and_plan(
+    config: TrialConfig, batches: ImageBatches, cache: Path, tell: Progress = lambda _: None
+) -> tuple[nn.Module, PairPlan]:
+    """The trial's teacher before anything is trained, with its weights where it has a file of them, and the plan of the pairs."""
     whose, teacher = ("assistant", config.assistants[-1]) if config.assistants else ("teacher", config.teacher)
     if config.assistants:
-        network = build(teacher.network, batches, task_of(config, batches), seed=config.teacher.seed)
+        network = build(teacher.network, batches, task_of(config, batches), seed=config.teacher.seed, tell=tell)
     else:
-        network = build_teacher(config, batches)[0]
+        network = build_teacher(config, batches, tell)[0]
     with about(whose), FeatureTap(network, layers_of(config, teacher.layers, network, batches)) as tap:
         shapes = layer_shapes(tap, batches.input_shape)
-    student = build_student(config, batches, cache)
+    if isinstance(teacher, Teacher) and teacher.weights is not None:
+        load_weights_of(network, teacher.weights, teacher.weights_key, cache, tell)
+    student = build_student(config, batches, cache, tell)
     with about("student"), FeatureTap(student, layers_of(config, config.student.layers, student, batches)) as tap:
         student_shapes = layer_shapes(tap, batches.input_shape)
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
-    return pair_plan(shapes, student_shapes, logits_pair=config.pairs.logits == "inside", meet=loss.meet)
+    return network, pair_plan(shapes, student_shapes, logits_pair=config.pairs.logits == "inside", meet=loss.meet)
+
+
+def untrained_parts(
+    config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, tell: Progress = lambda _: None
+) -> Prepared:
+    """What `prepared_parts` gives, of a teacher that is not trained, and whose features are read on line, as they are.
+
+    Raises as `plan_before_training` does, and ConfigError for weights that do not fit.
+    """
+    network, plan = teacher_and_plan(config, batches, cache, tell)
+    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
+    targets = teacher_reader(
+        freeze(network).eval(),
+        [layer.name for layer in plan.teacher],
+        batches,
+        splits.train,
+        plan.student,
+        logits_pair=config.pairs.logits == "inside",
+        meet=loss.meet,
+        standardised=False,
+        cache=cache,
+    )
+    teacher = TrainedTeacher(network, Score(0.0, {}, 0.0), None, batches.normalisation)
+    return Prepared(task_of(config, batches), batches, splits, teacher, "", targets, cache)
 
 
 def reads_online(config: TrialConfig) -> bool:
@@ -212,12 +246,25 @@ def normalisation_of(data: DataKind, images: ImageSet) -> Normalisation | None:
 
 
 def build(
-    network: Network, batches: ImageBatches, task: Task, *, seed: int, refuses: Callable[[object], str | None] | None = None
+    network: Network,
+    batches: ImageBatches,
+    task: Task,
+    *,
+    seed: int,
+    refuses: Callable[[object], str | None] | None = None,
+    tell: Progress = lambda _: None,
 ) -> nn.Module:
     """refuses  what is said of its output, in the place of what the task says"""
-    shape, outputs, refuses = batches.input_shape, task.outputs, refuses or task.refuses
     built = build_network(
-        network.name, network.arguments, shape, outputs, seed=seed, pretrained=network.pretrained, refuses=refuses
+        network.name,
+        network.arguments,
+        batches.input_shape,
+        task.outputs,
+        seed=seed,
+        pretrained=network.pretrained,
+        output=network.output,
+        refuses=refuses or task.refuses,
+        tell=tell,
     )
     return built.to(batches.device, memory_format=batches.memory_format)  # type: ignore[call-overload, no-any-return]
 
@@ -230,19 +277,23 @@ def layers_of(config: TrialConfig, layers: tuple[str, ...] | str, network: nn.Mo
     return (*(name for name in resolve_layers(network, layers, batches.input_shape) if name not in inside), *inside)
 
 
-def build_student(config: TrialConfig, batches: ImageBatches, cache: Path) -> nn.Module:
+def build_student(config: TrialConfig, batches: ImageBatches, cache: Path, tell: Progress = lambda _: None) -> nn.Module:
     """A student at its start: fresh, pretrained or from a file."""
-    network = build(config.student.network, batches, task_of(config, batches), seed=config.seed)
-    if config.student.weights is not None:
-        load_weights_of(network, config.student.weights, cache)
+    student = config.student
+    network = build(student.network, batches, task_of(config, batches), seed=config.seed, tell=tell)
+    if student.weights is not None:
+        load_weights_of(network, student.weights, student.weights_key, cache, tell)
     return network
 
 
-def load_weights_of(network: nn.Module, place: Path | str, cache: Path, progress: Progress = lambda _: None) -> Path:
+def load_weights_of(
+    network: nn.Module, place: Path | str, key: str | None, cache: Path, progress: Progress = lambda _: None
+) -> Path:
     """From a file on disk or in storage; gives the path that they were read from."""
     path = on_disk(place, cache, folder=False, progress=progress)
     with nullcontext() if path == place else about(str(place)):
-        load_weights(network, path)
+        for note in load_weights(network, path, key):
+            progress(Note(note))
     return path
 
 
@@ -252,7 +303,7 @@ def prepare_teacher(
     """The teacher with its weights: from its file, from the cache, or trained now and kept there."""
     (network, reads), task = build_teacher(config, batches), task_of(config, batches)
     if config.teacher.weights is not None:
-        weights = load_weights_of(network, config.teacher.weights, cache, progress)
+        weights = load_weights_of(network, config.teacher.weights, config.teacher.weights_key, cache, progress)
         teacher = TrainedTeacher.measured(network, task, batches, splits.val, weights)
     else:
         teacher = trained_teacher(network, config.teacher, task, batches, splits, cache, progress)
@@ -265,7 +316,7 @@ def prepare_teacher(
     return teacher
 
 
-def build_teacher(config: TrialConfig, batches: ImageBatches) -> tuple[nn.Module, Normalisation]:
+def build_teacher(config: TrialConfig, batches: ImageBatches, tell: Progress = lambda _: None) -> tuple[nn.Module, Normalisation]:
     """The teacher as it is built, and how the pixels become what it reads: it takes the student's batches, and gives logits.
 
     Raises ConfigError where `teacher.normalise` or `teacher.returns` does not fit the network.
@@ -278,6 +329,7 @@ def build_teacher(config: TrialConfig, batches: ImageBatches) -> tuple[nn.Module
         task,
         seed=teacher.seed,
         refuses=partial(of_logarithm, task.refuses) if probable else task.refuses,
+        tell=tell,
     )
     reads = teacher_normalisation(teacher, network, batches)
     if probable:

@@ -142,7 +142,8 @@ def as_targets(features: list[Tensor]) -> list[Tensor]:
 
 
 def forward_mode_student(trial: Trial, x: Tensor, w: Params, before: Moment) -> tuple[Tensor, list[Tensor]]:
-    """Logits and features of parameters w that carry a tangent, with buffers and random state as just before the step."""
+    """Logits and features of parameters w that carry a tangent, or require a gradient, with buffers and random state as just
+    before the step."""
     set_random_state(before.random)  # the same dropout as in the step
     buffers = {name: buffer.clone() for name, buffer in before.buffers.items()}
     with plain_attention(), ShortTangents():  # and in float32: autocast has no forward mode

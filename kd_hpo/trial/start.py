@@ -1,6 +1,6 @@
 """A trial at its start, from its settings and from what trials share."""
 
-from collections.abc import Callable
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from kd_hpo.config.pairs import GradientBalanced
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.balance import GradientBalance, NoBalance
+from kd_hpo.core.derivatives import Derivatives
 from kd_hpo.core.directions import direction
 from kd_hpo.core.logit_losses import logit_loss
 from kd_hpo.core.objective import Objective
@@ -20,7 +21,7 @@ from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import DataError
 from kd_hpo.nets.features import FeatureTap
-from kd_hpo.trial.parts import Prepared, build_student, layers_of
+from kd_hpo.trial.parts import Prepared, Progress, build_student, layers_of
 from kd_hpo.trial.randomness import REGRESSORS, generator
 from kd_hpo.trial.schedule import Schedule
 from kd_hpo.trial.state import PairState, Trial
@@ -28,8 +29,11 @@ from kd_hpo.trial.teacher import require_trains_on_one
 from kd_hpo.trial.weighting import build_weighting, served_pairs
 
 
-def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
-    """A trial at step 0. Seeds torch's global generator, which a network's dropout reads."""
+def start_trial(config: TrialConfig, prepared: Prepared, tell: Progress = warnings.warn) -> Trial:
+    """A trial at step 0. Seeds torch's global generator, which a network's dropout reads.
+
+    tell  is told of a student through which derivatives do not go the usual way
+    """
     steps = steps_per_epoch(config, prepared.splits)
     torch.manual_seed(config.seed)
     if config.compile:
@@ -37,8 +41,8 @@ def start_trial(config: TrialConfig, prepared: Prepared) -> Trial:
     network = build_student(config, prepared.batches, prepared.cache)
     student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()
-    require_batches_of_more(config, lambda: network, prepared.batches, prepared.splits)
-    pairs = start_pairs(config, prepared) if config.weighting.paired else None
+    require_batches_of_more(config, network, prepared.batches, prepared.splits)
+    pairs = start_pairs(config, prepared, tell) if config.weighting.paired else None
     objective = Objective(prepared.task, logit_loss(config.kd.kind, **config.kd.arguments()), config.kd.weight)
     return Trial(config, prepared, objective, schedule_of(config, steps, pairs), student, pairs, steps)
 
@@ -54,19 +58,19 @@ def steps_per_epoch(config: TrialConfig, splits: Splits) -> int:
     return steps
 
 
-def require_batches_of_more(config: TrialConfig, student: Callable[[], nn.Module], batches: ImageBatches, splits: Splits) -> None:
+def require_batches_of_more(config: TrialConfig, student: nn.Module, batches: ImageBatches, splits: Splits) -> None:
     """Raises ConfigError where a batch of one image would come to a network that cannot be trained on one, as batch norm."""
     learning, batch_size = config.weighting.learning, config.training.batch_size
     if batch_size == 1:
-        require_trains_on_one(student(), batches, splits.train, "training.batch_size is 1")
+        require_trains_on_one(student, batches, splits.train, "training.batch_size is 1")
     elif learning is not None and len(splits.outer[: learning.outer_batch]) == 1:
         said = (
             f"lambda looks at one image (weighting.outer_batch {learning.outer_batch}, of {len(splits.outer)} in the outer split)"
         )
-        require_trains_on_one(student(), batches, splits.outer, said)
+        require_trains_on_one(student, batches, splits.outer, said)
 
 
-def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
+def start_pairs(config: TrialConfig, prepared: Prepared, tell: Progress) -> PairState:
     plan, device, settings = prepared.plan, prepared.batches.device, config.pairs
     loss = pair_loss(settings.loss.kind, **settings.loss.arguments())
     weighting = build_weighting(config, plan, served_pairs(loss, plan, settings), device)
@@ -78,7 +82,8 @@ def start_pairs(config: TrialConfig, prepared: Prepared) -> PairState:
         balance = GradientBalance(plan.shape, decay=settings.balance.decay)
     learning = config.weighting.learning
     looks = direction(learning.direction.kind, **learning.direction.arguments()) if learning else None
-    return PairState(losses, weighting, balance, RestingAdam([*groups, *weighting.parameter_groups()]), looks)
+    optimizer = RestingAdam([*groups, *weighting.parameter_groups()])
+    return PairState(losses, weighting, balance, optimizer, looks, Derivatives(tell))
 
 
 def schedule_of(config: TrialConfig, steps_per_epoch: int, pairs: PairState | None) -> Schedule:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.balance import GradientBalance, NoBalance
+from kd_hpo.core.derivatives import Derivatives
 from kd_hpo.core.directions import Direction
 from kd_hpo.core.objective import Objective
 from kd_hpo.core.pairs import PairMatrix
@@ -36,6 +37,8 @@ class PairState:
     optimizer: RestingAdam
     """Of the regressors, and of what the weighting has for the training loss."""
     direction: Direction | None = None
+    derivatives: Derivatives = field(default_factory=Derivatives)
+    """How they go through the student."""
     held_epochs: int = 0
     held_sum: Tensor = field(init=False)
 

@@ -21,7 +21,9 @@ from kd_hpo.data.normalise import Normalisation
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, DataError, Diverged
 from kd_hpo.files import cached
+from kd_hpo.nets.features import freeze
 from kd_hpo.nets.identity import network_digest
+from kd_hpo.nets.outputs import one_tensor, require_output
 from kd_hpo.nets.weights import load_weights, save_weights
 from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
@@ -50,8 +52,7 @@ class TrainedTeacher:
     def measured(
         cls, network: nn.Module, task: Task, batches: ImageBatches, val: Indices, weights: Path | None
     ) -> "TrainedTeacher":
-        network.requires_grad_(False)
-        network.eval()
+        freeze(network).eval()
         return cls(network, score(network, task, batches, val), weights, batches.normalisation)
 
 
@@ -62,9 +63,8 @@ def trained_teacher(
     training = config.training
     if training is None:
         return TrainedTeacher.measured(network, task, batches, splits.val, None)
-    told = config.model_dump(
-        mode="json", exclude={"layers", "weights", "accept_weak", *_TOLD_BY_THE_NETWORK, *HOW_FEATURES_ARE_READ}
-    )
+    excluded = {"layers", "weights", "weights_key", "accept_weak", *_TOLD_BY_THE_NETWORK, *HOW_FEATURES_ARE_READ}
+    told = config.model_dump(mode="json", exclude=excluded)
     acts = {name: value for name, value in vars(task).items() if name != "metric" and value is not None}
     trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", acts]
     about: list[object] = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
@@ -139,7 +139,7 @@ def train_teacher(
         for batch in batches.ahead(shuffled_batches(images, training.batch_size, config.seed, epoch)):
             seen = view(batches.inputs(batch), batches.labels(batch), config.augment, views)
             with batches.autocast():
-                output = network(seen.x).to(batches.dtype)
+                output = require_output(network, network(seen.x), one_tensor).to(batches.dtype)
             loss = seen.over_labels(partial(task.loss, output))
             optimizer.zero_grad()
             loss.backward()

@@ -22,6 +22,28 @@ def read(feature: Tensor, image: tuple[int, int] = (32, 32)) -> Tensor:
     return found
 
 
+@pytest.mark.parametrize(
+    ("tokens", "maps", "grid"),
+    [
+        (200, {(14, 14), (56, 56)}, (14, 14)),  # four registers without a class token
+        (204, {(14, 14)}, (14, 14)),  # eight
+        (17, {(3, 3)}, (3, 3)),
+        (140, {(14, 10)}, (14, 10)),
+        (50, {(2, 2)}, (7, 7)),  # too many to stand before so small a grid
+        (200, set(), (1, 1)),
+    ],
+)
+def test_a_map_of_the_network_tells_how_many_tokens_are_extra(
+    tokens: int, maps: set[tuple[int, int]], grid: tuple[int, int]
+) -> None:
+    feature = counting(B, tokens, C)
+    image = (224, 160) if grid == (14, 10) else (224, 224)
+    layer = layer_shape("layer", feature, image, maps)
+    assert (layer.height, layer.width) == grid
+    if grid != (1, 1):
+        assert torch.equal(as_map(feature, layer).flatten(2).transpose(1, 2), feature[:, tokens - grid[0] * grid[1] :])
+
+
 def test_a_map_is_itself() -> None:
     feature = counting(B, C, 4, 5)
     assert read(feature) is feature

@@ -1,16 +1,20 @@
 """Forward-mode derivatives through every kind of network, in train mode, against central differences in float64."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, jvp
 from torchvision.models.convnext import CNBlockConfig
 
+from kd_hpo.core.derivatives import hessian_product, hessian_product_by_differences, slope_by_backward
 from kd_hpo.core.hypergradient import slope
-from kd_hpo.nets.forward_mode import ShortTangents, plain_attention
+from kd_hpo.nets.forward_mode import ShortTangents, TwiceDifferentiable, plain_attention
 from kd_hpo.nets.zoo import build_network
 
 VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "drop_rate": 0.1, "drop_path_rate": 0.3}
@@ -104,3 +108,50 @@ def test_short_batch_norm_is_batch_norm(shape: tuple[int, ...], fixed: str, affi
         torch.testing.assert_close(along(x, dx), expected)
         last = [v.movedim(1, -1).contiguous().movedim(-1, 1) for v in (x, dx)]
         torch.testing.assert_close(along(*last), expected)
+
+
+class ByName(nn.Module):
+    """Calls with arguments by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(input=x, weight=self.weight, bias=None, stride=2)
+        return F.batch_norm(input=y, running_mean=None, running_var=None, weight=self.scale, training=True).mean((2, 3))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rnn = kind(9, 4, num_layers=2, batch_first=True, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.rnn(x.mean(1))[0][:, -1]
+        return found
+
+
+@pytest.mark.parametrize("build", [ByName, *(partial(Recurrent, kind) for kind in (nn.LSTM, nn.GRU, nn.RNN))])
+def test_what_torch_gives_no_tangent_as_it_is_has_that_of_its_backward_pass(build: Callable[[], nn.Module]) -> None:
+    """In float32, in which oneDNN has kernels of its own for recurrent layers."""
+    torch.manual_seed(0)
+    network, x = build(), torch.rand(5, 3, 9, 9)
+    w = {name: p.detach() for name, p in network.named_parameters()}
+    q = {name: torch.randn_like(p) for name, p in w.items()}
+
+    def logits(w: dict[str, Tensor]) -> Tensor:
+        with ShortTangents():
+            return functional_call(network, w, (x,))
+
+    torch.testing.assert_close(slope(logits, w, q), slope_by_backward(logits, w, q), rtol=1e-4, atol=1e-4)
+
+    def gradient(w: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = torch.autograd.grad(logits(w).square().sum(), list(w.values()), create_graph=True)
+        return dict(zip(w, found, strict=True))
+
+    with TwiceDifferentiable():
+        product, other = (each(gradient, w, q) for each in (hessian_product, hessian_product_by_differences))
+    largest = max(float(each.abs().max()) for each in product.values())
+    for name in w:
+        torch.testing.assert_close(product[name], other[name], rtol=0, atol=0.02 * largest)

@@ -1,8 +1,12 @@
 """Weights as safe files: what is understood, and what is told where they do not fit."""
 
+from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,6 +60,120 @@ def test_files_of_training_scripts_are_understood(tmp_path: Path, wrap: Callable
     torch.save(wrap(saved.state_dict()), tmp_path / "checkpoint.pth")
     load_weights(loaded, tmp_path / "checkpoint.pth")
     assert weights_digest(loaded) == weights_digest(saved)
+
+
+def other(state: State) -> State:
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state, "args": Namespace(lr=0.1, output=Path("runs")), "best": np.float64(73.2)},
+        lambda state: {"params": state, "seed": np.int64(3), "losses": np.zeros(3), "metrics": defaultdict(list, a=[1.0])},
+        lambda state: {"model_ema": prefixed("module.")(state), "when": datetime(2020, 1, 1)},
+        lambda state: {"state_dict": prefixed("backbone.")(state) | {"accuracy.total": torch.tensor(1)}},
+        lambda state: state | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1), "3.total_ops": torch.zeros(1)},
+        lambda state: {"state_dict": state, "state_dict_ema": state},
+        lambda state: {"a": {"b": {"c": prefixed("deep.down.")(state)}}},
+        lambda state: {"0._orig_mod." + name[2:] if name.startswith("0.") else name: t for name, t in state.items()},
+    ],
+    ids=["arguments", "params", "ema", "lightning", "profiled", "the same twice", "deep", "a compiled part"],
+)
+def test_weights_are_found_wherever_they_lie(tmp_path: Path, wrap: Callable[[State], object]) -> None:
+    saved, loaded = network(0), network(1)
+    torch.save(wrap(saved.state_dict()), tmp_path / "checkpoint.pth")
+    load_weights(loaded, tmp_path / "checkpoint.pth")
+    assert weights_digest(loaded) == weights_digest(saved)
+
+
+def test_of_several_that_fit_one_is_named(tmp_path: Path) -> None:
+    state, path = network(0).state_dict(), tmp_path / "dino.pth"
+    torch.save({"student": prefixed("backbone.")(other(state)), "teacher": prefixed("backbone.")(state)}, path)
+    loaded = network(1)
+    with pytest.raises(ConfigError, match=r"student\.backbone, teacher\.backbone; .*weights_key: "):
+        load_weights(loaded, path)
+    for key in ("teacher", "teacher.backbone"):
+        load_weights(loaded := network(1), path, key)
+        assert weights_digest(loaded) == weights_digest(network(0))
+    with pytest.raises(ConfigError, match=r"'techer'; what fits is under student\.backbone, teacher\.backbone"):
+        load_weights(loaded, path, "techer")
+
+
+def test_beside_the_usual_ones_others_are_told(tmp_path: Path) -> None:
+    state, path, loaded = network(0).state_dict(), tmp_path / "timm.pth", network(1)
+    torch.save({"state_dict_ema": other(state), "state_dict": state}, path)
+    (note,) = load_weights(loaded, path)
+    assert weights_digest(loaded) == weights_digest(network(0)) and "state_dict_ema would fit too" in note
+    assert load_weights(loaded, path, "state_dict_ema") == ()
+    torch.testing.assert_close(loaded[0].weight, state["0.weight"] + 1)
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    state = {
+        "state_dict": prefixed("model.")(network(0).state_dict() | {"total_ops": torch.zeros(1)}) | {"loss.weight": torch.ones(3)}
+    }
+    torch.save(state, tmp_path / "w.pth")
+    (note,) = load_weights(network(1), tmp_path / "w.pth")
+    assert "total_ops, loss.weight" in note
+
+
+def test_a_small_part_of_another_network_is_taken_by_its_name_alone(tmp_path: Path) -> None:
+    part, path = nn.Linear(2, 2), tmp_path / "large.pth"
+    torch.save({f"blocks.{i}.bias": torch.zeros(2) for i in range(9)} | prefixed("part.")(nn.Linear(2, 2).state_dict()), path)
+    with pytest.raises(ConfigError, match="weights_key: part"):
+        load_weights(part, path)
+    load_weights(part, path, "part")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: network(0, classes=100).state_dict(), "one of 100 outputs, and here are 3"),
+        (lambda state: {name: t for name, t in state.items() if not name.startswith("3.")}, "has no head"),
+        (lambda state: state | {"0.weight": state["0.weight"] * float("nan")}, "not finite: 0.weight"),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_what_to_do(tmp_path: Path, change: Callable[[State], State], words: str) -> None:
+    torch.save(change(network(0).state_dict()), tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_weights(network(1), tmp_path / "w.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickled_network_is_refused_by_its_classes(tmp_path: Path) -> None:
+    torch.save({"model": network(0)}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match=r"objects of .*torch\.nn\.modules.*state_dict\(\), FILE"):
+        load_weights(network(1), tmp_path / "w.pt")
+
+
+class Extra(nn.Linear):
+    kept: object = None
+
+    def get_extra_state(self) -> object:
+        return self.kept
+
+    def set_extra_state(self, state: object) -> None:
+        self.kept = state
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_extra_state_comes_back(tmp_path: Path, suffix: str) -> None:
+    saved, loaded, path = nn.Sequential(Extra(2, 2)), nn.Sequential(Extra(2, 2)), tmp_path / f"w.{suffix}"
+    saved[0].kept = {"version": 3, "scales": [0.5]}
+    if suffix == "pt":
+        torch.save({"model": prefixed("module.")(saved.state_dict())}, path)
+    else:
+        save_weights(saved.state_dict(), path)
+    load_weights(loaded, path)
+    assert loaded[0].kept == saved[0].kept and torch.equal(loaded[0].weight, saved[0].weight)
+
+
+def test_extra_state_that_a_file_cannot_keep_is_refused(tmp_path: Path) -> None:
+    saved = Extra(2, 2)
+    saved.kept = {"when": (1, 2)}
+    with pytest.raises(ConfigError, match="get_extra_state"):
+        save_weights(saved.state_dict(), tmp_path / "w.safetensors")
 
 
 def test_a_prefix_that_belongs_to_the_network_stays(tmp_path: Path) -> None:

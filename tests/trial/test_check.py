@@ -1,17 +1,29 @@
 """What is wrong with a trial is told before anything is trained."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.errors import ConfigError, DataError, FeatureMismatch, KdHpoError
 from kd_hpo.trial.check import check_trial
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.start import start_trial
+from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
 SMALL = {"name": "plain_conv", "arguments": {"channels": [4, 8], "hidden": 8, "padding": 1}}
 ASSISTANT = {"network": SMALL, "training": {"epochs": 1}}
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def check(prepared: Prepared, cache: Path, **changes: object) -> None:
@@ -63,3 +75,65 @@ def test_what_does_not_go_together_is_told(
 ) -> None:
     with pytest.raises(error, match=fact):
         check(prepared, cache, **changes)
+
+
+def own(name: str, layers: list[str] | None = None, **network: object) -> dict[str, object]:
+    return {"network": {"name": f"tests.trial.own:{name}", **network}, "layers": layers or ["conv1", "conv2"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "fact"),
+    [
+        ({"student": own("two_heads")}, FeatureMismatch, r"dict.*output: logits"),
+        ({"teacher": own("two_heads")}, FeatureMismatch, r"teacher, in training: .*dict.*output: logits"),
+        ({"student": own("plain_swish", output=1)}, ConfigError, "one tensor alone; omit it"),
+        ({"student": own("checkpointed")}, FeatureMismatch, "conv1.*use_reentrant=False"),
+        (
+            {"student": own("untrainable")},
+            ConfigError,
+            r"the student .* ValueError: no such stage at .*own\.py:",
+        ),
+        ({"teacher": own("untrainable")}, ConfigError, r"the teacher .* no such stage at .*own\.py:"),
+        ({"student": own("infinite")}, ConfigError, "not finite"),
+        ({"student": own("normed", ["1"]), "training": {"epochs": 1, "batch_size": 1}}, ConfigError, "more than 1 value"),
+        ({"teacher": own("plain_swish") | {"weights": "nowhere.pt"}}, ConfigError, "no weights at"),
+    ],
+)
+def test_what_a_network_cannot_do_in_training_is_told_in_one_line(
+    prepared: Prepared, cache: Path, changes: dict[str, object], error: type[KdHpoError], fact: str
+) -> None:
+    with pytest.raises(error, match=fact) as caught:
+        check(prepared, cache, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_is_named_passes(prepared: Prepared, cache: Path) -> None:
+    check(prepared, cache, student=own("two_heads", output="logits"), teacher=own("two_heads", output="logits"))
+
+
+def test_a_check_leaves_the_random_state_and_tells_what_it_does_otherwise(prepared: Prepared, cache: Path) -> None:
+    told = list[str]()
+    state = torch.get_rng_state()
+    trial = digits_trial(student=own("memory_saving_swish"))
+    check_trial(trial, prepared.batches, prepared.splits, cache, told.append)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(told) == 1 and "two backward passes" in told[0]
+
+
+@pytest.mark.usefixtures("float64")
+def test_without_forward_mode_lambda_learns_the_same(cache: Path) -> None:
+    """Six steps with balance and hypergradients, of one function with a rule for forward mode and without."""
+
+    def learned(name: str) -> torch.Tensor:
+        weighting = {"kind": "learned", "every": 2, "warmup": 0.0, "direction": {"kind": "unrolled", "steps": 2}}
+        changes = {"training": {"epochs": 1, "batch_size": 32}, "pairs": {"balance": {"measures": 1, "every": 3}}}
+        config = digits_trial(student=own(name), weighting=weighting, **changes)
+        trial = start_trial(config, prepare(config, cache), lambda _: None)
+        for batch in shuffled_batches(trial.prepared.splits.train, 32, 0):
+            train_step(trial, batch)
+        assert trial.pairs is not None
+        return torch.cat([trial.pairs.weighting.weights(0).flatten(), *(p.detach().flatten() for p in trial.parameters.values())])
+
+    plain = learned("plain_swish")
+    torch.testing.assert_close(learned("memory_saving_swish"), plain, rtol=1e-8, atol=1e-10)
+    assert plain[:6].std() > 0.001

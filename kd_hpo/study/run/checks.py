@@ -1,6 +1,7 @@
 """What is refused before a study begins: a name that is taken, methods and pairs that do not fit."""
 
 import hashlib
+from collections.abc import Callable
 from shlex import quote
 
 from kd_hpo.callables import modules_named, own_code
@@ -113,15 +114,26 @@ def few_updates(study: StudyConfig, splits: Splits) -> list[str]:
     return told
 
 
-def check_pairs(study: StudyConfig, batches: ImageBatches, splits: Splits) -> PairPlan:
+def check_pairs(
+    study: StudyConfig, batches: ImageBatches, splits: Splits, tell: Callable[[str], None] = lambda _: None
+) -> PairPlan:
     """The study's own pairs.
 
+    tell  is told, once, what has been done to networks and files so that they fit here
     Raises ConfigError, DataError or FeatureMismatch for a method whose networks, layers and loss do not go together.
     """
     cache = StudyFolder.of(study).cache
     pairs = study.trial().replace(assistants=(), weighting=Uniform().model_dump())
     plan = plan_before_training(pairs, batches, cache)
+    told, teachers = set[str](), list[object]()
+
+    def once(words: str) -> None:
+        if words not in told:
+            told.add(words)
+            tell(words)
+
     for method, config in method_trials(study).items():
         with about(f"method {method}"):
-            check_trial(config, batches, splits, cache)
+            check_trial(config, batches, splits, cache, once, with_teacher=config.teacher not in teachers)
+        teachers.append(config.teacher)
     return plan

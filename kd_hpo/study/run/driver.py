@@ -74,7 +74,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
     require_sampler(study.search.sampler)
     with status_line(console, each_time=verbose) as progress:
         batches, splits = load_data(study.trial(), folder.cache, progress)
-        plan = check_pairs(study, batches, splits)
+        plan = check_pairs(study, batches, splits, progress)
         searched = searches(study, plan.shape)
     for warning in [*few_updates(study, splits), *untried(searched.values())]:
         console.print(Text(warning, style="yellow"))
