@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kd_hpo.core.gaussian import LinearGaussian
+from kd_hpo.core.gaussian.regressors import LinearGaussian
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.start import start_trial
