@@ -31,12 +31,12 @@ class DataKind(Settings):
     """Whether a fraction in `splits.test` may be of a test half of its own."""
 
     def places(self) -> Mapping[str, Path | str]:
-        """The folders that it is read from, on disk or in storage, by the fields that name them."""
+        """The folders that the data is read from, on disk or in storage, by the fields that name them."""
         return {}
 
 
 class Digits(DataKind):
-    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 that ship inside the package."""
+    """The handwritten digits of scikit-learn: 1,797 grey images of 8x8 that ship inside the package."""
 
     kind: Literal["digits"] = "digits"
     may_have_test_half: ClassVar[bool] = False

@@ -27,11 +27,11 @@ def softplus_variance(rho: Tensor, floor: float) -> Tensor:
 
 
 def inverse_softplus(value: float) -> float:
-    """rho with softplus(rho) = value, for value > 0."""
+    """The number rho with softplus(rho) = value, for value > 0."""
     return value + math.log(-math.expm1(-value))
 
 
 def uniform_weight(fan_out: int, fan_in: int, generator: torch.Generator) -> Tensor:
-    """(fan_out, fan_in), torch's own start of a linear map."""
+    """Draws the weight (fan_out, fan_in) that torch itself starts a linear map from."""
     bound = math.sqrt(1 / fan_in)
     return (torch.rand(fan_out, fan_in, generator=generator) * 2 - 1) * bound

@@ -29,7 +29,7 @@ class Packed:
 
     @property
     def wide(self) -> bool:
-        """Whether it is one layer whose second moments are more work than its predictions."""
+        """Whether this is one layer whose second moments are more work than its predictions."""
         return _wide(self.plan, self.groups[0])
 
     @cached_property
@@ -43,12 +43,12 @@ class Packed:
 
     @cached_property
     def columns(self) -> dict[int, range]:
-        """Where those of each layer of the teacher stand among the C."""
+        """Where the channels of each layer of the teacher stand among the C."""
         return dict(zip(self.teachers, _spans([self.plan.teacher[t].channels for t in self.teachers]), strict=True))
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """(J, C)"""
+        """The numbers of channels (J, C) of the student and of the teacher."""
         return self.rows[-1].stop, self.columns[self.teachers[-1]].stop
 
     def columns_of(self, teachers: Sequence[int]) -> list[int]:
@@ -66,7 +66,7 @@ class Packed:
 
 
 def packed(plan: PairPlan) -> list[Packed]:
-    """The plan's groups in blocks of one resolution, of at most WIDEST channels unless one layer alone has more."""
+    """Puts the plan's groups in blocks of one resolution, of at most WIDEST channels unless one layer alone has more."""
     return [Packed(plan, tuple(groups)) for groups in _packs(plan)]
 
 
