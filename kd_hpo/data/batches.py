@@ -49,7 +49,7 @@ class ImageBatches:
 
     @cached_property
     def train_normalisation(self) -> Normalisation:
-        """That of the given images, whichever is in force."""
+        """The normalisation by the statistics of the given images, whichever is in force."""
         return self.normalisation if self.normalisation.name == "train" else of_images(self.images, self._statistics_of)
 
     @property
@@ -59,7 +59,7 @@ class ImageBatches:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the inputs, and of all that losses are made of."""
+        """The dtype of the inputs, and of all that losses are made of."""
         return self.mean.dtype
 
     @property
@@ -92,7 +92,7 @@ class ImageBatches:
         return torch.from_numpy(self.images.images[images])
 
     def inputs(self, indices: Indices) -> Tensor:
-        """(B, C, H, W) in torch's default dtype."""
+        """The images as inputs of a network, (B, C, H, W) in torch's default dtype."""
         number, image = np.divmod(indices, len(self._labels))
         batch = self._pixels(indices, image).to(self.device, self.mean.dtype, memory_format=self.memory_format)
         x = batch.sub_(self.mean).div_(self.std)  # of bytes, so that it is a copy
@@ -108,7 +108,7 @@ class ImageBatches:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def labels(self, indices: Indices) -> Tensor:
-        """(B,) int64."""
+        """The labels of the images, (B,) int64."""
         return torch.from_numpy(self._labels[indices % len(self._labels)]).to(self.device)
 
 

@@ -45,7 +45,7 @@ class ImageSet:
 
 
 class Labelling(NamedTuple):
-    """What a builder knows besides the pixels; the fields are those of ImageSet."""
+    """What a builder knows of images besides the pixels; the fields are those of ImageSet."""
 
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]

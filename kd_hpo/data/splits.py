@@ -82,7 +82,7 @@ def make_splits(
 
 
 def outer_in_train(splits: Splits) -> Splits:
-    """The outer split's images among those that train, where no hypergradient is taken any more."""
+    """The splits with the outer one's images among those that train, where no hypergradient is taken any more."""
     parts = {"train": _frozen(np.sort(np.concatenate([splits.train, splits.outer]))), "outer": _frozen(splits.outer[:0])}
     return replace(splits, **parts, digests={**splits.digests, **{name: split_digest(part) for name, part in parts.items()}})
 
