@@ -241,10 +241,7 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
 
 
 def normalisation_of(data: DataKind, images: ImageSet) -> Normalisation | None:
-    """The normalisation that `data.normalise` names; None for the statistics of the train split.
-
-    Raises ConfigError where it does not fit.
-    """
+    """The normalisation that `data.normalise` names, None for the train split's. Raises ConfigError where it does not fit."""
     channels = images.images.shape[1]
     if isinstance(data.normalise, MeanAndStd):
         return of_unit_pixels("given", data.normalise.mean, data.normalise.std, channels)
@@ -260,10 +257,7 @@ def build(
     refuses: Callable[[object], str | None] | None = None,
     tell: Progress = lambda _: None,
 ) -> nn.Module:
-    """Builds a network for the batches and the task, on the device of the batches.
-
-    refuses  what is said of its output, in the place of what the task says
-    """
+    """Builds a network for the batches and the task; `refuses` judges its output in the place of what the task says."""
     built = build_network(
         network.name,
         network.arguments,
