@@ -152,7 +152,8 @@ def untrained_parts(
 ) -> Prepared:
     """Prepares a trial with a teacher that is not trained, and whose features are read on line, as they are.
 
-    The parts are otherwise those of `prepared_parts`. Raises as `plan_before_training` does, and ConfigError for weights that do not fit.
+    The parts are otherwise those of `prepared_parts`.
+    Raises as `plan_before_training` does, and ConfigError for weights that do not fit.
     """
     network, plan = teacher_and_plan(config, batches, cache, tell)
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())

@@ -21,8 +21,9 @@ _PRIVATE = {".pem", ".key", ".p12", ".pfx", ".db", ".sqlite", ".sqlite3"}
 
 @dataclass(frozen=True)
 class UserCode:
-    """What goes from the folder that one starts in: the packages and modules that a study names, those that they import, and the
-    files that its settings name. Nothing else leaves this machine.
+    """What goes to a cluster from the folder that one starts in; nothing else leaves this machine.
+
+    It is the packages and modules that a study names, those that they import, and the files that its settings name.
     """
 
     root: Path

@@ -43,7 +43,10 @@ def with_matrix(method: Method, study: StudyConfig) -> Method:
 
 
 def fixed_matrix(exported: ExportedMatrix, study: StudyConfig) -> FixedMatrix:
-    """Raises ConfigError where the file has no such rank, or matrices of other layers than the study names."""
+    """The fixed matrix that an exported one stands for.
+
+    Raises ConfigError where the file has no such rank, or matrices of other layers than the study names.
+    """
     from kd_hpo.study.store.export_file import load_export
 
     try:

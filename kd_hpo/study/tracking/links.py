@@ -36,7 +36,7 @@ def model_link(name: str) -> str:
 
 
 def best_first_tag(goal: Goal, shown: Goal) -> tuple[str, str]:
-    """Name and value of the experiment's tag that keeps the view.
+    """The name and value of the experiment's tag that keeps the view.
 
     goal   what the study goes by, which orders the trials
     shown  the task's metric, on `val` and on `test` columns of their own
