@@ -18,8 +18,9 @@ Callable = Annotated[str, WrittenAs(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.mo
 
 
 class DataKind(Settings):
-    """The base of each kind of data. A new kind is a model here, with its name in `Data`, and a reader of its fields in
-    kd_hpo.data.datasets.DATASETS.
+    """The base of each kind of data.
+
+    A new kind is a model here, with its name in `Data`, and a reader of its fields in kd_hpo.data.datasets.DATASETS.
     """
 
     kind: str

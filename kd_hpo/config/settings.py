@@ -79,7 +79,7 @@ FilePath = Annotated[Path, AfterValidator(_a_path)]
 
 
 class StorageUri(str):
-    """`s3://BUCKET/KEY` in S3-compatible storage."""
+    """An address `s3://BUCKET/KEY` in S3-compatible storage."""
 
     @classmethod
     def checked(cls, uri: str) -> Self:

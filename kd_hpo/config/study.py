@@ -226,7 +226,7 @@ class Compare(Settings):
 
 
 class Resources(Settings):
-    """Where the study runs and what each trial may use."""
+    """The machines that the study runs on, and what each trial may use of them."""
 
     address: str = "local"
     """local starts Ray on this machine; auto, host:port or ray://host:port join a cluster."""
@@ -241,7 +241,7 @@ class Resources(Settings):
 
 
 class Tracking(Settings):
-    """Where a study is shown beside its folder."""
+    """The place where a study is shown beside its folder."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 

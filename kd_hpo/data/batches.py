@@ -138,5 +138,5 @@ def shuffled_batches(indices: Indices, size: int, *key: int) -> Iterator[Indices
 
 
 def drawn_batch(indices: Indices, size: int, *key: int) -> Indices:
-    """`size` of the indices (all where there are fewer) drawn without replacement, as the key names."""
+    """Draws `size` of the indices (all where there are fewer) without replacement, as the key names."""
     return np.random.default_rng(key).permutation(indices)[:size]

@@ -38,12 +38,12 @@ class Packed:
 
     @cached_property
     def rows(self) -> list[range]:
-        """Where the channels of each layer of the student stand among the J."""
+        """The places of the channels of each layer of the student among the J."""
         return _spans([self.plan.student[g.student].channels for g in self.groups])
 
     @cached_property
     def columns(self) -> dict[int, range]:
-        """Where the channels of each layer of the teacher stand among the C."""
+        """The places of the channels of each layer of the teacher among the C."""
         return dict(zip(self.teachers, _spans([self.plan.teacher[t].channels for t in self.teachers]), strict=True))
 
     @cached_property
@@ -55,7 +55,7 @@ class Packed:
         return [column for t in teachers for column in self.columns[t]]
 
     def channels_of(self, teachers: Sequence[int]) -> tuple[int, ...]:
-        """Where some of the teacher's layers stand among all channels of the resolution's targets."""
+        """The places of some of the teacher's layers among all channels of the resolution's targets."""
         return self.plan.channels_of(Group(0, self.size, tuple(teachers)))
 
     def part(self, wanted: Wanted | None) -> tuple[list[int], list[int]]:

@@ -43,7 +43,6 @@ def best_settings(
     """The settings that a method is compared at: of its own search, else of the study's search, else the file's.
 
     Of the study's search it has what acts on it.
-
     Seeds that have ended settle it: one that comes later, or is run again, has the settings of those that it stands beside.
     None where its own search has completed no trial. Raises StudyError where the study's search has completed none.
     """

@@ -136,7 +136,7 @@ def about_trial(config: TrialConfig, prepared: Prepared) -> TrialAbout:
 
 
 def prepared_for(config: TrialConfig, cache: Path) -> Prepared:
-    """Gives what trials share, the same for trials that may share it, as long as one follows the other."""
+    """Gives what a trial shares with others: the same to trials that may share it, as long as one follows the other."""
     return _prepared(shared_settings(config).model_dump_json(), cache)
 
 

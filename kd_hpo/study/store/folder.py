@@ -1,4 +1,4 @@
-"""Where a study keeps its files. The folder is the record of the study; a tracker mirrors it."""
+"""The folder where a study keeps its files: it is the record of the study, which a tracker mirrors."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Where MLflow's pages stand, and the one saved view, which printed links open: the trials, best first.
+"""The addresses of MLflow's pages, and the one saved view, which printed links open: the trials, best first.
 
 A view is what the UI's own "Save as new view" keeps: a tag of the experiment that holds the state of the page as JSON. MLflow
 does not document its fields, so tests/service/test_mlflow_pages.py opens it in a browser.

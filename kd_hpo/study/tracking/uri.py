@@ -1,4 +1,7 @@
-"""Where a study's MLflow is. What opens it stays in the environment, and out of all that is written and told."""
+"""The URI of a study's MLflow.
+
+What opens it stays in the environment, and out of all that is written and told.
+"""
 
 import os
 import re
@@ -53,7 +56,7 @@ def _variable(name: str) -> str:
 
 
 def server_address(uri: str | None) -> str | None:
-    """Where a person finds the tracking server at this URI; None where `kd-hpo ui` serves what is tracked there."""
+    """The address where a person finds the tracking server at this URI; None where `kd-hpo ui` serves what is tracked there."""
     parts = urlsplit(uri or "")
     if parts.scheme not in ("http", "https"):
         return None
