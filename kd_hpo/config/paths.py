@@ -21,7 +21,7 @@ def set_path(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]
 def set_keys(data: Any, keys: Keys, value: Any, done: Keys = ()) -> Any:
     """A copy of data with one path replaced, as set_path gives it, for a path that is split already.
 
-    `done` leads to data, for the message.
+    `done` leads to data, for the message. Raises ConfigError as set_path does.
     """
     if not keys:
         return value

@@ -63,12 +63,12 @@ def mean_square(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def mean_kullback_leibler(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean of the terms of KL(teacher || student), over the last dimension."""
+    """The mean of the terms of KL(teacher || student): (..., M) -> (...)."""
     return (teacher * _log_ratio(teacher, student)).mean(-1)
 
 
 def flow_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean of the terms of KL(teacher || student) + KL(student || teacher), added over the two kernels."""
+    """The mean of the terms of KL(teacher || student) + KL(student || teacher), added over both kernels: (..., M) -> (...)."""
     return 2 * ((teacher - student) * _log_ratio(teacher, student)).mean(-1)
 
 

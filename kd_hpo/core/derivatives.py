@@ -36,7 +36,7 @@ class Derivatives:
         """Whether it is forward mode that goes through; None before anything has been tried."""
 
     def slope(self, losses: Losses, w: Params, direction: Params) -> Tensor:
-        """The product J @ direction, J the Jacobian of the losses."""
+        """The product J @ direction, J the Jacobian of the losses, in the shape of the losses."""
         while True:
             name, way = next(iter(self._slopes.items()))
             try:

@@ -14,7 +14,10 @@ Slope = Callable[[Losses, Params, Params], Tensor]
 
 
 def slope(losses: Losses, w: Params, direction: Params) -> Tensor:
-    """How all losses of w change along a direction, J @ direction: one forward-mode pass, however many losses there are."""
+    """How all losses of w change along a direction, J @ direction: one forward-mode pass, however many losses there are.
+
+    losses  w -> any shape, which is that of the result
+    """
     with forward_ad.dual_level():  # not torch.func.jvp, under which dropout may draw another mask than in the step
         values = losses({name: forward_ad.make_dual(value, direction[name]) for name, value in w.items()})
         along: Tensor | None = forward_ad.unpack_dual(values).tangent

@@ -71,9 +71,8 @@ def rows_of(feature: Tensor) -> Tensor:
 def gradient_in_own_layout(feature: Tensor, examples: int) -> Tensor:
     """The feature's first examples, with a gradient that is laid out in memory as the feature is.
 
-    So the network's backward copies no large map.
-
-    Each step of a network's backward takes the layout of the gradient that it is given, and is slow where that is not its own.
+    So the network's backward copies no large map: each of its steps takes the layout of the gradient that it is given, and is
+    slow where that is not its own.
     """
     if not feature.requires_grad or (feature.dim() != 4 and examples == len(feature)):
         return feature[:examples]

@@ -106,6 +106,7 @@ def reading(network: nn.Module, given: Normalisation, wanted: Normalisation, dev
 
 
 def require_hooks(network: nn.Module, setting: str) -> None:
+    """Checks that a network takes hooks. Raises ConfigError for a TorchScript module, which takes none."""
     if isinstance(network, torch.jit.ScriptModule):
         raise ConfigError(
             f"{setting} cannot be put around a TorchScript module, which takes no hooks; give a `package.module:callable` that "

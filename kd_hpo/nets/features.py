@@ -164,6 +164,7 @@ def _items(layer: LayerName, tensors: Mapping[str, Tensor], words: str) -> str:
 
 
 def require_layer(network: nn.Module, path: str, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """The module at a path. Raises FeatureMismatch where there is none, or it runs as TorchScript."""
     if path in modules and path:
         if isinstance(modules[path], torch.jit.ScriptModule):
             raise FeatureMismatch(

@@ -142,7 +142,11 @@ def diverged(trial: Trial, step: int, losses: str) -> Diverged:
 
 
 def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
-    """Scores the student on `val`, which no gradient has seen, and on `outer`; keeps the pair weights of the epoch."""
+    """Scores the student on `val`, which no gradient has seen, and on `outer`; keeps the pair weights of the epoch.
+
+    means  (4,), of the task, KD and pair losses over the epoch's steps, and of the metric that was reached
+    Raises Diverged where a split's loss is not finite.
+    """
     prepared = trial.prepared
     task, kd, pairs, reached = means.tolist()
     goal = trial.config.task.goal

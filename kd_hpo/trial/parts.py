@@ -201,6 +201,7 @@ def kept_views(config: TrialConfig, images: ImageSet) -> KeptViews | None:
 
 
 def choose_device(name: str) -> torch.device:
+    """The device of a setting: auto takes CUDA where it is. Raises ConfigError where CUDA is asked for, and torch sees none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here; use device: cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

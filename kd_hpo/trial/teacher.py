@@ -125,7 +125,10 @@ def train_teacher(
     images: Indices,
     progress: Progress,
 ) -> None:
-    """Trains a network by the task's loss alone, on the images. Raises Diverged with what to lower."""
+    """Trains a network by the task's loss alone, on the images.
+
+    Raises Diverged with what to lower, and DataError where the images are less than one batch.
+    """
     steps = training.epochs * (len(images) // training.batch_size)
     if not steps:
         raise DataError(

@@ -21,7 +21,7 @@ def gaussian_nll(mean: Tensor, target: Tensor, variance: Tensor) -> Tensor:
 
 
 def softplus_variance(rho: Tensor, floor: float) -> Tensor:
-    """The variance that a free parameter stands for; the floor bounds the loss from below."""
+    """The variance that a free parameter stands for, in its shape; the floor bounds the loss from below."""
     variance: Tensor = F.softplus(rho) + floor
     return variance
 

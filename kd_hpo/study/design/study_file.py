@@ -28,6 +28,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 
 def with_matrix(method: Method, study: StudyConfig) -> Method:
+    """The method with the matrix in the place of an exported weighting. Raises ConfigError for a wrong one."""
     given: Any = method.set.get("weighting")
     if not isinstance(given, Mapping) or given.get("kind") != "exported":
         return method

@@ -27,7 +27,10 @@ def _distribution(chosen: Range) -> BaseDistribution:
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
-    """Gives the value that the journal has for the trial, or else what the study's sampler chooses."""
+    """Gives the value that the journal has for the trial, or else what the study's sampler chooses.
+
+    Raises TypeError for a distribution that no range has.
+    """
     match distribution:
         case FloatDistribution(low=low, high=high, log=log):
             return trial.suggest_float(name, low, high, log=log)

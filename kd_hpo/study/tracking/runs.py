@@ -54,7 +54,7 @@ def open_experiment(study: StudyConfig) -> str:
 
     It is known by the study's identity, whatever a person has called it since: where another study had the name first, or an
     experiment of this one was deleted, it gets a name of its own. One process at a time: two first users would destroy a fresh
-    SQLite file.
+    SQLite file. Raises StudyError where a database's driver is not installed.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # making the database is no news, and what fails is told in a line
