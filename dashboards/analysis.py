@@ -38,9 +38,9 @@ def is_log(values: pd.Series) -> bool:
 
 
 def importance(settings: pd.DataFrame, scores: pd.Series, goal: Goal) -> pd.Series:
-    """What share of the differences between completed trials each setting explains, by Optuna's PED-ANOVA; the largest first.
+    """Tells what share of the differences between completed trials each setting explains, by Optuna's PED-ANOVA.
 
-    MLflow holds what was sampled, not the ranges: they are taken from the samples. Raises TooFew.
+    The largest comes first. MLflow holds what was sampled, not the ranges: they are taken from the samples. Raises TooFew.
     """
     names = varied(settings)
     if len(settings) < LEAST_TRIALS or not names:

@@ -167,7 +167,7 @@ def importances(shares: pd.Series) -> go.Figure:
 
 
 def states(trials: pd.DataFrame) -> go.Figure:
-    """How many trials of each method and kind stand where."""
+    """A figure of how many trials of each method and kind stand where."""
     counts = trials.groupby(["method", "kind", "state"], sort=False).size()
     rows = list(dict.fromkeys((method, kind) for method, kind, _ in counts.index))[::-1]
     labels = [f"{in_plotly(method, 26)}, {'comparison' if kind == 'compare' else kind}" for method, kind in rows]

@@ -164,7 +164,7 @@ class Tracking:
         return None if text is None else json.loads(text)
 
     def history(self, run: str, metric: str) -> pd.Series:
-        """One metric of a run by epoch; where an epoch was logged twice, as it was logged last."""
+        """Reads one metric of a run by epoch; where an epoch was logged twice, as it was logged last."""
         points = sorted(self.client.get_metric_history(run, metric), key=lambda point: (point.step, point.timestamp))
         return pd.Series({point.step: point.value for point in points}, dtype=float)
 

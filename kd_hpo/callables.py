@@ -21,7 +21,7 @@ _OWN = "kd_hpo_own_"
 
 
 def import_callable(reference: str) -> Callable[..., Any]:
-    """What `package.module:callable` names, found in the current folder or else where Python finds its modules.
+    """Imports what `package.module:callable` names, from the current folder or else from where Python finds its modules.
 
     The current folder comes last for all that is imported otherwise: a `profile.py` in it hides none of Python's modules.
     Raises ConfigError if there is no such module or no such callable in it; an error inside the module goes on as it is.

@@ -26,7 +26,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), *, methods: Collection
 
 
 def mistakes(study: StudyConfig, methods: Collection[str]) -> Iterator[Mistake]:
-    """What is wrong between settings that are valid each by itself."""
+    """Finds what is wrong between settings that are valid each by itself."""
     yield from wrong_methods(study, methods)
     yield from wrong_splits(study)
     if study.search.trials or study.compare.tune:
@@ -88,7 +88,7 @@ def wrong_ranges(study: StudyConfig) -> Iterator[Mistake]:
 
 
 def beyond(dotted: str, chosen: Range, value: Any) -> str:
-    """What is wrong with a range that does not hold the number that the settings have there; empty where nothing is.
+    """Tells what is wrong with a range that does not hold the number that the settings have there; empty where nothing is.
 
     A search starts from the settings as they are. What is no number, a range cannot hold.
     """

@@ -40,7 +40,7 @@ def set_keys(data: Any, keys: Keys, value: Any, done: Keys = ()) -> Any:
 
 
 def value_at(data: Any, dotted: str, default: Any = None) -> Any:
-    """What stands in data at a path; `default` where there is nothing."""
+    """Gives what stands in data at a path; `default` where there is nothing."""
     keys = split_path(dotted)
     while keys:
         items = data if isinstance(data, Mapping) else dict(enumerate(data)) if isinstance(data, list | tuple) else {}

@@ -70,7 +70,7 @@ class Classification(Settings):
     loss: ClassVar[Goal] = Goal("loss", "min", "cross-entropy")
 
     def remarks(self, counts: Mapping[str, int]) -> list[str]:
-        """What should be known of data with so many train images of each class."""
+        """Tells what should be known of data with so many train images of each class."""
         total, often = sum(counts.values()), max(counts, key=lambda name: counts[name])
         share = counts[often] / total
         if self.metric != "accuracy" or share - 1 / len(counts) < _UNEVEN:

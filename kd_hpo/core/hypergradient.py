@@ -14,7 +14,7 @@ Slope = Callable[[Losses, Params, Params], Tensor]
 
 
 def slope(losses: Losses, w: Params, direction: Params) -> Tensor:
-    """How all losses of w change along a direction, J @ direction: one forward-mode pass, however many losses there are.
+    """Tells how all losses of w change along a direction, J @ direction, by one forward-mode pass, however many they are.
 
     losses  w -> any shape, which is that of the result
     """

@@ -23,7 +23,7 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """The one of `metrics` that studies go by."""
+        """The name of the one of `metrics` that studies go by."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Task(Protocol):
         ...
 
     def statistics(self, output: Tensor, labels: Tensor) -> Tensor:
-        """What `metrics` needs to know of a batch: the statistics of two batches together are the sum of theirs."""
+        """Gives what `metrics` needs to know of a batch: the statistics of two batches together are the sum of theirs."""
         ...
 
     def metrics(self, statistics: Tensor) -> Mapping[str, Tensor]:

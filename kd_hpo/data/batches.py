@@ -64,7 +64,7 @@ class ImageBatches:
 
     @property
     def numbers(self) -> int:
-        """How many images there are, with their views."""
+        """The number of images, with their views."""
         return len(self._labels) * (1 + (self.views.count if self.views else 0))
 
     def viewed(self, indices: Indices, number: int) -> Indices:
@@ -72,7 +72,7 @@ class ImageBatches:
         return indices + len(self._labels) * (1 + number % self.views.count) if self.views else indices
 
     def ahead(self, batches: Iterable[Indices]) -> Iterator[Indices]:
-        """The same batches, whose pixels are at hand when `inputs` is asked for them: the workers read some batches ahead."""
+        """Gives the same batches, with their pixels at hand when `inputs` is asked for: the workers read some batches ahead."""
         if not self._workers:
             yield from batches
             return

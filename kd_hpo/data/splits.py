@@ -32,7 +32,7 @@ class Splits:
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """How many images each split has."""
+        """The number of images that each split has."""
         return {name: len(getattr(self, name)) for name in self.digests}
 
 
@@ -114,7 +114,7 @@ def _draw(pool: Indices, labels: Indices, sizes: Sequence[int], random: np.rando
 
 
 def apportion(sizes: Sequence[int], classes: Sequence[int]) -> list[list[int]]:
-    """How many images of each class each part takes: size * class / total, rounded up or down so that all sums hold.
+    """Tells how many images of each class each part takes: size * class / total, rounded up or down so that all sums hold.
 
     sizes (parts,) and classes (K,) have one sum -> (K, parts), with rows summing to `classes` and columns to `sizes`
     Each class gives what is left after rounding down to the parts of largest remainder; where those have no room, an

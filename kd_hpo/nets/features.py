@@ -219,7 +219,7 @@ def _maps_of(network: nn.Module, image: Size) -> Iterator[set[Size]]:
 
 
 def dry_run(network: nn.Module, input_shape: tuple[int, int, int], *, training: bool = False) -> Any:
-    """What the network returns for two images of noise, without gradients, in eval mode or for training.
+    """Gives what the network returns for two images of noise, without gradients, in eval mode or for training.
 
     The network is left as it was.
 

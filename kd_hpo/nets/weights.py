@@ -188,7 +188,10 @@ def _kind(tensor: Tensor) -> str:
 
 
 def extra_state(state: Mapping[str, Any]) -> str:
-    """What modules keep beside tensors, as JSON; empty where they keep nothing. Raises ConfigError for what JSON cannot keep."""
+    """Gives what modules keep beside tensors, as JSON; empty where they keep nothing.
+
+    Raises ConfigError for what JSON cannot keep.
+    """
     extra = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
     if not extra:
         return ""

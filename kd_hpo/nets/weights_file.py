@@ -73,7 +73,7 @@ def objects_in(path: Path) -> list[str]:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """What a safetensors file says beside its tensors."""
+    """Reads what a safetensors file says beside its tensors."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
@@ -106,7 +106,7 @@ _USUAL_PARTS = {*USUAL_KEYS, "module", "network"}
 
 
 def groups_of(content: Any, expected: Mapping[str, Tensor]) -> list[Found]:
-    """Every group in which a name of the network's stands, those with the most of them first."""
+    """Finds every group in which a name of the network's stands, those with the most of them first."""
     found = []
     for keys, named in islice(_mappings(content), _MOST_MAPPINGS):
         named = {plain_name(name): item for name, item in named.items()}

@@ -42,7 +42,7 @@ def prepare_environment() -> None:
 
 
 def machine() -> str:
-    """What this machine is called: in a cluster by its node's name, which several of one host do not share."""
+    """Tells what this machine is called: in a cluster by its node's name, which several of one host do not share."""
     return os.environ.get(NODE_NAME) or platform.node()
 
 

@@ -108,7 +108,7 @@ class TrackerContract:
     tracker: ClassVar[MakeTracker]
 
     def stored(self, study: StudyConfig) -> list[StoredRun]:
-        """What a person finds of the study's trials now, by name; what was deleted is not there."""
+        """Reads what a person finds of the study's trials now, by name; what was deleted is not there."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its tracker shows: give it the method `stored`")
 
     @pytest.fixture

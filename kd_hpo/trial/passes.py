@@ -83,7 +83,7 @@ def view_of(trial: Trial, batch: Indices) -> View:
 
 
 def plain_view(batches: ImageBatches, batch: Indices) -> View:
-    """The images as they are."""
+    """The images of a batch as they are."""
     labels = batches.labels(batch)
     return View(batches.inputs(batch), labels, labels, 1.0)
 

@@ -145,7 +145,7 @@ def shut_down() -> None:
 
 
 def code_for_nodes(study: StudyConfig) -> UserCode | None:
-    """What the study imports from the current folder; None where the nodes have it, as those of Ray's jobs do."""
+    """Gives what the study imports from the current folder; None where the nodes have it, as those of Ray's jobs do."""
     in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     return None if study.resources.address == LOCAL or in_a_job else user_code(study, Path.cwd())
 
@@ -167,7 +167,7 @@ def check_cluster(study: StudyConfig, console: Console) -> None:
 
 
 def slots(study: StudyConfig) -> int:
-    """How many trials the nodes can run at once; a trial has all that it wants on one node. Raises StudyError if none can."""
+    """Tells how many trials the nodes run at once, each whole on one node. Raises StudyError if they can run none."""
     wanted = study.resources
     count = sum(_fitting(study, node) for node in _alive())
     if count == 0:
@@ -182,7 +182,7 @@ def slots(study: StudyConfig) -> int:
 
 
 def resources_of_trial(study: StudyConfig) -> dict[str, float]:
-    """What Ray reserves for a trial, by Ray's names."""
+    """Tells what Ray reserves for a trial, by Ray's names."""
     wanted = study.resources
     return {"cpu": wanted.cpus_per_trial, "gpu": wanted.gpus_per_trial, **wanted.custom_per_trial}
 

@@ -47,7 +47,7 @@ class UserCode:
 
 
 def user_code(study: StudyConfig, root: Path) -> UserCode | None:
-    """What the nodes lack of what the study imports from the folder `root`; None where it imports nothing from there.
+    """Finds what the nodes lack of what the study imports from the folder `root`; None where it imports nothing from there.
 
     Of a package all of its folder goes, but for hidden files, keys and databases. Raises StudyError for more than code.
     """

@@ -33,7 +33,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     @property
     def left(self) -> int:
-        """How many trials are still to be suggested."""
+        """The number of trials that are still to be suggested."""
         return len(self._waiting)
 
     def suggest(self, trial_id: str) -> Any:

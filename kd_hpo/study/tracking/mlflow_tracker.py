@@ -82,7 +82,7 @@ class MlflowTracker:
         return isinstance(error, (OperationalError, RequestException, OSError))
 
     def said(self, error: BaseException) -> str:
-        """What the error says: of a connection or a file, what the system or SQLite said."""
+        """Tells what the error says: of a connection or a file, what the system or SQLite said."""
         chain = [error]
         while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
             chain.append(before)

@@ -87,7 +87,7 @@ class TrackerSync:
 
     @property
     def said(self) -> str:
-        """What the tracker said last, on one line, without secrets."""
+        """The last words of the tracker, on one line, without secrets."""
         if self.fault is None:
             return ""
         lines = self.tracker.said(self.fault).strip().splitlines() or [type(self.fault).__name__]

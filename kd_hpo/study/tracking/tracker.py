@@ -50,7 +50,7 @@ class TrialRun(Protocol):
 
     @property
     def every(self) -> int:
-        """How many epochs of the trial come at once while it runs, 1 or more; settled by `describe`."""
+        """The number of epochs of the trial that come at once while it runs, 1 or more; settled by `describe`."""
 
     def describe(self, about: TrialAbout | None, spec: TrialSpec, commit: str) -> None:
         """Writes what the trial is, before its epochs, and whenever it is called with more than was known before.
@@ -60,7 +60,7 @@ class TrialRun(Protocol):
         """
 
     def log_epochs(self, records: Sequence[EpochRecord], times: Sequence[int], answered: Callable[[], None]) -> None:
-        """Writes those of all epochs so far that the tracker lacks.
+        """Writes the epochs that the tracker lacks, of all so far.
 
         times     when each ended, in milliseconds since 1970: the same whenever it is told; perhaps one more than records
         answered  to be called after each answer of the tracker, so that a slow one is told from one that hangs
@@ -99,7 +99,7 @@ class Tracker(Protocol):
 
     @property
     def notice(self) -> str:
-        """What a person should know from the start on, in a line; mostly empty."""
+        """The words that a person should know from the start on, in a line; mostly empty."""
 
     @property
     def link(self) -> str:
@@ -130,7 +130,7 @@ class Tracker(Protocol):
         """Whether the call that raised the error may do later: the tracker is away, busy or slow. Else it has refused it."""
 
     def said(self, error: BaseException) -> str:
-        """What the error says, as the cause of it has it; secrets need not be taken out."""
+        """Tells what the error says, as the cause of it has it; secrets need not be taken out."""
 
 
 def tracker_of(study: StudyConfig) -> Tracker:
