@@ -98,10 +98,7 @@ def task_of(config: TrialConfig, batches: ImageBatches) -> Task:
 
 
 def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, cache: Path, progress: Progress) -> TeacherTargets:
-    """Gives cached targets where they take no more than `teacher.cache_gb`, else such as are read on line.
-
-    Raises ConfigError where they have to be cached.
-    """
+    """Gives targets cached within `teacher.cache_gb`, else read on line. Raises ConfigError where they have to be cached."""
     batches = reader.batches
     views = range(batches.views.count if batches.views else 1)
     images = np.concatenate([*(batches.viewed(splits.train, number) for number in views), splits.outer])

@@ -239,7 +239,7 @@ class PairLayers:
         """The top of the pictures' colour scale, the same at every epoch and in every trial."""
 
     def cells(self, weights: Sequence[Sequence[float]]) -> dict[str, float]:
-        """Gives one metric a pair; numbers keep layers in order of depth and names apart that MLflow cannot spell."""
+        """One metric a pair; the numbers keep layers in order of depth and names apart that MLflow cannot spell."""
         return {
             f"{MATRIX_SECTION}/{t + 1:02d} {_spelled(teacher)} to {s + 1:02d} {_spelled(student)}": weights[t][s]
             for t, teacher in enumerate(self.names[0] if weights else ())
