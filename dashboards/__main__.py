@@ -1,4 +1,4 @@
-"""Serves the dashboard on 127.0.0.1: MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m kd_hpo.dashboards --port 5001"""
+"""Serves the dashboard on 127.0.0.1, by `MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m kd_hpo.dashboards --port 5001`."""
 
 import argparse
 import gc
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def serve(host: str, port: int, gate: Gate) -> None:
-    """Streamlit's server behind the gate, before its pages and its websocket; returns when it is told to stop."""
+    """Runs Streamlit's server behind the gate, before its pages and its websocket; returns when it is told to stop."""
     from starlette.middleware import Middleware
     from streamlit.starlette import App
 

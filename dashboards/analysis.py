@@ -33,14 +33,14 @@ def varied(settings: pd.DataFrame) -> list[str]:
 
 
 def is_log(values: pd.Series) -> bool:
-    """Positive numbers that span more than a decade."""
+    """Whether the numbers are positive and span more than a decade."""
     return bool(pd.api.types.is_numeric_dtype(values) and values.min() > 0 and values.max() > 10 * values.min())
 
 
 def importance(settings: pd.DataFrame, scores: pd.Series, goal: Goal) -> pd.Series:
-    """What share of the differences between completed trials each setting explains, by Optuna's PED-ANOVA; the largest first.
+    """Tells what share of the differences between completed trials each setting explains, by Optuna's PED-ANOVA.
 
-    MLflow holds what was sampled, not the ranges: they are taken from the samples. Raises TooFew.
+    The largest comes first. MLflow holds what was sampled, not the ranges: they are taken from the samples. Raises TooFew.
     """
     names = varied(settings)
     if len(settings) < LEAST_TRIALS or not names:
@@ -68,7 +68,7 @@ def _as_sampled(value: object, among: BaseDistribution) -> Any:
 
 
 def tests(scores: Mapping[str, Mapping[int, float]], against: str, goal: Goal) -> pd.DataFrame:
-    """A row a method, the best mean first: mean, standard deviation, rank, and the paired difference to one of them.
+    """A table of methods, the best mean first: mean, standard deviation, rank, and the paired difference to one of them.
 
     p_value  of a paired t-test, two-sided; p_holm is corrected for the number of methods that are tested (Holm 1979)
     """
@@ -91,7 +91,7 @@ def _mean_ranks(scores: Mapping[str, Mapping[int, float]], goal: Goal) -> pd.Ser
 
 
 def agreement(weights: Sequence[NDArray[np.float64]]) -> float:
-    """Mean rank correlation (Spearman) of the pairs between two seeds; nan for fewer than two, or where one is constant."""
+    """The mean rank correlation (Spearman) of the pairs between two seeds; nan for fewer than two, or where one is constant."""
     ranks = [rankdata(each) for each in weights]
     constant = any(each.std() == 0 for each in ranks)
     if len(ranks) < 2 or constant:

@@ -74,7 +74,7 @@ def over_time(trials: pd.DataFrame, goal: Goal) -> go.Figure:
 
 
 def parallel(settings: pd.DataFrame, scores: pd.Series, goal: Goal, *, dark: bool = False) -> go.Figure:
-    """A line a trial through its outer settings to its score; axes that span more than a decade are logarithmic.
+    """A figure with a line a trial through its outer settings to its score; axes beyond a decade are logarithmic.
 
     Ranges are chosen by dragging along an axis.
     """
@@ -90,7 +90,7 @@ def parallel(settings: pd.DataFrame, scores: pd.Series, goal: Goal, *, dark: boo
 
 
 def lines(settings: pd.DataFrame, scores: pd.Series, goal: Goal, *, dark: bool = False) -> go.Figure:
-    """What `parallel` shows, to look at only: drawn without WebGL, which takes a browser without a graphics card seconds."""
+    """The figure of `parallel` to look at only: drawn without WebGL, which takes a browser without a graphics card seconds."""
     names = short_paths([str(name) for name in settings])
     axes = [_axis(in_plotly(names[str(name)], 26), settings[name]) for name in settings]
     axes.append({"label": f"<b>{in_plotly(goal.name)}</b>", "values": scores})
@@ -167,7 +167,7 @@ def importances(shares: pd.Series) -> go.Figure:
 
 
 def states(trials: pd.DataFrame) -> go.Figure:
-    """How many trials of each method and kind stand where."""
+    """A figure of how many trials of each method and kind stand where."""
     counts = trials.groupby(["method", "kind", "state"], sort=False).size()
     rows = list(dict.fromkeys((method, kind) for method, kind, _ in counts.index))[::-1]
     labels = [f"{in_plotly(method, 26)}, {'comparison' if kind == 'compare' else kind}" for method, kind in rows]
@@ -189,7 +189,7 @@ def states(trials: pd.DataFrame) -> go.Figure:
 
 
 def methods(scores: Mapping[str, Mapping[int, float]], titles: Mapping[str, str], label: str, goal: Goal) -> go.Figure:
-    """A row a method, the best on top: its mean with one standard deviation, and every seed."""
+    """A figure with a row a method, the best on top: its mean with one standard deviation, and every seed."""
     ordered = sorted(scores, key=lambda method: goal.worth(float(np.mean(list(scores[method].values())))))
     places = dict(zip(sorted({s for by in scores.values() for s in by}), cycle(MARKS), strict=False))
     figure = go.Figure()

@@ -26,7 +26,7 @@ def nothing_more(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Gate:
-    """Of one server.
+    """The gate of one server: it decides which requests are let through.
 
     host     where it listens. On loopback it answers to this machine's own names and addresses; beyond, also to that host, to
              the machine's name and to any address in numbers, which no stranger's name leads to
@@ -41,7 +41,7 @@ class Gate:
     reading: Callable[[str], bool] = nothing_more
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> str | None:
-        """Why a request is refused, in a line; None where it is let through. Names of headers in lower case."""
+        """Tells why a request is refused, in a line; None where it is let through. Names of headers are in lower case."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._known(named := _parsed(host)):
             return f"Host {host!r} is not known here; start with --allowed-host NAME where that is how you reach this page"
@@ -114,7 +114,7 @@ Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class AsgiGate:
-    """Before an ASGI application: requests, and websockets before they open."""
+    """A gate before an ASGI application: requests, and websockets before they open."""
 
     def __init__(self, app: Asgi, gate: Gate) -> None:
         self._app, self._gate = app, gate
@@ -133,7 +133,7 @@ class AsgiGate:
 
 
 def wsgi_gate(app: Wsgi, gate: Gate) -> Wsgi:
-    """Before a WSGI application."""
+    """Puts a gate before a WSGI application."""
 
     def gated(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         variables = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in _SEEN}

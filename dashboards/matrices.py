@@ -20,7 +20,7 @@ METHOD = "method: "
 
 
 class NoMatrix(Exception):
-    """There is nothing to show, and why."""
+    """The error that there is nothing to show, and why."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Matrices:
-    """weights (E, T, S): lambda at the end of each epoch."""
+    """The matrices of a trial or a method: weights (E, T, S) are lambda at the end of each epoch."""
 
     title: str
     teacher: tuple[Layer, ...]
@@ -47,13 +47,13 @@ class Matrices:
     """Whose mean it is."""
 
     def at(self, epoch: int) -> NDArray[np.float64]:
-        """(T, S) as it stood then: at the last epoch up to that one."""
+        """The matrix (T, S) as it stood at an epoch: at the last one up to that."""
         matrix: NDArray[np.float64] = self.weights[max(sum(e <= epoch for e in self.epochs) - 1, 0)]
         return matrix
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """By their weight at the end, the largest first."""
+        """The pairs by their weight at the end, the largest first."""
         return strongest_pairs(self.weights[-1])
 
     def pair_name(self, pair: tuple[int, int]) -> str:
@@ -65,7 +65,10 @@ class Matrices:
 
 
 def choices(study: StudyRuns) -> list[str]:
-    """What has a matrix: methods of several seeds, then trials; the learned first, then the comparison, then the best."""
+    """The names of what has a matrix: methods of several seeds, then trials.
+
+    The learned come first, then the comparison, then the best.
+    """
     having = study.trials[study.trials["has_matrix"]]
     least_first = study.goal.mode == "min"
     best_first = having.sort_values(["learns", "kind", "score"], ascending=[False, True, least_first])
@@ -75,7 +78,7 @@ def choices(study: StudyRuns) -> list[str]:
 
 
 def matrices(tracked: Tracking, study: StudyRuns, choice: str) -> Matrices:
-    """Raises NoMatrix where the choice has none."""
+    """Reads the matrices of a choice. Raises NoMatrix where it has none."""
     if choice.startswith(METHOD):
         return _mean(choice, seeds(tracked, study, choice.removeprefix(METHOD)))
     if choice not in study.trials.index or not study.trials.loc[choice, "has_matrix"]:
@@ -84,7 +87,7 @@ def matrices(tracked: Tracking, study: StudyRuns, choice: str) -> Matrices:
 
 
 def seeds(tracked: Tracking, study: StudyRuns, method: str) -> list[Matrices]:
-    """Of each completed trial of a method in the comparison."""
+    """Reads the matrices of each completed trial of a method in the comparison."""
     trials = study.trials
     chosen = trials[(trials["kind"] == "compare") & (trials["method"] == method) & trials["has_matrix"]]
     done = chosen[chosen["state"] == "completed"]
@@ -92,7 +95,7 @@ def seeds(tracked: Tracking, study: StudyRuns, method: str) -> list[Matrices]:
 
 
 def trial_matrices(tracked: Tracking, run: str, title: str) -> Matrices:
-    """From a file of a trial that has ended, else from the metrics of one that runs."""
+    """Reads the matrices of a trial: from a file where it has ended, else from its metrics."""
     found = _from_artifact(tracked, run, title) or _from_metrics(tracked, run, title)
     told = tracked.json_artifact(run, "layers.json")
     if not told:

@@ -20,7 +20,7 @@ def layer_text(layer: Layer, letters: int, between: str = "<br>") -> str:
 
 
 def heatmap(matrices: Matrices, epoch: int, largest: float) -> go.Figure:
-    """Teacher layers from the top down in their order, student layers from left to right.
+    """A figure of the matrix: teacher layers from the top down in their order, student layers from left to right.
 
     largest  the weight of the brightest colour: the same at every epoch and in both of two that are compared
     """
@@ -56,7 +56,7 @@ def heatmap(matrices: Matrices, epoch: int, largest: float) -> go.Figure:
 
 
 def trajectories(matrices: Matrices, top: int, epoch: int | None = None) -> go.Figure:
-    """The pairs that weigh most at the end, over the epochs, and the largest of the others together."""
+    """A figure of the pairs that weigh most at the end, over the epochs, and the largest of the others together."""
     figure = go.Figure()
     pairs = [pair for pair in matrices.pairs if matrices.weights[:, pair[0], pair[1]].max() >= NEGLIGIBLE][:top]
     for i, (t, s) in enumerate(pairs):
@@ -81,7 +81,7 @@ def trajectories(matrices: Matrices, top: int, epoch: int | None = None) -> go.F
 
 
 def stability(seeds: Sequence[Matrices], top: int) -> go.Figure:
-    """The pairs that weigh most at the end, in the mean of the seeds: each seed, and the mean with one standard deviation."""
+    """A figure of the pairs that weigh most in the mean of the seeds, at the end: each seed, the mean and one deviation."""
     last: NDArray[np.float64] = np.array([each.weights[-1] for each in seeds])  # (seeds, T, S)
     pairs = [(t, s) for t, s in strongest_pairs(last.mean(0)) if last[:, t, s].max() >= NEGLIGIBLE][:top][::-1]
     figure = go.Figure()

@@ -1,4 +1,4 @@
-"""Serves MLflow's own pages on 127.0.0.1: python -m kd_hpo.dashboards.mlflow_own runs/mlflow.db --port 5000"""
+"""Serves MLflow's own pages on 127.0.0.1, by `python -m kd_hpo.dashboards.mlflow_own runs/mlflow.db --port 5000`."""
 
 import argparse
 import os
@@ -29,12 +29,14 @@ def main() -> None:
 
 
 def only_reads(path: str) -> bool:
-    """Whether a POST to there changes nothing."""
+    """Whether a POST to the path changes nothing."""
     return _READING.fullmatch(path) is not None
 
 
 def application(database: Path, gate: Gate) -> AsgiGate:
-    """MLflow's server, its own checks of Host and Origin included, behind the gate. Raises OSError where there is no such file.
+    """Puts MLflow's server, its own checks of Host and Origin included, behind the gate.
+
+    Raises OSError where there is no such file.
 
     Without `write`, SQLite itself opens the file read-only. Before, it is opened once as a study does: that makes its tables
     where it has none, and takes back what a study that was killed had half written.
@@ -54,9 +56,10 @@ def application(database: Path, gate: Gate) -> AsgiGate:
 
 
 def own_checks(gate: Gate) -> dict[str, str]:
-    """MLflow's settings, whatever the environment says: its own default lets in names that begin as a private address does.
+    """The settings of MLflow, whatever the environment says.
 
-    Where it listens beyond loopback, it is reached by addresses that it has no patterns for; the gate alone looks at Host there.
+    MLflow's own default lets in names that begin as a private address does. Where it listens beyond
+    loopback, it is reached by addresses that it has no patterns for; the gate alone looks at Host there.
     """
     names = ("localhost", "127.0.0.1", "[[]::1]", *gate.also)
     patterns = ["*"] if beyond(gate.host) else [pattern for name in names for pattern in (name, f"{name}:*")]

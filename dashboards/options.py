@@ -7,7 +7,7 @@ from kd_hpo.dashboards.gate import Gate, nothing_more
 
 
 def add_options(parser: argparse.ArgumentParser, *, writes: bool = True) -> None:
-    """writes  whether the pages have anything that they could change"""
+    """Adds the options to a parser; writes says whether the pages have anything that they could change."""
     help_of_name = "a further name that the page is reached by, as a proxy gives it; may be given again"
     parser.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=help_of_name)
     if writes:
@@ -20,5 +20,5 @@ def gate_of(host: str, given: argparse.Namespace, reading: Callable[[str], bool]
 
 
 def origins(gate: Gate) -> list[str]:
-    """Of the further names."""
+    """The origins of the gate's further names."""
     return [f"{scheme}://{name}" for name in gate.also for scheme in ("http", "https")]

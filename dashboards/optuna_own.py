@@ -1,4 +1,4 @@
-"""Serves Optuna's own dashboard on 127.0.0.1: python -m kd_hpo.dashboards.optuna_own runs/digits/optuna.log --port 5002"""
+"""Serves Optuna's own dashboard on 127.0.0.1, by `python -m kd_hpo.dashboards.optuna_own runs/digits/optuna.log --port 5002`."""
 
 import argparse
 from pathlib import Path
@@ -27,13 +27,13 @@ def main() -> None:
 
 
 class Threads(ThreadingMixIn, WSGIServer):
-    """A connection that a browser keeps open holds up no other."""
+    """A server with a thread for each connection, so that one that a browser keeps open holds up no other."""
 
     daemon_threads = True
 
 
 def application(path: Path, gate: Gate) -> Wsgi:
-    """Optuna's dashboard on a journal, behind the gate. Raises OSError where there is no such file."""
+    """Puts Optuna's dashboard on a journal behind the gate. Raises OSError where there is no such file."""
     file: BaseJournalBackend = JournalFileBackend(str(path.resolve(strict=True)))
     return wsgi_gate(wsgi(JournalStorage(file if gate.write else ReadOnly(file))), gate)
 

@@ -22,7 +22,7 @@ Scores = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Compared:
-    """scores by their name in SCORES"""
+    """What the page compares: methods by their scores, which have their names in SCORES."""
 
     scores: Mapping[str, Scores]
     titles: Mapping[str, str]

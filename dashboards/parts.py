@@ -22,7 +22,7 @@ _tells_when_drawn = st.components.v2.component(
 
 
 def bound(name: str) -> dict[str, Any]:
-    """For a widget whose value is part of the address, so that a link opens what its sender saw."""
+    """The arguments of a widget whose value is part of the address, so that a link opens what its sender saw."""
     return {"key": name, "bind": "query-params"}
 
 
@@ -32,7 +32,7 @@ def dark() -> bool:
 
 
 def wanted_now() -> int:
-    """How much of a page this session's browser may have now: its TEXT, then the GRID too, then ALL of it.
+    """Tells how much of a page this session's browser may have now: its TEXT, then the GRID too, then ALL of it.
 
     What a page sends at once the browser draws at once, after it has fetched what grids and figures are drawn with. So a page
     sends its text, and more of it each time when the browser says that it has nothing else to do.
@@ -54,6 +54,6 @@ def heading(title: str, about: str = "") -> None:
 
 
 def chart(figure: go.Figure, key: str, alt: str) -> None:
-    """alt  what it shows, for who cannot see it"""
+    """Shows a figure; alt says what it shows, for who cannot see it."""
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
     st.plotly_chart(figure, key=f"chart_{key}", config=config, alt=alt)

@@ -24,7 +24,7 @@ def heaviest(matrices: Matrices) -> float:
 
 
 def ribbons(matrices: Matrices, epoch: int, largest: float, heaviest_layer: float) -> go.Figure:
-    """Layers from the top down in their order. Colour and scale are those of `heatmap`."""
+    """A figure of layers from the top down in their order. Colour and scale are those of `heatmap`."""
     weights = matrices.at(epoch)
     rows, columns = weights.shape
     height = float(max(rows, columns))

@@ -1,4 +1,7 @@
-"""MLflow into data frames, read only. An experiment with the tag kd.study is a study; its runs are trials and one summary."""
+"""Reads MLflow into data frames, and writes nothing to it.
+
+An experiment with the tag kd.study is a study; its runs are trials and one summary.
+"""
 
 import functools
 import json
@@ -75,7 +78,7 @@ class StudyRuns:
         return self.trials[(self.trials["kind"] == "search") & (self.trials["method"] == method)]
 
     def best_first(self, trials: pd.DataFrame) -> pd.DataFrame:
-        """Those without a score come last."""
+        """Sorts trials, the best first; those without a score come last."""
         return trials.sort_values("score", ascending=self.goal.mode == "min")
 
 
@@ -102,12 +105,12 @@ class Tracking:
         self._lock = threading.Lock()
 
     def studies(self) -> dict[str, Experiment]:
-        """Every study by MLflow's name of it, which is unique, the newest first."""
+        """All studies by MLflow's names of them, which are unique, the newest first."""
         found = self.client.search_experiments(order_by=["creation_time DESC"], max_results=1000)
         return {each.name: each for each in found if _STUDY in each.tags}
 
     def read(self, study: Experiment) -> StudyRuns:
-        """Asks only for what may have changed since the last reading: 1,000 trials take MLflow seconds, a few none."""
+        """Reads a study, and asks only for what may have changed: 1,000 trials take MLflow seconds, a few none."""
         experiment = str(study.experiment_id)
         with self._lock:
             known = self._known.setdefault(experiment, _Known())
@@ -125,7 +128,7 @@ class Tracking:
             return known.study
 
     def forget(self) -> None:
-        """The next reading reads everything: deleted runs go."""
+        """Forgets what was read: the next reading reads everything, and deleted runs go."""
         with self._lock:
             self._known.clear()
 
@@ -161,7 +164,7 @@ class Tracking:
         return None if text is None else json.loads(text)
 
     def history(self, run: str, metric: str) -> pd.Series:
-        """One metric of a run by epoch; where an epoch was logged twice, as it was logged last."""
+        """Reads one metric of a run by epoch; where an epoch was logged twice, as it was logged last."""
         points = sorted(self.client.get_metric_history(run, metric), key=lambda point: (point.step, point.timestamp))
         return pd.Series({point.step: point.value for point in points}, dtype=float)
 
@@ -179,14 +182,14 @@ def require_database(uri: str) -> None:
 
 
 def refusal(uri: str, error: Exception) -> str:
-    """What a person is told where MLflow could not be read: a line, without credentials."""
+    """Tells a person why MLflow could not be read: a line, without credentials."""
     said = shorten(without_credentials(one_line(str(error))) or type(error).__name__, 400)
     return f"MLflow at {without_credentials(uri)} cannot be read: {said}"
 
 
 @functools.cache
 def tracking(uri: str) -> Tracking:
-    """One a process: what one session has read serves the others."""
+    """Gives the one Tracking of an address that a process has: what one session has read serves the others."""
     return Tracking(uri)
 
 

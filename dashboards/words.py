@@ -19,12 +19,12 @@ def without_credentials(address: str) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """1 trial, 2 trials"""
+    """Writes a number of things: 1 trial, 2 trials."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def plural(word: str) -> str:
-    """accuracies, errors"""
+    """The plural of a word, such as accuracies or errors."""
     return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
 
 

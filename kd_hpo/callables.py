@@ -21,7 +21,7 @@ _OWN = "kd_hpo_own_"
 
 
 def import_callable(reference: str) -> Callable[..., Any]:
-    """What `package.module:callable` names, found in the current folder or else where Python finds its modules.
+    """Imports what `package.module:callable` names, from the current folder or else from where Python finds its modules.
 
     The current folder comes last for all that is imported otherwise: a `profile.py` in it hides none of Python's modules.
     Raises ConfigError if there is no such module or no such callable in it; an error inside the module goes on as it is.
@@ -67,8 +67,10 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def own_code(modules: Iterable[str]) -> dict[str, Path]:
-    """The files of these modules and of all that they import, by module name, as far as they are a user's own: neither
-    installed nor Python's. Nothing is imported; what is imported by a name that is put together in running is not seen.
+    """The files of these modules and of all that they import, by module name, as far as they are a user's own.
+
+    They are neither installed nor Python's. Nothing is imported; what is imported by a name that is put together in running is
+    not seen.
     """
     importlib.invalidate_caches()
     found: dict[str, Path] = {}
@@ -90,7 +92,7 @@ def own_code(modules: Iterable[str]) -> dict[str, Path]:
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """sha256 of the text of `own_code`, in hex."""
+    """The sha256 of the text of `own_code`, in hex."""
     told = [part for name, file in own_code(modules).items() for part in (name.encode(), file.read_bytes())]
     return hashlib.sha256(b"\0".join(told)).hexdigest()
 

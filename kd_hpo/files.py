@@ -86,7 +86,7 @@ def is_held(lock: Path) -> bool:
 
 
 def cached(place: Path, read: Callable[[Path], T | None], make: Callable[[Path], None], *, lock: Path | None = None) -> T:
-    """What a file or folder of a cache holds, made first where it is not there: by one process, while others wait.
+    """Gives what a file or folder of a cache holds, made first where it is not there: by one process, while others wait.
 
     place  named by a digest of all that it depends on
     read   gives what is in `place`; None where that is missing, broken or no longer true, and it is made anew

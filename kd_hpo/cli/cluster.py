@@ -28,7 +28,7 @@ def submit(
     study_file
         A YAML file, such as studies/digits.yaml.
     address
-        Of the cluster's dashboard; RAY_API_SERVER_ADDRESS comes before it.
+        The address of the cluster's dashboard; RAY_API_SERVER_ADDRESS comes before it.
     wait
         Print what the job prints until it ends; with --no-wait, leave it.
     set_

@@ -52,17 +52,17 @@ class Output:
 
     @property
     def progress(self) -> Console:
-        """For what is told while the work goes on."""
+        """The console for what is told while the work goes on."""
         return Console(quiet=True) if self.quiet else err if self.json else out
 
     @property
     def options(self) -> tuple[str, ...]:
-        """As a command line has them."""
+        """The options as a command line has them."""
         return tuple(f"--{name}" for name in ("json", "quiet", "verbose") if getattr(self, name))
 
     @contextmanager
     def kept_apart(self) -> Iterator[None]:
-        """With --json, whatever prints, a library or a user's own code, prints on standard error."""
+        """Sends to standard error, with --json, whatever a library or a user's own code prints."""
         with warnings.catch_warnings(), redirect_stdout(sys.stderr if self.json else sys.stdout):
             if self.quiet or self.verbose:
                 warnings.simplefilter("ignore" if self.quiet else "default")
@@ -99,7 +99,7 @@ def runs_option(study: "StudyConfig") -> str:
 
 
 def study_name(study: str) -> str:
-    """A study's name cannot leave the runs folder. Raises ConfigError for one that could."""
+    """Checks that a study's name cannot leave the runs folder, and gives it. Raises ConfigError for one that could."""
     from pydantic import TypeAdapter, ValidationError
 
     from kd_hpo.config.study import Name

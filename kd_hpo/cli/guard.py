@@ -18,7 +18,7 @@ GRACE_S = 5.0
 
 @contextmanager
 def guarded() -> Iterator[IO[bytes]]:
-    """Takes the number of a process group a line; the groups end if this process ends before the block does."""
+    """Gives a pipe that takes process groups, a number a line: they end if this process ends before the block does."""
     command = [sys.executable, "-m", "kd_hpo.cli.guard"]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, bufsize=0)
     assert guard.stdin is not None

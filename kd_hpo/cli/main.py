@@ -26,7 +26,7 @@ app.register_install_completion_command(help="Complete commands, options and nam
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 an error that the last line names, 2 a command that cannot be understood, 130 interrupted."""
+    """Runs a command; exit codes are 0 done, 1 an error in the last line, 2 a command not understood, 130 interrupted."""
     output = Output()
     try:
         command, bound, _ = app.parse_args(exit_on_error=False)

@@ -34,9 +34,9 @@ def layers(
     classes
         How many logits.
     arguments
-        The network's own, as a YAML mapping, such as '{depth: 20}'.
+        The network's own arguments, as a YAML mapping, such as '{depth: 20}'.
     take
-        Of a network that returns more than one tensor, its logits: a key, a field or a place, as `output` in a study.
+        The logits of a network that returns more than one tensor: a key, a field or a place, as `output` in a study.
     depth
         How many names between dots a layer may have; if not given, as many as keep the table short.
     all_

@@ -57,9 +57,9 @@ def ui(
     port
         Where MLflow listens on 127.0.0.1.
     dashboard_port
-        Where the dashboard does on --host.
+        Where the dashboard listens on --host.
     optuna_port
-        Where Optuna's own dashboard does on 127.0.0.1.
+        Where Optuna's own dashboard listens on 127.0.0.1.
     optuna
         Whether to start Optuna's own dashboard; if not given, where it is installed, a study has a search and the dashboard
         is for this machine only.

@@ -31,7 +31,7 @@ class Server:
 
 
 def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
-    """Returns once it is told to stop, by Ctrl-C, SIGTERM or the end of its terminal; the servers have ended then.
+    """Runs the servers until it is told to stop, by Ctrl-C, SIGTERM or the end of its terminal; they have ended then.
 
     Raises StudyError where one of them ends by itself; the others have ended then, too.
     """
@@ -53,7 +53,10 @@ def serve(servers: Sequence[Server], tell: Callable[[str], None]) -> None:
 
 @contextmanager
 def told_to_stop() -> Iterator[threading.Event]:
-    """Set by the first of the signals; a second one changes nothing, since the servers are ended by then."""
+    """Gives an event that is set by the first of the signals.
+
+    A second one changes nothing, since the servers are ended by then.
+    """
     stop = threading.Event()
     before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:

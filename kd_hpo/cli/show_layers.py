@@ -1,4 +1,4 @@
-"""`kd-hpo layers`: a network's layers, for a terminal and as data."""
+"""What `kd-hpo layers` shows: a network's layers, for a terminal and as data."""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class NetworkLayers:
         return table, Text(f"\n* proposed; in a study: layers: auto, or layers: {yaml_list(self.proposed)}")
 
     def document(self) -> dict[str, Any]:
-        """As plain data: all layers, however deep."""
+        """All layers as plain data, however deep."""
         layers = [
             {
                 "name": str(visit.layer),
@@ -45,7 +45,10 @@ class NetworkLayers:
 def network_layers(
     network: str, input_text: str, classes: int, arguments_text: str, take: str, progress: Console
 ) -> NetworkLayers:
-    """Raises ConfigError, or FeatureMismatch where nothing can be proposed; `progress` then shows all layers before."""
+    """Builds a network and finds its layers.
+
+    Raises ConfigError, or FeatureMismatch where nothing can be proposed; `progress` then shows all layers before.
+    """
     shape = _image_shape(input_text)
     arguments = _mapping(arguments_text)
     built = build_network(network, arguments, shape, classes, seed=0, output=take or None, tell=progress.print)

@@ -18,8 +18,9 @@ Callable = Annotated[str, WrittenAs(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.mo
 
 
 class DataKind(Settings):
-    """The base of each kind of data. A new kind is a model here, with its name in `Data`, and a reader of its fields in
-    kd_hpo.data.datasets.DATASETS.
+    """The base of each kind of data.
+
+    A new kind is a model here, with its name in `Data`, and a reader of its fields in kd_hpo.data.datasets.DATASETS.
     """
 
     kind: str
@@ -31,12 +32,12 @@ class DataKind(Settings):
     """Whether a fraction in `splits.test` may be of a test half of its own."""
 
     def places(self) -> Mapping[str, Path | str]:
-        """The folders that it is read from, on disk or in storage, by the fields that name them."""
+        """The folders that the data is read from, on disk or in storage, by the fields that name them."""
         return {}
 
 
 class Digits(DataKind):
-    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 that ship inside the package."""
+    """The handwritten digits of scikit-learn: 1,797 grey images of 8x8 that ship inside the package."""
 
     kind: Literal["digits"] = "digits"
     may_have_test_half: ClassVar[bool] = False

@@ -15,13 +15,19 @@ class _Direction(Settings):
 
 
 class OneStepDirection(_Direction):
-    """Exact for one step of the optimiser, with the outer gradient after it: where steps overshoot, the wrong pairs look good."""
+    """The direction that is exact for one step of the optimiser; where steps overshoot, the wrong pairs look good.
+
+    The outer gradient is that after the step.
+    """
 
     kind: Literal["one_step"] = "one_step"
 
 
 class UnrolledDirection(_Direction):
-    """Exact for the last steps together, or with earlier ones counting less; a Hessian product and a copy of the student each."""
+    """The direction that is exact for the last steps together, or counts earlier ones less.
+
+    It takes a Hessian product and a copy of the student for each step.
+    """
 
     kind: Literal["unrolled"] = "unrolled"
     steps: PositiveInt = 10
@@ -31,7 +37,7 @@ class UnrolledDirection(_Direction):
 
 
 class DrMadDirection(_Direction):
-    """As unrolled, along a straight line from the first of the steps to the last one: two copies of the student for all."""
+    """The unrolled direction along a straight line from the first of the steps to the last one: two copies of the student."""
 
     kind: Literal["drmad"] = "drmad"
     steps: PositiveInt = 10
@@ -59,7 +65,7 @@ class DiagonalFisherDirection(_Direction):
 
 
 class NeumannDirection(_Direction):
-    """So many plain gradient steps looked ahead by the Hessian, from before the step; a Hessian product a term."""
+    """A number of plain gradient steps looked ahead by the Hessian, from before the step; a Hessian product a term."""
 
     kind: Literal["neumann"] = "neumann"
     terms: PositiveInt = 20

@@ -1,4 +1,4 @@
-"""From pydantic's errors to mistakes that name the path in the file, what was given and what is accepted there."""
+"""Turns pydantic's errors into mistakes that name the path in the file, what was given and what is accepted there."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,14 +32,14 @@ class Mistake(NamedTuple):
 
 
 def as_error(mistakes: Sequence[Mistake], origin: Callable[[Keys], str]) -> ConfigError:
-    """One line for each mistake, which begins with where its keys come from."""
+    """Gives an error of one line for each mistake, which begins with where its keys come from."""
     lines = [one_line(f"{origin(keys)}: {problem}") for keys, problem in mistakes[:MAX_MISTAKES]]
     more = [f"and {len(mistakes) - MAX_MISTAKES} more mistakes"] if len(mistakes) > MAX_MISTAKES else []
     return ConfigError("\n".join(lines + more))
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[Mistake]:
-    """One for each key that is wrong."""
+    """Gives one mistake for each key that is wrong."""
     found: dict[Keys, list[tuple[Mapping[str, Any], list[Any]]]] = {}
     for item in error.errors(include_url=False):
         keys, types = _locate(model, item)

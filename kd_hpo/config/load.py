@@ -1,4 +1,4 @@
-"""A study file with all that can be known to be wrong in it found before anything runs."""
+"""Reads a study file, and finds all that can be known to be wrong in it before anything runs."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import fsum
@@ -26,7 +26,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), *, methods: Collection
 
 
 def mistakes(study: StudyConfig, methods: Collection[str]) -> Iterator[Mistake]:
-    """What is wrong between settings that are valid each by itself."""
+    """Finds what is wrong between settings that are valid each by itself."""
     yield from wrong_methods(study, methods)
     yield from wrong_splits(study)
     if study.search.trials or study.compare.tune:
@@ -50,7 +50,10 @@ def wrong_methods(study: StudyConfig, methods: Collection[str]) -> Iterator[Mist
 
 
 def wrong_splits(study: StudyConfig) -> Iterator[Mistake]:
-    """Where a data set may have a test half of its own, a fraction in `test` may be of that half."""
+    """Finds fractions of the splits that take more than all images, or leave none to train.
+
+    Where a data set may have a test half of its own, a fraction in `test` may be of that half.
+    """
     names = ["train", "outer", "val"] + ["test"] * (not study.data.may_have_test_half)
     shares = {name: size for name in names if isinstance(size := getattr(study.splits, name), float)}
     total, rest_is_train = fsum(shares.values()), study.splits.train is None
@@ -68,7 +71,7 @@ def wrong_scheduler(study: StudyConfig) -> Iterator[Mistake]:
 
 
 def wrong_ranges(study: StudyConfig) -> Iterator[Mistake]:
-    """The default ranges fit whatever the file says."""
+    """Finds ranges of `search.space` that the trial refuses, or that do not hold its own values; the default ones always fit."""
     trial = study.trial()
     settings = trial.model_dump(mode="json")
     for dotted, chosen in (study.search.space or {}).items():
@@ -85,7 +88,7 @@ def wrong_ranges(study: StudyConfig) -> Iterator[Mistake]:
 
 
 def beyond(dotted: str, chosen: Range, value: Any) -> str:
-    """What is wrong with a range that does not hold the number that the settings have there; empty where nothing is.
+    """Tells what is wrong with a range that does not hold the number that the settings have there; empty where nothing is.
 
     A search starts from the settings as they are. What is no number, a range cannot hold.
     """
@@ -115,7 +118,7 @@ def with_settings(trial: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig
 
 
 def with_absolute_paths(study: StudyConfig) -> StudyConfig:
-    """Raises ConfigError for the home of a user who has none."""
+    """Gives the study with absolute paths, `~` written out. Raises ConfigError for the home of a user who has none."""
     absolute: dict[str, Path] = {}
     for dotted, place in {"runs": study.runs, **places_read(study)}.items():
         if isinstance(place, Path):

@@ -18,7 +18,9 @@ _Std = Annotated[PositiveFloat, AfterValidator(_of_unit_pixels)]
 
 
 class MeanAndStd(Settings):
-    """(x / 255 - mean) / std, of pixels x from 0 to 255: as torchvision's ToTensor and Normalize. One number, or one a channel.
+    """The normalisation (x / 255 - mean) / std of pixels x from 0 to 255, with one number, or one a channel.
+
+    It is that of torchvision's ToTensor and Normalize.
 
     `{mean: 0, std: 0.00392156862745098}`, which is 1 / 255, gives the pixels as they are.
     """

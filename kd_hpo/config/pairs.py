@@ -24,7 +24,7 @@ class Distillation(_LogitLoss):
     kind: Literal["hinton"] = "hinton"
 
     def arguments(self) -> dict[str, Any]:
-        """Of kd_hpo.core.logit_losses.LOGIT_LOSSES[kind]."""
+        """The arguments of kd_hpo.core.logit_losses.LOGIT_LOSSES[kind]."""
         return {"temperature": self.temperature}
 
 
@@ -93,7 +93,10 @@ class Hint(_PairLoss):
 
 
 class InfoNCE(_PairLoss):
-    """Telling each example's teacher from the others of the batch: a bound of mutual information (van den Oord et al. 2018)."""
+    """The loss of telling each example's teacher from the others of the batch (van den Oord et al. 2018).
+
+    It bounds mutual information.
+    """
 
     kind: Literal["infonce"] = "infonce"
     temperature: PositiveFloat = 0.1
@@ -142,7 +145,7 @@ PairLoss = Annotated[
 
 
 class GradientBalanced(Settings):
-    """Each pair's gradient in the student's parameters is made as large as the task's there, in the optimiser's metric."""
+    """A balance that makes each pair's gradient in the student as large as the task's there, in the optimiser's metric."""
 
     kind: Literal["gradient"] = "gradient"
     every: PositiveInt | None = None

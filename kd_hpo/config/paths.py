@@ -19,7 +19,10 @@ def set_path(data: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]
 
 
 def set_keys(data: Any, keys: Keys, value: Any, done: Keys = ()) -> Any:
-    """As set_path, for a path that is split already; `done` leads to data, for the message."""
+    """A copy of data with one path replaced, as set_path gives it, for a path that is split already.
+
+    `done` leads to data, for the message. Raises ConfigError as set_path does.
+    """
     if not keys:
         return value
     if data is None or isinstance(data, Mapping):
@@ -37,7 +40,7 @@ def set_keys(data: Any, keys: Keys, value: Any, done: Keys = ()) -> Any:
 
 
 def value_at(data: Any, dotted: str, default: Any = None) -> Any:
-    """What stands in data at a path; `default` where there is nothing."""
+    """Gives what stands in data at a path; `default` where there is nothing."""
     keys = split_path(dotted)
     while keys:
         items = data if isinstance(data, Mapping) else dict(enumerate(data)) if isinstance(data, list | tuple) else {}
@@ -59,7 +62,7 @@ def all_keys(data: Any, above: Keys = ()) -> Iterator[Keys]:
 
 
 def split_path(dotted: str) -> Keys:
-    """Raises ConfigError for what cannot be a path."""
+    """Splits a dotted path into its keys. Raises ConfigError for what cannot be a path."""
     keys = tuple(dotted.split("."))
     if not all(key and key.isprintable() for key in keys) or len(keys) > MAX_DEPTH:
         raise config_error(f"{brief(dotted)} is no path; write 1 to {MAX_DEPTH} names joined by single dots: key.key.key")
@@ -67,7 +70,7 @@ def split_path(dotted: str) -> Keys:
 
 
 def split_key(key: object) -> Keys:
-    """Any key that a mapping can have."""
+    """Splits a key of a mapping, of any type, at its dots."""
     return tuple(str(key).split("."))
 
 

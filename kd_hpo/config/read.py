@@ -93,7 +93,10 @@ def replace_path(settings: M, dotted: str, value: Any) -> M:
 
 
 def replace_paths(settings: M, changes: Mapping[str, Any]) -> M:
-    """As replace_path for one path after the other, in their order, but validated once, when all are changed."""
+    """A validated copy of settings with one path after the other changed, in their order; validated once, when all are.
+
+    Raises ConfigError as replace_path does.
+    """
     try:
         data: dict[str, Any] = settings.model_dump()
         for dotted, value in changes.items():

@@ -21,7 +21,7 @@ def _kind_or_null(given: Any) -> Any:
 
 
 def startup_trials_of(trials: int) -> int:
-    """How many of a search's trials are drawn at random where its sampler does not say: a third, ten at most."""
+    """Tells how many of a search's trials are drawn at random where its sampler does not: a third, ten at most."""
     return min(ceil(trials / 3), 10)
 
 

@@ -79,7 +79,7 @@ FilePath = Annotated[Path, AfterValidator(_a_path)]
 
 
 class StorageUri(str):
-    """`s3://BUCKET/KEY` in S3-compatible storage."""
+    """An address `s3://BUCKET/KEY` in S3-compatible storage."""
 
     @classmethod
     def checked(cls, uri: str) -> Self:
@@ -125,13 +125,13 @@ class Settings(BaseModel):
 
 @cache
 def default_kinds(model: type[Settings]) -> dict[str, str]:
-    """Of its fields whose default is one of several kinds."""
+    """Gives the kind that each field has by default, by its name, where that is one of several kinds."""
     return {name: field.default.kind for name, field in model.model_fields.items() if hasattr(field.default, "kind")}
 
 
 @dataclass(frozen=True)
 class WrittenAs:
-    """Of a string that the whole pattern must match; `words` say what that is where it does not."""
+    """The pattern that the whole of a string must match; `words` say what that is where it does not."""
 
     pattern: str
     words: str

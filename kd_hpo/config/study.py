@@ -89,7 +89,7 @@ class LogUniformRange(_Between):
 
 
 class IntRange(_Between):
-    """Whole numbers, both ends included."""
+    """A range of whole numbers, both ends included."""
 
     kind: Literal["int"] = "int"
     low: int
@@ -145,7 +145,9 @@ def around(chosen: LogUniformRange, centre: float, value: float) -> LogUniformRa
 
 
 def default_space(trial: TrialConfig) -> dict[str, Range]:
-    """DEFAULT_SPACE moved to the trial's own values: as far below and above them, whatever optimiser they are for.
+    """The ranges of DEFAULT_SPACE moved to the trial's own values: as far below and above them, whatever optimiser they are for.
+
+    It is without the settings that the trial has not, as those of a pair loss of another kind, or has switched off with 0.
 
     Without the settings that the trial has not, as those of a pair loss of another kind, or has switched off with 0.
     """
@@ -210,7 +212,7 @@ class Method(Settings):
 
 
 class Compare(Settings):
-    """After the search: each method once a seed, on the same splits and for as many steps."""
+    """The comparison after the search: each method once a seed, on the same splits and for as many steps."""
 
     methods: tuple[str | Method, ...] = ("ce", "kd", "vid", "uniform", "hetero")
     seeds: Annotated[PositiveInt, Field(le=10_000)] = 3
@@ -219,12 +221,12 @@ class Compare(Settings):
     all have the best settings of the search, but `tpe_lambda`, which then has as many trials as the search."""
 
     def extends(self, other: "Compare") -> bool:
-        """Whether it compares all that the other does in the same way, and perhaps more."""
+        """Whether this comparison has all of the other one, in the same way, and perhaps more."""
         return all(m in self.methods for m in other.methods) and self.seeds >= other.seeds and self.tune == other.tune
 
 
 class Resources(Settings):
-    """Where the study runs and what each trial may use."""
+    """The machines that the study runs on, and what each trial may use of them."""
 
     address: str = "local"
     """local starts Ray on this machine; auto, host:port or ray://host:port join a cluster."""
@@ -239,7 +241,7 @@ class Resources(Settings):
 
 
 class Tracking(Settings):
-    """Where a study is shown beside its folder."""
+    """The place where a study is shown beside its folder."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -287,12 +289,12 @@ class StudyConfig(TrialConfig):
 
     @property
     def goal(self) -> Goal:
-        """What its search goes by."""
+        """The goal that the study's search goes by."""
         return self.task.loss if self.search.by == "loss" else self.task.goal
 
     @property
     def space(self) -> dict[str, Range]:
-        """What its search chooses from: `search.space`, or the default ranges around its own values."""
+        """The ranges that the study's search chooses from: `search.space`, or the default ranges around its own values."""
         return self.search.space or default_space(self)
 
     def trial(self) -> TrialConfig:

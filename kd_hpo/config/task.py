@@ -22,28 +22,28 @@ class Goal:
 
     @property
     def name(self) -> str:
-        """As people read it."""
+        """The metric's name, as people read it."""
         return self.words or self.metric
 
     def on(self, split: str) -> str:
-        """What a record of an epoch calls it."""
+        """Gives the key under which the record of an epoch has the metric."""
         return f"{split}/{self.metric}"
 
     def merit(self, metrics: Mapping[str, float], split: str = "val") -> float:
-        """Of the metrics of an epoch: higher is better."""
+        """Gives a number that is higher where the metrics of an epoch are better."""
         return self.worth(metrics[self.on(split)])
 
     def worth(self, value: float) -> float:
-        """Of a value of the metric, or of a difference of two: higher is better."""
+        """Gives a number that is higher where a value of the metric, or a difference of two, is better."""
         return value if self.mode == "max" else -value
 
     @property
     def worst(self) -> float:
-        """No value is worse: what a search is told of a trial whose settings led nowhere."""
+        """The value than which none is worse: what a search is told of a trial whose settings led nowhere."""
         return -inf if self.mode == "max" else inf
 
     def best(self, values: Iterable[float]) -> float:
-        """nan where there is none."""
+        """Gives the best of the values; nan where there is none."""
         return max(values, key=self.worth, default=float("nan"))
 
 
@@ -56,7 +56,7 @@ class _GoalOfMetric:
 
 
 class Classification(Settings):
-    """One class of several for each image."""
+    """The task of telling one class of several for each image."""
 
     kind: Literal["classification"] = "classification"
     metric: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "accuracy"
@@ -70,7 +70,7 @@ class Classification(Settings):
     loss: ClassVar[Goal] = Goal("loss", "min", "cross-entropy")
 
     def remarks(self, counts: Mapping[str, int]) -> list[str]:
-        """What should be known of data with so many train images of each class."""
+        """Tells what should be known of data with so many train images of each class."""
         total, often = sum(counts.values()), max(counts, key=lambda name: counts[name])
         share = counts[often] / total
         if self.metric != "accuracy" or share - 1 / len(counts) < _UNEVEN:

@@ -38,7 +38,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def not_one_of(name: str, accepted: Iterable[str]) -> str:
-    """What is wrong with a name that is not accepted; the caller says first where it stands."""
+    """Tells what is wrong with a name that is not accepted; the caller says first where it stands."""
     names = list(dict.fromkeys(accepted))
     near = nearest(name, names)
     return f"is {brief(name)}; it should be one of {', '.join(names)}" + (f"; did you mean {near}?" if near else "")

@@ -28,7 +28,7 @@ SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def read_text(path: Path) -> str:
-    """Of a UTF-8 file of at most 1 MiB; any other is a ConfigError."""
+    """Reads the text of a UTF-8 file of at most 1 MiB; any other is a ConfigError."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)

@@ -29,7 +29,10 @@ class CrossLayerAttention(nn.Module):
         self.queries = nn.ModuleList(_Embedding(batch_size, width, generator) for _ in range(S))
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """S and T features (B, ...) -> (B, T, S), a softmax over the served T, over their S: each example's weights sum to 1."""
+        """The weights of each example's pairs by their features: S and T of (B, ...) -> (B, T, S).
+
+        They are a softmax over the served T, over their S: each example's weights sum to 1.
+        """
         keys = torch.stack([net(_similarity(f)) for net, f in zip(self.keys, teacher, strict=True)], 1)  # (B, T, d)
         queries = torch.stack([net(_similarity(f)) for net, f in zip(self.queries, student, strict=True)], 1)  # (B, S, d)
         scores = (keys @ queries.transpose(1, 2)).masked_fill(~self.served, -torch.inf)
@@ -39,7 +42,7 @@ class CrossLayerAttention(nn.Module):
 
 
 class Attention(Constant):
-    """Weights of each example by CrossLayerAttention, trained by the training loss (Chen et al. 2021).
+    """The weights of each example by CrossLayerAttention, trained by the training loss (Chen et al. 2021).
 
     served      (T, S), not 0 for the pairs that have a weight
     batch_size  B', the examples of a batch that are compared
@@ -56,7 +59,7 @@ class Attention(Constant):
         self._lr, self._sum = lr, torch.zeros(served.shape)
 
     def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
-        """(B', T, S) of these features; without any, all pairs alike, (T, S)."""
+        """The weights of these features, (B', T, S); without any, those of all pairs alike, (T, S)."""
         if features is None:
             return super().weights(epoch)
         weights: Tensor = self.attention(features.student, features.teacher)
@@ -64,7 +67,7 @@ class Attention(Constant):
         return weights
 
     def of_epoch(self, epoch: int) -> Tensor:
-        """(T, S), the mean over the examples since the last call; zeros where no step had pairs."""
+        """The mean weights (T, S) over the examples since the last call; zeros where no step had pairs."""
         mean = self._sum / self._sum.sum().clamp_min(torch.finfo(torch.float32).tiny)
         self._sum = torch.zeros_like(mean)
         return mean

@@ -8,7 +8,7 @@ AT_ONCE = 16
 
 
 class GradientBalance:
-    """scale_ts = |dL_task / dw| / |dD_ts / dw|, from running averages of both squared norms.
+    """The scales scale_ts = |dL_task / dw| / |dD_ts / dw| of the pairs, from running averages of both squared norms.
 
     At a pair's own layer, a gradient says little of what it does to the student: most of one that enters early is lost on
     the few parameters below it. In the parameters, pairs of all depths pull equally hard.
@@ -29,7 +29,7 @@ class GradientBalance:
         self._scales = torch.zeros(shape)
 
     def in_turn(self, wanted: Tensor | None = None) -> Tensor:
-        """(T, S), True for the pairs to measure next: of those that are wanted, all that are new, else those of longest ago."""
+        """Tells which pairs to measure next, (T, S): of those wanted, all that are new, else those of longest ago."""
         wanted = torch.ones_like(self._pairs, dtype=torch.bool) if wanted is None else wanted.cpu()
         new = wanted & (self._asked == 0)
         if new.any():
@@ -38,7 +38,7 @@ class GradientBalance:
         return wanted & torch.zeros_like(wanted).flatten().index_fill(0, oldest, True).view_as(wanted)
 
     def observe(self, task: Tensor, pairs: Tensor, measured: Tensor | None = None) -> None:
-        """task (), pairs (T, S): squared norms.
+        """Takes the squared norms of the task's gradient, (), and of the pairs', (T, S).
 
         measured  (T, S), where some pairs were not measured: False for those, which stay as they are
         """
@@ -60,20 +60,20 @@ class GradientBalance:
 
     @property
     def unknown(self) -> Tensor:
-        """(T, S), True for pairs that were measured, and never with a finite norm."""
+        """The pairs that were measured, and never with a finite norm: True in (T, S)."""
         return (self._asked > 0) & (self._pair_weights == 0)
 
     @property
     def started(self) -> bool:
-        """Whether enough measures stand."""
+        """Whether enough measures stand for the pairs to be switched on."""
         return self._count >= self._needed
 
     def scales(self) -> Tensor:
-        """(T, S); a pair without any gradient has scale 0, since nothing can balance it."""
+        """The scales (T, S); a pair without any gradient has scale 0, since nothing can balance it."""
         return self._scales
 
     def take_missed(self) -> int:
-        """How many measures of pairs were not finite since the last call."""
+        """Tells how many measures of pairs were not finite since the last call."""
         missed, self._missed_now = self._missed_now, 0
         return missed
 
@@ -103,7 +103,7 @@ class GradientBalance:
 
 
 class NoBalance:
-    """Every pair keeps the size of its own gradient: scale 1."""
+    """A balance that leaves every pair the size of its own gradient: scale 1."""
 
     started = True
 

@@ -20,22 +20,22 @@ _DISTANCE_EPSILON = 1e-6
 
 
 def attention_map(rows: Tensor) -> Tensor:
-    """(B, N, C) -> (B, N), the mean of h^2 over channels, of L2 norm 1."""
+    """The mean of h^2 over channels, of L2 norm 1: (B, N, C) -> (B, N)."""
     return unit_rows(rows.square().mean(2))
 
 
 def similarities(rows: Tensor) -> Tensor:
-    """(B, N, C) -> (B, B), each example's inner products with the batch, itself included, of L2 norm 1."""
+    """The inner products of each example with the batch, itself included, of L2 norm 1: (B, N, C) -> (B, B)."""
     return unit_rows(_gram(rows))
 
 
 def cosine_distribution(rows: Tensor) -> Tensor:
-    """(B, N, C) -> (B, B), (cos + 1) / 2 of each example with the batch, itself included, of sum 1."""
+    """The values (cos + 1) / 2 of each example with the batch, itself included, of sum 1: (B, N, C) -> (B, B)."""
     return _cosine_rows(_gram(rows))
 
 
 def flow_distributions(rows: Tensor) -> Tensor:
-    """(B, N, C) -> (B, 2 B): the cosine distribution, and that of Student's t kernel, 1 / (1 + distance)."""
+    """The cosine distribution, and that of Student's t kernel, 1 / (1 + distance): (B, N, C) -> (B, 2 B)."""
     gram = _gram(rows)
     squared = gram.diagonal()
     squared_distance = (squared.unsqueeze(1) + squared - 2 * gram).clamp_min(0)
@@ -63,12 +63,12 @@ def mean_square(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def mean_kullback_leibler(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student), the mean of its terms."""
+    """The mean of the terms of KL(teacher || student): (..., M) -> (...)."""
     return (teacher * _log_ratio(teacher, student)).mean(-1)
 
 
 def flow_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) + KL(student || teacher), the mean of its terms, added over the two kernels."""
+    """The mean of the terms of KL(teacher || student) + KL(student || teacher), added over both kernels: (..., M) -> (...)."""
     return 2 * ((teacher - student) * _log_ratio(teacher, student)).mean(-1)
 
 
@@ -132,7 +132,7 @@ def information_flow() -> Comparison:
 
 
 class Comparisons(nn.Module):
-    """The pairs of a plan: T + S summaries where layers stay apart, else one for each layer and resolution."""
+    """The pairs of a plan, compared by T + S summaries where layers stay apart, else by one for each layer and resolution."""
 
     def __init__(self, plan: PairPlan, summary: Callable[[Tensor], Tensor], distance: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ differences may be."""
 
 
 class Derivatives:
-    """Of one student: the first way that goes through it is found, checked against its backward pass, told, and kept.
+    """The derivatives of one student: the first way through it is found, checked by its backward pass, told, and kept.
 
     tell  is told, once, where that is not the usual way
     """
@@ -36,7 +36,7 @@ class Derivatives:
         """Whether it is forward mode that goes through; None before anything has been tried."""
 
     def slope(self, losses: Losses, w: Params, direction: Params) -> Tensor:
-        """J @ direction, J the Jacobian of the losses."""
+        """The product J @ direction, J the Jacobian of the losses, in the shape of the losses."""
         while True:
             name, way = next(iter(self._slopes.items()))
             try:
@@ -53,7 +53,9 @@ class Derivatives:
             return along
 
     def hessian_product(self, gradient: Gradient, w: Params, v: Params, losses: Losses) -> Params:
-        """H v, H the Hessian of the loss that the gradient is of; v may be of some of the parameters, and is of those.
+        """The product H v, H the Hessian of the loss that the gradient is of.
+
+        v may be of some of the parameters, and the product is of those.
 
         losses  of the same student, which tell whether all in it has a rule for forward mode: what has one is torch's own, or
                 written with care. Of the rest, torch may leave second derivatives out without a word.
@@ -84,7 +86,7 @@ class Derivatives:
 
 
 def slope_by_double_backward(losses: Losses, w: Params, direction: Params) -> Tensor:
-    """J @ direction: u -> J^T u is linear, and its own transpose, taken by a second backward pass, is J."""
+    """The product J @ direction: u -> J^T u is linear, and its transpose, by a second backward pass, is J."""
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in w.items()}
         values = losses(leaves)
@@ -95,7 +97,7 @@ def slope_by_double_backward(losses: Losses, w: Params, direction: Params) -> Te
 
 
 def slope_by_backward(losses: Losses, w: Params, direction: Params) -> Tensor:
-    """J @ direction, by a backward pass for each loss: what training itself goes by."""
+    """The product J @ direction, by a backward pass for each loss: what training itself goes by."""
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in w.items()}
         values = losses(leaves)
@@ -108,7 +110,7 @@ def slope_by_backward(losses: Losses, w: Params, direction: Params) -> Tensor:
 
 
 def hessian_product(gradient: Gradient, w: Params, v: Params) -> Params:
-    """H v, the gradient of the gradient's slope along v."""
+    """The product H v, as the gradient of the gradient's slope along v."""
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in w.items()}
         along = {name: leaves[name] for name in v}
@@ -119,7 +121,10 @@ def hessian_product(gradient: Gradient, w: Params, v: Params) -> Params:
 
 
 def hessian_product_by_differences(gradient: Gradient, w: Params, v: Params) -> Params:
-    """H v by the difference of two gradients, on both sides of w: as exact as some thousandths in float32."""
+    """The product H v by the difference of two gradients, on both sides of w.
+
+    In float32 it is exact to some thousandths.
+    """
     length = norm(v)
     if not length:
         return {name: torch.zeros_like(value) for name, value in v.items()}

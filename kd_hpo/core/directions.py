@@ -47,7 +47,7 @@ Share = tuple[InnerStep, Params]
 
 @runtime_checkable
 class Direction(Protocol):
-    """Makes the q_k from the outer loss's gradient, and from the inner steps that it has seen."""
+    """The maker of the q_k, from the outer loss's gradient and from the inner steps that it has seen."""
 
     after_step: bool
     """Whether it takes the outer gradient at the parameters after the last inner step, or at those before it."""
@@ -55,17 +55,17 @@ class Direction(Protocol):
     """How far the last q is from solving what it should, as a share of the outer gradient's norm; 0 for closed forms."""
 
     def needs(self, ahead: int) -> bool:
-        """Whether it has to see a step that so many others follow before the next update of lambda."""
+        """Whether the direction has to see a step that so many others follow before the next update of lambda."""
         ...
 
     def record(self, step: InnerStep) -> None:
-        """Called after the step, with its gradient, for the steps that it `needs`, the last one before an update too."""
+        """Takes a step that the direction `needs`, once it is done, with its gradient; the last one before an update too."""
         ...
 
     def __call__(self, outer_gradient: Params, last: InnerStep) -> list[Share]: ...
 
     def forget_steps(self) -> None:
-        """Called between epochs: a resumed trial knows nothing of earlier steps but what stands in `state_dict`."""
+        """Forgets the steps between epochs: a resumed trial knows nothing of them but what stands in `state_dict`."""
         ...
 
     def state_dict(self) -> Params: ...
@@ -92,7 +92,7 @@ class _OfLastStep:
 
 
 class GradientFlow(_OfLastStep):
-    """q = grad L_out(w) at the parameters w of the Jacobian itself: the limit of small steps, without their overshoot.
+    """The direction q = grad L_out(w) at the Jacobian's parameters w: the limit of small steps, without their overshoot.
 
     A pair counts by how well its gradient agrees with that of the outer loss; with balanced pairs, by the cosine of the two.
     """
@@ -104,7 +104,9 @@ class GradientFlow(_OfLastStep):
 
 
 class Implicit(_OfLastStep):
-    """q nears H^-1 grad L_out(w) by Hessian products: what a lasting push does to the outer loss (Lorraine et al. 2020).
+    """The direction that nears H^-1 grad L_out(w) by Hessian products (Lorraine et al. 2020).
+
+    It is what a lasting push does to the outer loss.
 
     Raises Diverged where the solver has left the finite numbers.
     """
@@ -125,7 +127,7 @@ class Implicit(_OfLastStep):
 
 
 class DiagonalFisher:
-    """q = g / (v + damping), v the running mean of the squared training gradient: an approximation of H^-1 g.
+    """The direction q = g / (v + damping), v the running mean of the squared training gradient, which nears H^-1 g.
 
     v is the diagonal of the empirical Fisher matrix. Where the training loss is flat a push lasts, so q looks further
     ahead than one step, and costs nothing more. Its length is not that of a step: use it with a normalised update.
@@ -275,7 +277,7 @@ class HyperDistill(_OfLastStep):
 
 
 def adjoint(steps: Sequence[InnerStep], outer_gradient: Params, decay: float) -> list[Share]:
-    """Every step's q: - dL_out / d gradient_k, where L_out follows w' and the optimiser's state through all steps after it."""
+    """The q of every step: - dL_out / d gradient_k, where L_out follows w' and the optimiser's state through all steps after."""
     shares = list[Share]()
     later = Cotangents(outer_gradient, {})
     for ahead, step in enumerate(reversed(steps)):

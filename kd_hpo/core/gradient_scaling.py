@@ -40,7 +40,7 @@ class _ScaledIdentity(torch.autograd.Function):
 
 
 def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
-    """`linear(x, weight, bias)`; backward, output channel o sends scale[..., o] times its gradient into x.
+    """The linear map of x; backward, output channel o sends scale[..., o] times its gradient into x.
 
     x (..., C_in), weight (C_out, C_in), bias (C_out,), scale broadcastable to (..., C_out) -> (..., C_out).
     The gradients of weight and bias are those of a plain linear map.
@@ -49,5 +49,5 @@ def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Ten
 
 
 def scaled_identity(x: Tensor, scale: Tensor) -> Tensor:
-    """x itself; backward, its gradient is multiplied by scale (broadcastable to x)."""
+    """Gives x itself; backward, its gradient is multiplied by scale (broadcastable to x)."""
     return _ScaledIdentity.apply(x, scale)  # type: ignore[no-any-return]

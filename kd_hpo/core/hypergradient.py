@@ -1,4 +1,4 @@
-"""d L_out / d lambda for the whole (T, S) matrix: one forward-mode Jacobian-vector product, whatever T x S is."""
+"""The hypergradient d L_out / d lambda (T, S): one forward-mode Jacobian-vector product, whatever T x S is."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,10 @@ Slope = Callable[[Losses, Params, Params], Tensor]
 
 
 def slope(losses: Losses, w: Params, direction: Params) -> Tensor:
-    """How all losses of w change along a direction, J @ direction: one forward-mode pass, however many losses there are."""
+    """Tells how all losses of w change along a direction, J @ direction, by one forward-mode pass, however many they are.
+
+    losses  w -> any shape, which is that of the result
+    """
     with forward_ad.dual_level():  # not torch.func.jvp, under which dropout may draw another mask than in the step
         values = losses({name: forward_ad.make_dual(value, direction[name]) for name, value in w.items()})
         along: Tensor | None = forward_ad.unpack_dual(values).tangent
@@ -29,7 +32,9 @@ def hypergradient(
     direct: Tensor | None = None,
     slope: Slope = slope,
 ) -> Tensor:
-    """- scale * J q + direct, for an inner loss L_task(w) + sum_ts lambda_ts scale_ts D_ts(w), linear in lambda.
+    """The hypergradient - scale * J q + direct, for an inner loss that is linear in lambda.
+
+    The inner loss is L_task(w) + sum_ts lambda_ts scale_ts D_ts(w).
 
     The implicit function theorem's formula (Lorraine et al. 2020) with q in the place of the inverse Hessian's
     product; J = dD/dw, taken in forward mode unless another `slope` is given (`kd_hpo.core.derivatives`).
@@ -57,7 +62,7 @@ def squared_slopes(losses: Losses, w: Params, generator: torch.Generator, slope:
 
 
 def central_difference(pair_losses: Losses, w: Params, q: Params, scale: Tensor | float, epsilon: float = 1e-6) -> Tensor:
-    """The same product by central differences: the independent check of `hypergradient`; use it in float64."""
+    """The product of `hypergradient` by central differences, an independent check of it; use it in float64."""
 
     def moved(sign: int) -> Tensor:
         return pair_losses({name: value + sign * epsilon * q[name] for name, value in w.items()})

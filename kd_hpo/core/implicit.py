@@ -1,4 +1,4 @@
-"""H^-1 g from Hessian products alone: what a small, lasting push of the inner gradient does to the outer loss at an optimum."""
+"""Products H^-1 g by Hessian products alone: what a lasting push of the inner gradient does to the outer loss at an optimum."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ HessianProduct = Callable[[Params, int], Params]
 
 
 def neumann(hessian: HessianProduct, g: Params, *, terms: int = 20, step: float = 0.005) -> tuple[Params, float]:
-    """step * sum_k (I - step H)^k g for k < terms, each product on a fresh batch (Lorraine et al. 2020, Algorithm 3).
+    """Sums step * sum_k (I - step H)^k g for k < terms, each product on a fresh batch (Lorraine et al. 2020, Algorithm 3).
 
     It is what so many plain gradient steps of that length would pass on. It nears H^-1 g only where step < 2 / |H|.
     Returns it with |g - H q| / |g|, where H is the same in all terms.
@@ -25,7 +25,7 @@ def neumann(hessian: HessianProduct, g: Params, *, terms: int = 20, step: float 
 
 
 def conjugate_gradient(hessian: HessianProduct, g: Params, *, damping: float = 1.0, iterations: int = 10) -> tuple[Params, float]:
-    """(H + damping I)^-1 g by as many iterations, all on one batch (Hestenes & Stiefel 1952; Pedregosa 2016).
+    """Solves (H + damping I) q = g by so many iterations, all on one batch (Hestenes & Stiefel 1952; Pedregosa 2016).
 
     It stops early where it has the solution, or where the damped curvature along its direction is not positive.
     Returns it with |g - (H + damping I) q| / |g|.

@@ -1,5 +1,7 @@
-"""Every loss that compares the logits of teacher and student, by name; a new one is a line here and a pass of its
-contract test."""
+"""Every loss that compares the logits of teacher and student, by name.
+
+A new one is a line here and a pass of its contract test.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ class LogitLoss(Protocol):
 
     @property
     def reads_labels(self) -> bool:
-        """Whether the labels act on it: where images are mixed, it is then that of both labels, with their shares."""
+        """Whether the labels act on the loss: where images are mixed, it is then that of both labels, with their shares."""
         ...
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

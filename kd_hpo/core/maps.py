@@ -17,7 +17,7 @@ _MOST_EXTRA_TOKENS = 16
 
 
 def layer_shape(name: str, feature: Tensor, image: Size, maps: Collection[Size] = ()) -> LayerShape:
-    """How a feature is read as a map, from one dry run on images of height x width.
+    """Tells how a feature is read as a map, from one dry run on images of height x width.
 
     (B, C, H, W) as it is, (B, H, W, C) where only so the sides have the image's proportions; tokens (B, N, C) are a grid where
     N, less a few extra tokens (of a class, registers), is the size of one of the network's own maps, such as its patches', or
@@ -57,22 +57,22 @@ def as_map(feature: Tensor, layer: LayerShape) -> Tensor:
 
 
 def pooled(feature: Tensor, size: Size) -> Tensor:
-    """(B, C, H, W) -> (B, h * w, C): averaged down to the size, one row a position."""
+    """Averages a map down to the size, one row a position: (B, C, H, W) -> (B, h * w, C)."""
     if size == (1, 1):  # the gradient of adaptive_avg_pool2d would be laid out as (B, C, H, W) here, that of rows is not
         return rows_of(feature).mean(1, keepdim=True)
     return rows_of(feature if feature.shape[2:] == size else F.adaptive_avg_pool2d(feature, size))
 
 
 def rows_of(feature: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H * W, C), a view."""
+    """A view of a map with one row a position: (B, C, H, W) -> (B, H * W, C)."""
     return feature.flatten(2).transpose(1, 2)
 
 
 def gradient_in_own_layout(feature: Tensor, examples: int) -> Tensor:
-    """The feature's first examples; its gradient is laid out in memory as it is, so that the network's backward copies no large
-    map.
+    """The feature's first examples, with a gradient that is laid out in memory as the feature is.
 
-    Each step of a network's backward takes the layout of the gradient that it is given, and is slow where that is not its own.
+    So the network's backward copies no large map: each of its steps takes the layout of the gradient that it is given, and is
+    slow where that is not its own.
     """
     if not feature.requires_grad or (feature.dim() != 4 and examples == len(feature)):
         return feature[:examples]

@@ -7,7 +7,7 @@ _SHORTEST = 1e-12
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """(..., M) with each row over its L2 norm; a row of zeros stays so, and a gradient passes through it as it is."""
+    """Divides each row of (..., M) by its L2 norm; a row of zeros stays so, and a gradient passes through it as it is."""
     return x * inverse_norm(x.square().sum(-1, keepdim=True))
 
 

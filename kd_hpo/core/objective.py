@@ -35,7 +35,7 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True)
 class PairTerm:
-    """beta sum_ts lambda_ts scale_ts D_ts on one batch, from its weights beta lambda scale.
+    """The term beta sum_ts lambda_ts scale_ts D_ts on one batch, from its weights beta lambda scale.
 
     differentiated  (), whose gradient in the student is that of the term
     value           (), the term itself
@@ -46,7 +46,7 @@ class PairTerm:
 
     @classmethod
     def as_written(cls, losses: MatrixOf, features: list[Tensor], targets: Targets, weights: Tensor) -> "PairTerm":
-        """The weighted sum, as it stands: for derivatives of its gradient. weights (T, S)."""
+        """The weighted sum as it stands, for derivatives of its gradient; weights are (T, S)."""
         term = (weights * losses(features, targets)).sum()
         return cls(term, term.detach())
 
@@ -54,7 +54,7 @@ class PairTerm:
     def of_step(
         cls, losses: PairMatrix, features: Sequence[Tensor], targets: Targets, weights: Tensor, needed: Tensor | None
     ) -> "PairTerm":
-        """For a step, which trains the regressors at unit weight, so that none starves.
+        """The term for a step, which trains the regressors at unit weight, so that none starves.
 
         weights  (T, S), or (B', T, S) for each example; the term trains weights that carry a gradient too
         needed   (T, S), as in PairMatrix
@@ -116,11 +116,11 @@ class Objective:
         return task if teacher is None else task + self.agreement(output, seen, teacher)
 
     def task_loss(self, output: Tensor, seen: Labelled) -> Tensor:
-        """The mean over the batch, ()."""
+        """The task's loss, the mean over the batch, ()."""
         return seen.over_labels(partial(self.task.loss, output))
 
     def agreement(self, output: Tensor, seen: Labelled, teacher: Tensor) -> Tensor:
-        """The mean of the logit loss over the batch, ()."""
+        """The logit loss, the mean over the batch, ()."""
 
         def loss(labels: Tensor) -> Tensor:
             return self.logit_loss(output, teacher.to(output), labels).mean()

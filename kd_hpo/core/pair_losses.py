@@ -19,16 +19,19 @@ class PairLoss(Protocol):
 
     @property
     def meet(self) -> bool:
-        """Of the plan that it takes: whether both features are averaged to the smaller height and width."""
+        """Whether the plan averages both features of a pair to the smaller height and width."""
         ...
 
     @property
     def standardised(self) -> bool:
-        """Whether its targets are the teacher's channels brought to mean 0 and deviation 1, or those as they are."""
+        """Whether the targets are the teacher's channels brought to mean 0 and deviation 1, or those as they are."""
         ...
 
     def serves(self, teacher: LayerShape, student: LayerShape, size: Size) -> str | None:
-        """None, or why it has nothing to compare in these layers, with the target at this size: the pair's loss is then 0."""
+        """Tells why there is nothing to compare in these layers, with the target at this size; None where there is.
+
+        The loss of a pair that it does not serve is 0.
+        """
         ...
 
     def module(self, plan: PairPlan, generator: torch.Generator) -> nn.Module:
@@ -49,7 +52,7 @@ class BatchMeans(Protocol):
     def means(
         self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None, needed: Tensor | None
     ) -> Tensor:
-        """(pairs,), in the order of plan.groups and their teachers.
+        """The means over the batch (pairs,), in the order of plan.groups and their teachers.
 
         weights  None or of all pairs, (T, S)
         needed   None or (T, S): where it is False, a loss may be left out, and is 0 then
@@ -62,7 +65,7 @@ class SharedParameters(Protocol):
     """A module of a pair loss whose parameters hold the numbers of several pairs, of which `means` may leave out some."""
 
     def resting(self, needed: Tensor) -> Mapping[nn.Parameter, Tensor]:
-        """Of parameters that a step with `needed` (T, S) trains in part: the numbers that it does not, which must rest.
+        """The numbers of parameters that a step with `needed` (T, S) does not train, and which must rest.
 
         They are True, in the parameter's shape. A parameter that gets no gradient at all rests by itself.
         """

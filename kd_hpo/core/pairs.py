@@ -16,7 +16,7 @@ from kd_hpo.core.plan import PairPlan, Size
 
 @dataclass(frozen=True)
 class Targets:
-    """What the frozen teacher says of one batch.
+    """What the frozen teacher says of one batch: its logits and features.
 
     logits  (B, K), as the teacher gives them
     blocks  for each resolution (h, w): (B', h * w, C), the channels of its layers side by side, in the plan's order, of the
@@ -28,15 +28,15 @@ class Targets:
 
     @property
     def compared(self) -> int:
-        """B', or B where nothing but the logits is compared."""
+        """The number B' of examples that pairs are compared on, or B where nothing but the logits is compared."""
         return min((len(block) for block in self.blocks.values()), default=len(self.logits))
 
 
 class PairMatrix(nn.Module):
-    """D (T, S): every pair's loss, 0 where the loss does not serve the pair or the plan does not compare it.
+    """The matrix D (T, S) of every pair's loss, 0 where the loss does not serve the pair or the plan does not compare it.
 
     Its parameters are the regressors phi, a small set a pair, where the loss has any. `temperature` is for the logits pair,
-    where the plan has one: it is categorical whatever the loss.
+    where the plan has one: it is categorical whatever the loss. Raises ValueError for a plan whose `meet` is not the loss's.
     """
 
     cells: Tensor
@@ -102,13 +102,13 @@ class PairMatrix(nn.Module):
         return self._in_order(parts)
 
     def resting(self, needed: Tensor | None) -> Mapping[nn.Parameter, Tensor]:
-        """The numbers of parameters that `forward` with `needed` does not train, True in the parameter's shape."""
+        """The numbers of parameters that `forward` with `needed` (T, S) does not train: True, in the parameter's shape."""
         if needed is None or not isinstance(self.feature_pairs, SharedParameters):
             return {}
         return self.feature_pairs.resting(needed)
 
     def sizes(self, needed: Tensor | None) -> frozenset[Size]:
-        """The resolutions of the targets that `forward` reads."""
+        """The resolutions of the targets that `forward` reads; needed is None or (T, S)."""
         if needed is None or not self._has_means:
             return self.plan.sizes
         wanted = needed.tolist()

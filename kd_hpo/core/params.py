@@ -7,12 +7,12 @@ Params = dict[str, Tensor]
 
 
 def added(a: Params, b: Params, factor: float) -> Params:
-    """a + factor * b"""
+    """The sum a + factor * b."""
     return {name: value + factor * b[name] for name, value in a.items()}
 
 
 def between(a: Params, b: Params, share: float) -> Params:
-    """(1 - share) * a + share * b"""
+    """The mean (1 - share) * a + share * b."""
     return {name: torch.lerp(value, b[name], share) for name, value in a.items()}
 
 

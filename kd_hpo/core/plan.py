@@ -87,7 +87,7 @@ class PairPlan:
         return {size: tuple(sorted(layers)) for size, layers in wanted.items()}
 
     def channels_of(self, group: Group) -> tuple[int, ...]:
-        """Where the group's teacher channels stand in its block."""
+        """The places of the group's teacher channels in its block."""
         start, spans = 0, dict[int, range]()
         for t in self.blocks[group.size]:
             spans[t] = range(start, start + self.teacher[t].channels)

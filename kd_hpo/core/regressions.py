@@ -75,7 +75,7 @@ class Hint(_Regression):
 
 @dataclass(frozen=True)
 class InfoNCE(_Regression):
-    """log B less a lower bound of I(h_t; h_s) (CPC, van den Oord et al. 2018).
+    """The loss log B less a lower bound of I(h_t; h_s) (CPC, van den Oord et al. 2018).
 
     The critic is the cosine of the regressed student and the teacher, both averaged over positions, over `temperature`.
     """
@@ -118,28 +118,31 @@ class GroupRegressor(nn.Module, ABC):
         self.register_buffer("index", None if contiguous else torch.tensor(positions), persistent=False)
 
     def forward(self, feature: Tensor, block: Tensor, weights: Tensor | None) -> Tensor:
-        """feature (B, ...) of the student, block (B, hw, C'), weights None or (pairs,) or (B, pairs) -> losses (B, pairs)."""
+        """The losses (B, pairs) of a feature (B, ...) of the student and a block (B, hw, C') of the teacher.
+
+        weights  None, (pairs,) or (B, pairs)
+        """
         rows = pooled(as_map(feature, self.layer), self.size)
         target = block[..., self.span] if self.index is None else block.index_select(2, self.index)
         return self.losses(self.predicted(rows, None if weights is None else weights.index_select(-1, self.pair)), target)
 
     def predicted(self, rows: Tensor, scale: Tensor | None) -> Tensor:
-        """(B, N, C_s) -> (B, N, C), the channels of all pairs side by side."""
+        """Predicts the channels of all pairs, side by side: (B, N, C_s) -> (B, N, C)."""
         if scale is None:
             return F.linear(rows, self.weight, self.bias)
         return scaled_linear(rows, self.weight, self.bias, scale if scale.dim() == 1 else scale.unsqueeze(1))
 
     @abstractmethod
     def losses(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Both (B, N, C) -> (B, pairs)"""
+        """Compares predictions and targets, both (B, N, C) -> (B, pairs)."""
 
     def mean_over_channels(self, x: Tensor) -> Tensor:
-        """(B, C) -> (B, pairs)"""
+        """Averages over the channels of each pair: (B, C) -> (B, pairs)."""
         return x @ (self.members / self.members.sum(0))
 
 
 class GaussianRegressor(GroupRegressor):
-    """Three layers for each pair; `kd_hpo.core.gaussian.regressors` has the linear one."""
+    """A regressor of three layers for each pair; `kd_hpo.core.gaussian.regressors` has the linear one."""
 
     rho: Tensor
 
@@ -205,7 +208,7 @@ class _PairwiseLinear(nn.Module):
 
 
 class Regressors(nn.Module):
-    """One regressor for each group of a plan."""
+    """The regressors of a plan, one for each group."""
 
     def __init__(self, plan: PairPlan, groups: Sequence[GroupRegressor]) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ class RestingAdam(Adam):
         super().__init__(groups, fused=True)
 
     def step_but(self, resting: Mapping[nn.Parameter, Tensor]) -> None:
-        """A step of all parameters that have a gradient, but for some of their numbers.
+        """Takes a step of all parameters that have a gradient, but for some of their numbers.
 
         resting  of some parameters, which numbers rest: True there, of the parameter's shape
         """

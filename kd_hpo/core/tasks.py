@@ -23,28 +23,31 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """The one of `metrics` that studies go by."""
+        """The name of the one of `metrics` that studies go by."""
         ...
 
     @property
     def outputs(self) -> int:
-        """How many numbers a network is built to give for an image."""
+        """The number of numbers that a network is built to give for an image."""
         ...
 
     def refuses(self, output: object) -> str | None:
-        """None, or what a network has to return instead: asked of its output for a few images, before anything is trained."""
+        """Tells what a network has to return instead of this output; None where it is accepted.
+
+        It is asked of the output for a few images, before anything is trained.
+        """
         ...
 
     def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """(B,) of each example for "none", else their mean or sum, ()."""
+        """The loss of each example, (B,), for "none", else their mean or sum, ()."""
         ...
 
     def statistics(self, output: Tensor, labels: Tensor) -> Tensor:
-        """What `metrics` needs to know of a batch: the statistics of two batches together are the sum of theirs."""
+        """Gives what `metrics` needs to know of a batch: the statistics of two batches together are the sum of theirs."""
         ...
 
     def metrics(self, statistics: Tensor) -> Mapping[str, Tensor]:
-        """Each metric by its name, ()."""
+        """Gives each metric by its name, ()."""
         ...
 
     def knows(self, value: float, labels: Tensor) -> bool:
@@ -53,7 +56,7 @@ class Task(Protocol):
 
 
 class Classification:
-    """One class of K for each image, by logits (B, K) and labels (B,).
+    """The task of telling one class of K for each image, by logits (B, K) and labels (B,).
 
     The loss is cross-entropy, times the weight of the label's class where classes have weights. The metrics are shares in [0, 1]:
     accuracy; balanced accuracy, the mean over the classes of the share of their examples that is right; and macro F1, the mean
@@ -94,7 +97,7 @@ class Classification:
         return _reduced(weights * F.cross_entropy(output, labels, reduction="none"), reduction)
 
     def statistics(self, output: Tensor, labels: Tensor) -> Tensor:
-        """(3, K): how many examples of each class are right, how many there are, and how often it is answered."""
+        """Counts (3, K): how many examples of each class are right, how many there are, how often it is answered."""
         answers = output.detach().argmax(1)
         right = answers == labels
         counts = torch.zeros(3, self.outputs, dtype=torch.float64, device=output.device)
@@ -112,7 +115,7 @@ class Classification:
         }
 
     def knows(self, value: float, labels: Tensor) -> bool:
-        """Whether it is clearly above what the best single answer to all has, by more than luck."""
+        """Whether the metric is clearly above what the best single answer to all has, by more than luck."""
         count = torch.bincount(labels.cpu(), minlength=self.outputs).double()
         total, classes = count.sum(), torch.arange(self.outputs)
         same = [torch.stack([count * (classes == answer), count, total * (classes == answer)]) for answer in classes]

@@ -42,7 +42,7 @@ class Cotangents:
 
 
 def next_update(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Update:
-    """The step that the optimiser takes next, copied. Raises TypeError for an optimiser that is not known here."""
+    """Copies the step that the optimiser takes next. Raises TypeError for an optimiser that is not known here."""
     kind = type(optimizer)
     if kind not in OPTIMIZERS:
         raise TypeError(f"no way back through the step of {kind.__name__}; known: {[c.__name__ for c in OPTIMIZERS]}")
@@ -56,7 +56,7 @@ def next_update(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) ->
 
 
 def gains(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Params:
-    """How far the optimiser's next update moves each number for its gradient, beside the others; {} where all move alike.
+    """Tells how far the next update moves each number for its gradient, beside the others; {} where all move alike.
 
     Adam divides by the root of the mean square v of the gradients so far: 1 / (sqrt(v + floor) + eps), times the root of the mean
     of v, so that gradients keep their size. Since the next gradient itself counts 1 - b2 in v, floor is that share of the mean of
@@ -78,7 +78,7 @@ def gains(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Param
 
 
 def pull_back(update: Update, w: Params, gradient: Params, later: Cotangents) -> tuple[Params, Cotangents]:
-    """From the derivatives by w' and the new state, those by the gradient, by w at a fixed gradient, and by the old state.
+    """Turns derivatives by w' and the new state into those by the gradient, by w at a fixed gradient, and by the old state.
 
     later.state may lack a slot, which then has none.
     """

@@ -10,7 +10,11 @@ from kd_hpo.errors import DataError
 
 
 def read_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int | None, ...], *, mapped: bool = False) -> npt.NDArray[Any]:
-    """shape has None where any length will do; mapped leaves the values on disk. Raises DataError for another array or none."""
+    """Reads an array of a cache. Raises DataError for another array than is due, or none.
+
+    shape   None in it where any length will do
+    mapped  leaves the values on disk
+    """
     try:
         array: npt.NDArray[Any] = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
         given = array.dtype, array.shape

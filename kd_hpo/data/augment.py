@@ -23,7 +23,7 @@ class View:
     """Of the image itself, in [0, 1]: 1 where nothing is mixed in."""
 
     def over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """A loss of labels (B,): where images are mixed, that of both images' labels, with their shares."""
+        """The loss of labels (B,): where images are mixed, that of both images' labels, with their shares."""
         own = loss(self.labels)
         if self.share == 1:
             return own
@@ -101,7 +101,7 @@ over the border.
 
 
 def mixup(x: Tensor, labels: Tensor, generator: Generator, alpha: float = 1.0) -> View:
-    """Each image mixed with another of its batch, all with one share drawn from Beta(alpha, alpha) (Zhang et al. 2018)."""
+    """Mixes each image with another of its batch, all with one share drawn from Beta(alpha, alpha) (Zhang et al. 2018)."""
     # torch's Beta takes no generator, so that its seed is drawn instead
     share = float(np.random.default_rng(int(torch.randint(2**62, (), generator=generator))).beta(alpha, alpha))
     partner = torch.randperm(len(x), generator=generator).to(x.device)
@@ -134,7 +134,7 @@ class KeptViews:
         self.identity = [*self._names, count, seed]
 
     def change(self, x: Tensor, images: Tensor, numbers: Tensor) -> Tensor:
-        """x (B, C, H, W), plain and normalised, as the views of these numbers show these images."""
+        """Turns images x (B, C, H, W), plain and normalised, into the views of them that have these numbers."""
         for name in self._names:
             drawn = self._drawn[name][numbers * self._images + images]
             x = AUGMENTATIONS[name].change(x, drawn.bool() if name == "flip" else drawn.long())

@@ -49,7 +49,7 @@ class ImageBatches:
 
     @cached_property
     def train_normalisation(self) -> Normalisation:
-        """That of the given images, whichever is in force."""
+        """The normalisation by the statistics of the given images, whichever is in force."""
         return self.normalisation if self.normalisation.name == "train" else of_images(self.images, self._statistics_of)
 
     @property
@@ -59,12 +59,12 @@ class ImageBatches:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the inputs, and of all that losses are made of."""
+        """The dtype of the inputs, and of all that losses are made of."""
         return self.mean.dtype
 
     @property
     def numbers(self) -> int:
-        """How many images there are, with their views."""
+        """The number of images, with their views."""
         return len(self._labels) * (1 + (self.views.count if self.views else 0))
 
     def viewed(self, indices: Indices, number: int) -> Indices:
@@ -72,7 +72,7 @@ class ImageBatches:
         return indices + len(self._labels) * (1 + number % self.views.count) if self.views else indices
 
     def ahead(self, batches: Iterable[Indices]) -> Iterator[Indices]:
-        """The same batches, whose pixels are at hand when `inputs` is asked for them: the workers read some batches ahead."""
+        """Gives the same batches, with their pixels at hand when `inputs` is asked for: the workers read some batches ahead."""
         if not self._workers:
             yield from batches
             return
@@ -92,7 +92,7 @@ class ImageBatches:
         return torch.from_numpy(self.images.images[images])
 
     def inputs(self, indices: Indices) -> Tensor:
-        """(B, C, H, W) in torch's default dtype."""
+        """The images as inputs of a network, (B, C, H, W) in torch's default dtype."""
         number, image = np.divmod(indices, len(self._labels))
         batch = self._pixels(indices, image).to(self.device, self.mean.dtype, memory_format=self.memory_format)
         x = batch.sub_(self.mean).div_(self.std)  # of bytes, so that it is a copy
@@ -108,7 +108,7 @@ class ImageBatches:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def labels(self, indices: Indices) -> Tensor:
-        """(B,) int64."""
+        """The labels of the images, (B,) int64."""
         return torch.from_numpy(self._labels[indices % len(self._labels)]).to(self.device)
 
 
@@ -138,5 +138,5 @@ def shuffled_batches(indices: Indices, size: int, *key: int) -> Iterator[Indices
 
 
 def drawn_batch(indices: Indices, size: int, *key: int) -> Indices:
-    """`size` of the indices (all where there are fewer) drawn without replacement, as the key names."""
+    """Draws `size` of the indices (all where there are fewer) without replacement, as the key names."""
     return np.random.default_rng(key).permutation(indices)[:size]

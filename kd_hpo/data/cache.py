@@ -45,7 +45,7 @@ class ImageSet:
 
 
 class Labelling(NamedTuple):
-    """What a builder knows besides the pixels; the fields are those of ImageSet."""
+    """What a builder knows of images besides the pixels; the fields are those of ImageSet."""
 
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
@@ -71,6 +71,7 @@ def open_or_build(cache: Path, name: str, kind: str, key: str, build: Callable[[
 
     build(folder)  writes the pixels to an array from `new_images(folder, shape)` and returns the labels
     One process builds, the others wait for it. A cache that is truncated or of another kind is built again.
+    Raises DataError where the cache cannot be written.
     """
     try:
         return cached(

@@ -26,7 +26,7 @@ __all__ = [
 
 
 def load_digits(cache: Path, *, progress: Progress = lambda _: None) -> ImageSet:
-    """scikit-learn's 1797 grey 8 x 8 digits, their 0..16 scaled to 0..255; no download and no test half."""
+    """The 1797 grey 8 x 8 digits of scikit-learn, their 0..16 scaled to 0..255; no download and no test half."""
 
     def build(folder: Path) -> Labelling:
         from sklearn.datasets import load_digits as read
@@ -49,9 +49,9 @@ DATASETS: dict[str, Callable[..., ImageSet]] = {
 
 
 def read_data(kind: str, fields: Mapping[str, Any], cache: Path, progress: Progress = lambda _: None) -> ImageSet:
-    """The images of the kind of data whose settings have these fields. `progress` is told in words what is being done.
+    """Reads the images of the kind of data whose settings have these fields. Raises DataError for what cannot be read.
 
-    Raises DataError for what cannot be read.
+    `progress` is told in words what is being done.
     """
     images = DATASETS[kind](cache, **{name: value for name, value in fields.items() if name != "kind"}, progress=progress)
     for note in images.notes:

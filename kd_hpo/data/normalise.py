@@ -17,7 +17,7 @@ LEVELS = 255.0
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(x - mean) / std of pixels x in levels, 0 to 255; `name` is what settings call it."""
+    """The map (x - mean) / std of pixels x in levels, 0 to 255; `name` is what settings call it."""
 
     name: str
     mean: tuple[float, ...]
@@ -26,11 +26,14 @@ class Normalisation:
 
     @property
     def identity(self) -> list[object]:
-        """For names of what is computed from images: nothing of the train split's, which those have in their names already."""
+        """What stands for the normalisation in names of what is computed from images.
+
+        That is nothing of the train split's, which those have in their names already.
+        """
         return [] if self.name == "train" else [list(self.mean), list(self.std)]
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(C, 1, 1) each, in torch's default dtype."""
+        """The mean and std as tensors, (C, 1, 1) each, in torch's default dtype."""
         mean, std = (torch.tensor(s, dtype=torch.get_default_dtype())[:, None, None] for s in (self.mean, self.std))
         return mean.to(device), std.to(device)
 
@@ -42,7 +45,10 @@ class Normalisation:
 
 
 def of_unit_pixels(name: str, mean: float | Sequence[float], std: float | Sequence[float], channels: int) -> Normalisation:
-    """From those of pixels in [0, 1], one number for all channels or one each. Raises ConfigError for another number of them."""
+    """Makes a normalisation from mean and std of pixels in [0, 1], one number for all channels or one each.
+
+    Raises ConfigError for another number of them.
+    """
     given = [tuple(v) if isinstance(v, Sequence) else (v,) * channels for v in (mean, std)]
     for word, values in zip(("mean", "std"), given, strict=True):
         if len(values) != channels:
@@ -53,7 +59,7 @@ def of_unit_pixels(name: str, mean: float | Sequence[float], std: float | Sequen
 
 
 def of_images(images: ImageSet, indices: NDArray[np.int64]) -> Normalisation:
-    """Brings each channel to mean 0 and deviation 1 over these images."""
+    """Makes the normalisation that brings each channel to mean 0 and deviation 1 over these images."""
     total, squares, count = 0.0, 0.0, 0
     for start in range(0, len(indices), 4096):
         values = images.images[indices[start : start + 4096]].astype(np.float64)
@@ -66,9 +72,9 @@ def of_images(images: ImageSet, indices: NDArray[np.int64]) -> Normalisation:
 
 @dataclass(frozen=True, eq=False)
 class Renormalise:
-    """Before a network: brings what was normalised one way to another, x * scale + shift.
+    """A hook before a network that brings what was normalised one way to another, x * scale + shift.
 
-    A hook of its module, so that layers and weights keep their names, and the network's digest has it.
+    It belongs to the network's module, so that layers and weights keep their names, and the network's digest has it.
     """
 
     scale: Tensor
@@ -100,6 +106,7 @@ def reading(network: nn.Module, given: Normalisation, wanted: Normalisation, dev
 
 
 def require_hooks(network: nn.Module, setting: str) -> None:
+    """Checks that a network takes hooks. Raises ConfigError for a TorchScript module, which takes none."""
     if isinstance(network, torch.jit.ScriptModule):
         raise ConfigError(
             f"{setting} cannot be put around a TorchScript module, which takes no hooks; give a `package.module:callable` that "

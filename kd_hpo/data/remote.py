@@ -26,7 +26,7 @@ _AWAY = ("NETWORK_CONNECTION", "INTERNAL_FAILURE", "SERVICE_UNAVAILABLE", "SLOW_
 
 
 class Remote(NamedTuple):
-    """A file as the storage lists it."""
+    """A file, as the storage lists it."""
 
     name: str
     """Below its folder, with forward slashes."""
@@ -47,7 +47,7 @@ def on_disk(
     wanted: Callable[[str], bool] = lambda name: True,
     progress: Progress = lambda _: None,
 ) -> Path:
-    """A path as it is; of `s3://BUCKET/KEY` the path of its copy in the cache, which is fetched if it is not there.
+    """The path of a file or folder on disk: as it is, or, of `s3://BUCKET/KEY`, its copy in the cache, fetched if need be.
 
     folder  whether the key is that of a folder or of one file; of a folder, files whose names are `wanted` are fetched
     The storage is asked at every call what it has, and what has changed is fetched again, by one process while others wait.
@@ -75,7 +75,7 @@ def on_disk(
 
 
 def listing(place: str, *, folder: bool, wanted: Callable[[str], bool] = lambda name: True) -> list[Remote]:
-    """What the storage has there, by name; hidden files are left out. Raises DataError as on_disk does."""
+    """Lists what the storage has at a place, by name; hidden files are left out. Raises DataError as on_disk does."""
     bucket, _, key = place.removeprefix("s3://").rstrip("/").partition("/")
     path = f"{bucket}/{key}".rstrip("/")
     with _told_about(place):

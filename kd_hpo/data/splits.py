@@ -32,7 +32,7 @@ class Splits:
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """How many images each split has."""
+        """The number of images that each split has."""
         return {name: len(getattr(self, name)) for name in self.digests}
 
 
@@ -82,7 +82,7 @@ def make_splits(
 
 
 def outer_in_train(splits: Splits) -> Splits:
-    """The outer split's images among those that train, where no hypergradient is taken any more."""
+    """The splits with the outer one's images among those that train, where no hypergradient is taken any more."""
     parts = {"train": _frozen(np.sort(np.concatenate([splits.train, splits.outer]))), "outer": _frozen(splits.outer[:0])}
     return replace(splits, **parts, digests={**splits.digests, **{name: split_digest(part) for name, part in parts.items()}})
 
@@ -114,7 +114,7 @@ def _draw(pool: Indices, labels: Indices, sizes: Sequence[int], random: np.rando
 
 
 def apportion(sizes: Sequence[int], classes: Sequence[int]) -> list[list[int]]:
-    """How many images of each class each part takes: size * class / total, rounded up or down so that all sums hold.
+    """Tells how many images of each class each part takes: size * class / total, rounded up or down so that all sums hold.
 
     sizes (parts,) and classes (K,) have one sum -> (K, parts), with rows summing to `classes` and columns to `sizes`
     Each class gives what is left after rounding down to the parts of largest remainder; where those have no room, an

@@ -27,8 +27,9 @@ def read_teacher(
     batches: ImageBatches,
     compared: int | None = None,
 ) -> tuple[Tensor, dict[Size, Tensor]]:
-    """Logits (B, K) and, of the first `compared` and for each resolution, the wanted layers' channels side by side,
-    (compared, h * w, C).
+    """Reads what a teacher gives: logits (B, K) and, of the first `compared`, the wanted layers' features.
+
+    Features are (compared, h * w, C) for each resolution, the channels of the layers side by side.
     """
     with FeatureTap(network, [s.name for s in shapes]) as tap, evaluating(network), torch.no_grad(), batches.autocast():
         logits, features = tap(x)
@@ -50,12 +51,15 @@ class Sample:
         """Whether what was kept was another teacher's."""
 
     def keep(self, folder: Path, make: Callable[[], None]) -> None:
-        """Beside what `make` puts into the folder."""
+        """Keeps the sample in the folder, beside what `make` puts there."""
         make()
         np.save(folder / "sample.npy", self._now())
 
     def holds(self, folder: Path) -> Path | None:
-        """The folder, where it is there and is this teacher's. One that gives something else each time holds."""
+        """Gives the folder, where it is there and holds what this teacher gives, else None.
+
+        A teacher that gives something else each time passes.
+        """
         if not folder.is_dir():
             return None
         now = self._now()

@@ -34,13 +34,14 @@ class TeacherTargets(Protocol):
     def plan(self) -> PairPlan: ...
 
     def batch(self, images: Indices, x: Tensor, sizes: Collection[Size], compared: int | None = None) -> Targets:
-        """Of the views x (B, C, H, W) of these images, with features at these of the plan's resolutions: of the first `compared`
-        of them, or of all.
+        """Gives the targets of views x (B, C, H, W) of these images, with features at these of the plan's resolutions.
+
+        Features are of the first `compared` views, or of all.
         """
         ...
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
-        """(B, K), where the features are not wanted."""
+        """Gives the logits (B, K) alone, where the features are not wanted."""
         ...
 
 
@@ -75,7 +76,7 @@ class TeacherReader:
 
 @dataclass(frozen=True)
 class CachedTargets:
-    """What a reader said of the images, on disk."""
+    """The targets that a reader has read of the images, on disk."""
 
     plan: PairPlan
     all_logits: NDArray[np.float32]
@@ -120,7 +121,7 @@ def teacher_reader(
     standardised: bool,
     cache: Path,
 ) -> TeacherReader:
-    """The statistics of the plain train split come from the cache, or are computed there first.
+    """Makes the reader of a teacher; its statistics of the plain train split come from the cache, or are computed there.
 
     student holds the shapes of the student's layers, which say at what resolutions the pairs meet, where they `meet`.
     Raises FeatureMismatch for a layer that never varies.
@@ -177,7 +178,9 @@ def cached_targets(
     precision: Literal["float32", "bfloat16"] = "float32",
     progress: Callable[[str], None] = lambda _: None,
 ) -> CachedTargets:
-    """What the reader says of the images, or of views of them: read from the cache, or computed there first, by one process.
+    """Gives what the reader says of the images, or of views of them: read from the cache, or computed there first.
+
+    One process computes it.
 
     `progress` is told where the teacher gives other features of a sample than the cache has, which are then computed again.
     Raises DataError where the disk has no room for it.
@@ -214,7 +217,7 @@ _STORED: dict[str, type[np.float32 | np.int16]] = {"float32": np.float32, "bfloa
 
 
 def cached_bytes(reader: TeacherReader, images: Indices, precision: str = "float32") -> int:
-    """What the features of so many images take in the cache."""
+    """Tells how many bytes the features of so many images take in the cache."""
     each = np.dtype(_STORED[precision]).itemsize
     return sum(each * int(np.prod(shape, dtype=np.int64)) for shape in _shapes(reader, images).values())
 

@@ -76,6 +76,7 @@ def cifar_vgg(input_shape: Shape, classes: int, depth: int) -> nn.Sequential:
     """VGG of `depth` layers with BN (Simonyan & Zisserman 2015), one of them linear: stage1 to stage5, pool, fc.
 
     A max-pool begins each of stage2, stage3 and stage4, so images are 8x8 at least.
+    Raises ConfigError for a depth other than 8, 11 and 13.
     """
     if depth not in _VGG:
         raise ConfigError(f"cifar_vgg has no depth {depth}; depth is one of {', '.join(map(str, _VGG))}")

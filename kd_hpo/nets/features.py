@@ -41,7 +41,7 @@ class FeatureTap(nn.Module):
         self._hooks = [reader.attach(module) for reader, module in found]
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """x (B, C, H, W) -> logits (B, K), features: one tensor a layer, in the order of `layers`.
+        """Runs the network on x (B, C, H, W): its logits (B, K), and one feature a layer, in the order of `layers`.
 
         Raises FeatureMismatch where a name does not say which tensor it means, or the network returns anything but logits.
         """
@@ -164,6 +164,7 @@ def _items(layer: LayerName, tensors: Mapping[str, Tensor], words: str) -> str:
 
 
 def require_layer(network: nn.Module, path: str, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """The module at a path. Raises FeatureMismatch where there is none, or it runs as TorchScript."""
     if path in modules and path:
         if isinstance(modules[path], torch.jit.ScriptModule):
             raise FeatureMismatch(
@@ -175,7 +176,7 @@ def require_layer(network: nn.Module, path: str, modules: Mapping[str, nn.Module
 
 
 def no_layer(network: nn.Module, path: str, known: Iterable[str]) -> FeatureMismatch:
-    """The error for a name or pattern; it tells what is known down to the depth of path."""
+    """Makes the error for a name or pattern that is no layer; it tells what is known down to the depth of path."""
     told = list(dict.fromkeys(name for name in known if name.count(".") <= path.count(".")))
     near = difflib.get_close_matches(path, told, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -218,7 +219,9 @@ def _maps_of(network: nn.Module, image: Size) -> Iterator[set[Size]]:
 
 
 def dry_run(network: nn.Module, input_shape: tuple[int, int, int], *, training: bool = False) -> Any:
-    """What the network returns for two images of noise, without gradients, in eval mode or for training; it is left as it was.
+    """Gives what the network returns for two images of noise, without gradients, in eval mode or for training.
+
+    The network is left as it was.
 
     Raises FeatureMismatch if it cannot read such images.
     """
@@ -246,13 +249,13 @@ def dry_run(network: nn.Module, input_shape: tuple[int, int, int], *, training: 
 
 
 def freeze(network: nn.Module, frozen: bool = True) -> nn.Module:
-    """No gradient flows into its parameters, TorchScript's neither, whose own class hides the method."""
+    """Lets no gradient flow into the network's parameters, TorchScript's neither, whose own class hides the method."""
     return nn.Module.requires_grad_(network, not frozen)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; after, every module is in the mode that it was in before."""
+    """Puts the network in eval mode inside; after, every module is in the mode that it was in before."""
     modes = {each: each.training for each in module.modules()}
     module.eval()
     try:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def plain_attention() -> AbstractContextManager[None]:
-    """Attention is plain matrix products inside: torch's fused kernels have no forward-mode derivative.
+    """Makes attention plain matrix products inside: torch's fused kernels have no forward-mode derivative.
 
     A step and the Jacobian of that step belong inside alike, so that both draw the same dropout.
     """
@@ -26,7 +26,7 @@ _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 
 @contextmanager
 def plain_recurrence() -> Iterator[None]:
-    """Recurrent layers are plain operations inside: those of oneDNN and cuDNN have but first derivatives, backwards."""
+    """Makes recurrent layers plain operations inside: those of oneDNN and cuDNN have but first derivatives, backwards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of the first of these, about a setting of Intel's GPUs that it copies
         with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
@@ -34,7 +34,7 @@ def plain_recurrence() -> Iterator[None]:
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """Inside, recurrent layers have second derivatives; other layers have them anyway."""
+    """A mode in which recurrent layers have second derivatives; other layers have them anyway."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -44,7 +44,7 @@ class TwiceDifferentiable(TorchFunctionMode):
 
 
 class ShortTangents(TorchFunctionMode):
-    """Some layers have a tangent in few passes inside, the same as torch's own but for rounding.
+    """A mode in which some layers have a tangent in few passes, the same as torch's own but for rounding.
 
     Torch's of batch norm by the batch's own moments takes some eighteen over the feature, most of them across the memory's order
     where channels are last, and with them nearly half of a small network's forward-mode pass. Its of a convolution convolves a

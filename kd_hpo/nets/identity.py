@@ -1,4 +1,4 @@
-"""What a network computes, as a digest: for names of what was computed with it."""
+"""The digest of what a network computes, for names of what was computed with it."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ _DEEPEST = 6
 
 
 def network_digest(network: nn.Module) -> str:
-    """sha256 of all that what a network gives in evaluation depends on, in hex.
+    """The sha256, in hex, of all that what a network gives in evaluation depends on.
 
     That is its weights and buffers, those that are not saved too; what else its modules hold, such as numbers, tensors, hooks
     and functions; the modules as they print; and the code of those of a user's own, with what that imports.

@@ -37,7 +37,7 @@ class LayerName:
 
 
 def parse_layer(text: str) -> LayerName:
-    """Raises FeatureMismatch for a text that names no layer."""
+    """Reads the name of a layer. Raises FeatureMismatch for a text that names none."""
     found = _NAME.fullmatch(text)
     if found is None:
         raise FeatureMismatch(

@@ -20,7 +20,9 @@ _PLAIN = r"(?!(?i:true|false|null)$)[A-Za-z_][\w.:#-]*"
 
 
 def layer_table(visits: Sequence[Visit], proposed: Collection[str], depth: int | None, width: int) -> Table:
-    """A row a layer, in the order in which they run; proposed ones have a star, and are in it however deep they are.
+    """A table of the layers, a row each, in the order in which they run.
+
+    Proposed ones have a star, and are in it however deep they are.
 
     depth counts the names between dots; None is the deepest that keeps the table short. Types are cut for the width.
     """
@@ -43,12 +45,12 @@ def layer_table(visits: Sequence[Visit], proposed: Collection[str], depth: int |
 
 
 def yaml_list(layers: Sequence[str]) -> str:
-    """[conv1, fc:input, 'blocks.0[0]', '8']: ready for a study file."""
+    """Writes layers as YAML for a study file: [conv1, fc:input, 'blocks.0[0]', '8']."""
     return f"[{', '.join(name if re.fullmatch(_PLAIN, name) else repr(name) for name in layers)}]"
 
 
 def human(number: int) -> str:
-    """Three digits and a unit: 999, 1.00k, 74.0M."""
+    """Writes a number in three digits and a unit: 999, 1.00k, 74.0M."""
     if number < 1000:
         return str(number)
     rounded = int(float(f"{number:.3g}"))

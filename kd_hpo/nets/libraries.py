@@ -1,4 +1,4 @@
-"""torchvision's and timm's classification networks, for any channels, classes and image sizes that they can be built for."""
+"""The classification networks of torchvision and timm, for any channels, classes and image sizes that they can be built for."""
 
 import importlib
 import importlib.util
@@ -21,7 +21,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def timm_names() -> tuple[str, ...]:
-    """Empty where timm is not installed."""
+    """The names of timm's networks; empty where timm is not installed."""
     return tuple(_timm().list_models()) if timm_is_installed() else ()
 
 
@@ -37,7 +37,7 @@ def is_timm_name(name: str) -> bool:
 def build_torchvision(
     name: str, arguments: Mapping[str, Any], input_shape: Shape, classes: int, pretrained: bool | str
 ) -> nn.Module:
-    """arguments are of the network's builder, and `stem: small` (`shrink_stem`).
+    """Builds a network of torchvision; arguments are of its builder, and `stem: small` (`shrink_stem`).
 
     A pretrained network keeps its head where it has as many classes. Raises ConfigError for an unknown name of weights or
     an image size that the network cannot have; torchvision raises what it likes for the rest.
@@ -77,7 +77,7 @@ def build_torchvision(
 
 
 def build_timm(name: str, arguments: Mapping[str, Any], input_shape: Shape, classes: int, pretrained: bool | str) -> nn.Module:
-    """name may be `name.tag`; arguments are of timm's create_model, and `stem: small` (`shrink_stem`).
+    """Builds a network of timm by `name` or `name.tag`; arguments are of its create_model, and `stem: small` (`shrink_stem`).
 
     `img_size` is the images' where the network has one size. Raises ConfigError where there are no such pretrained weights;
     timm raises what it likes for the rest.
@@ -104,7 +104,7 @@ def build_timm(name: str, arguments: Mapping[str, Any], input_shape: Shape, clas
 def statistics_of_weights(
     name: str, network: nn.Module, pretrained: bool | str
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std, of pixels from 0 to 1, of the images that a library's weights of the network were trained on.
+    """The mean and std, of pixels from 0 to 1, of the images that a library's weights were trained on.
 
     network  as it was built: one of timm's says it itself
     None where no library says it. Raises ConfigError for weights that torchvision does not have.

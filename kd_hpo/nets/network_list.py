@@ -8,8 +8,9 @@ from kd_hpo.nets.zoo import network_names
 
 
 def networks_like(pattern: str) -> dict[str, list[str]]:
-    """Names as a study gives them, by where they come from; pattern is a part of a name, or a glob over it, or over its end.
+    """The names of networks as a study gives them, by where they come from.
 
+    pattern  a part of a name, or a glob over it, or over its end
     Raises ConfigError if there is none.
     """
     glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"

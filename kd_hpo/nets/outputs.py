@@ -38,7 +38,7 @@ class TakeOutput:
 
 
 def take_output(network: nn.Module, name: str | int) -> TakeOutput:
-    """From now on, the network returns that alone."""
+    """Makes the network return the named tensor alone, from now on."""
     hook = TakeOutput(name)
     nn.Module.register_forward_hook(network, hook)  # TorchScript's own class hides the method, and calls the hook all the same
     return hook
@@ -54,7 +54,10 @@ def named_output(output: object, name: str | int) -> Tensor | None:
 
 
 def require_output(network: nn.Module, output: object, refuses: Refuses) -> Tensor:
-    """The network's output; raises FeatureMismatch where it is refused, with what it has to be (`kd_hpo.core.tasks.Task`)."""
+    """Gives the network's output; raises FeatureMismatch where it is refused, with what it has to be.
+
+    refuses  as kd_hpo.core.tasks.Task has it
+    """
     wanted = refuses(output) or one_tensor(output)
     if wanted is None and isinstance(output, Tensor):
         return output
@@ -67,13 +70,15 @@ def require_output(network: nn.Module, output: object, refuses: Refuses) -> Tens
 
 
 def one_tensor(output: object) -> str | None:
-    """None, or what a network of any task returns."""
+    """Tells what a network of any task returns; None where the output is that."""
     return None if isinstance(output, Tensor) else "its output alone, one tensor"
 
 
 def require_taken(hook: TakeOutput, network: nn.Module, train: Callable[[], object]) -> None:
-    """Raises ConfigError for an `output` of a network that returns one tensor, in evaluation and, as `train` runs it, in
-    training."""
+    """Refuses an `output` of a network that returns one tensor, in evaluation and, as `train` runs it, in training.
+
+    Raises ConfigError.
+    """
     if not hook.taken:
         try:
             train()

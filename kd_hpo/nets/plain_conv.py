@@ -12,7 +12,7 @@ class PlainConv(nn.Sequential):
     """Blocks of 3x3 convolution, BN, ReLU, max-pool 2, then one hidden layer and the logits.
 
     Layers by name: conv1, conv2, ..., fc, logits. The paper uses no padding (`padding=0`), which needs 32-pixel images for
-    three blocks.
+    three blocks. Raises ConfigError for images that the blocks leave nothing of.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ PARTS = 4
 
 @dataclass(frozen=True)
 class Unit:
-    """A block; or one layer with weights, and the norm, activation and pooling that follow it."""
+    """A unit of a network: a block; or one layer with weights, and the norm, activation and pooling that follow it."""
 
     first: Visit
     last: Visit

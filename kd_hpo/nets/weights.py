@@ -150,7 +150,7 @@ def _why_not(expected: State, state: State) -> str:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """sha256 of a network's weights and buffers, by name: what an export names a teacher by."""
+    """The sha256 of a network's weights and buffers, by name: what an export names a teacher by."""
     digest = hashlib.sha256()
     for name, tensor in sorted(_tensors(network.state_dict()).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -188,7 +188,10 @@ def _kind(tensor: Tensor) -> str:
 
 
 def extra_state(state: Mapping[str, Any]) -> str:
-    """What modules keep beside tensors, as JSON; empty where they keep nothing. Raises ConfigError for what JSON cannot keep."""
+    """Gives what modules keep beside tensors, as JSON; empty where they keep nothing.
+
+    Raises ConfigError for what JSON cannot keep.
+    """
     extra = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
     if not extra:
         return ""

@@ -52,8 +52,11 @@ _ALLOWED = [*((_LeftOut, name) for name in _NOT_READ), *((_mapping, name) for na
 
 
 def read_weights_file(path: Path) -> Any:
-    """A safetensors file or a torch file as plain data. Raises an error of nearly any type for a file that is neither, or that
-    names anything but tensors, plain values and `_NOT_READ`."""
+    """Reads a safetensors file or a torch file as plain data.
+
+    Raises an error of nearly any type for a file that is neither, or that names anything but tensors, plain values and
+    `_NOT_READ`.
+    """
     if path.suffix == ".safetensors":
         return load_file(path)
     with torch.serialization.safe_globals(_ALLOWED):  # type: ignore[arg-type]
@@ -70,7 +73,7 @@ def objects_in(path: Path) -> list[str]:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """What a safetensors file says beside its tensors."""
+    """Reads what a safetensors file says beside its tensors."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
@@ -95,7 +98,7 @@ class Found:
 
     @property
     def is_usual(self) -> bool:
-        """Whether it lies where the weights usually do, and nowhere else."""
+        """Whether the group lies where the weights usually do, and nowhere else."""
         return not self.key or all(part in _USUAL_PARTS for part in self.key.split("."))
 
 
@@ -103,7 +106,7 @@ _USUAL_PARTS = {*USUAL_KEYS, "module", "network"}
 
 
 def groups_of(content: Any, expected: Mapping[str, Tensor]) -> list[Found]:
-    """Every group in which a name of the network's stands, those with the most of them first."""
+    """Finds every group in which a name of the network's stands, those with the most of them first."""
     found = []
     for keys, named in islice(_mappings(content), _MOST_MAPPINGS):
         named = {plain_name(name): item for name, item in named.items()}
@@ -125,7 +128,7 @@ def groups_of(content: Any, expected: Mapping[str, Tensor]) -> list[Found]:
 
 
 def plain_name(name: str) -> str:
-    """Without what torch.compile puts into it, at any place."""
+    """The name without what torch.compile puts into it, at any place."""
     return name.replace(f"{COMPILED}.", "")
 
 

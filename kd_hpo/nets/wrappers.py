@@ -1,4 +1,4 @@
-"""What people wrap networks in, or convert them to, taken off: it runs a network otherwise, or hides its layers."""
+"""Takes off what people wrap networks in, or convert them to: it runs a network otherwise, or hides its layers."""
 
 from collections.abc import Callable
 

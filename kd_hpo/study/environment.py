@@ -32,14 +32,17 @@ NODE_NAME = "KD_HPO_NODE"
 
 
 def prepare_environment() -> None:
-    """What the user has set stands. Whoever gives Ray's token means it to be used, which Ray does not do by itself."""
+    """Sets how Ray, MLflow and Optuna behave; what the user has set stands.
+
+    Whoever gives Ray's token means it to be used, which Ray does not do by itself.
+    """
     token = {"RAY_AUTH_MODE": "token"} if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} else {}
     for name, value in {**_DEFAULTS, **token}.items():
         os.environ.setdefault(name, value)
 
 
 def machine() -> str:
-    """What this machine is called: in a cluster by its node's name, which several of one host do not share."""
+    """Tells what this machine is called: in a cluster by its node's name, which several of one host do not share."""
     return os.environ.get(NODE_NAME) or platform.node()
 
 
@@ -52,7 +55,7 @@ def git_commit() -> str:
 
 
 def require_free_port(port: int, option: str, host: str = "127.0.0.1") -> None:
-    """Raises StudyError where nothing can listen at the port of the host."""
+    """Checks that a server can listen at the port of the host. Raises StudyError where none can."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: only one that listens counts

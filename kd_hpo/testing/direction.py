@@ -22,12 +22,12 @@ def params(seed: int) -> Params:
 
 
 def hessian(w: Params, v: Params, batch: int) -> Params:
-    """Diagonal and positive, the same on every batch and at every w, and no multiple of the identity."""
+    """A Hessian product: the Hessian is diagonal and positive, the same on every batch and at every w, no multiple of I."""
     return {name: (0.1 + 0.1 * size.sigmoid()) * v[name] for name, size in params(99).items()}
 
 
 def step(seed: int) -> InnerStep:
-    """Of plain SGD, with parameters and a gradient of its own."""
+    """A step of plain SGD, with parameters and a gradient of its own."""
     w = params(100 + seed)
     optimizer = SGD([nn.Parameter(value) for value in w.values()], lr=0.5)
     update = next_update(optimizer, dict(zip(w, optimizer.param_groups[0]["params"], strict=True)))
@@ -38,7 +38,7 @@ LAST = step(7)
 
 
 def after(make: MakeDirection, *seeds: int) -> Direction:
-    """One that has seen some steps and the last one, as far as it wants to."""
+    """Makes a direction that has seen some steps and the last one, as far as it wants to."""
     direction = make()
     for taken in (*map(step, seeds), LAST):
         if direction.needs(ahead=0):

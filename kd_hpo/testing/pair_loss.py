@@ -42,7 +42,7 @@ class PairLossContract:
 
     @pytest.fixture
     def world(self, make: MakeLoss) -> World:
-        """All 6 x 6 pairs of kinds."""
+        """The world of all 6 x 6 pairs of kinds."""
         return World(make, TEACHER, STUDENT)
 
     @pytest.mark.parametrize("name", ["meet", "standardised"])
@@ -99,7 +99,10 @@ class PairLossContract:
         )
 
     def test_means_and_their_gradients_are_those_of_the_losses(self, world: World) -> None:
-        """However the batch's mean is come by: with weights as training does it, and without a graph as forward mode does."""
+        """The means have the losses' values and gradients, however they are come by.
+
+        With weights it is as in training, and without a graph as in forward mode.
+        """
         weights = world.weights()
         means, losses = world.pairs(world.features, world.targets, weights), world.losses(weights).mean(0)
         assert_close([means], [losses], "`means` are not the means of the losses")
@@ -110,7 +113,10 @@ class PairLossContract:
             assert_close([world.pairs(world.features, world.targets)], [losses], "without a graph or weights, `means` are others")
 
     def test_pairs_that_are_not_needed_may_be_left_out(self, world: World) -> None:
-        """Those that are have the same loss and gradients, and no other target is read."""
+        """The pairs that are needed keep loss and gradients where others are left out.
+
+        No other target is read.
+        """
         needed, weights = torch.zeros(6, 6, dtype=torch.bool), world.weights()
         needed[[0, 3, 3], [2, 2, 5]] = True
         weights[~needed] = 0

@@ -49,7 +49,7 @@ WHOLE = tuple((record.epoch, record.metrics[METRIC]) for record in RECORDS)
 
 
 def small_study(runs: Path) -> StudyConfig:
-    """Of networks that nothing here builds."""
+    """A small study of networks that nothing here builds."""
     return StudyConfig(
         name="small",
         runs=runs,
@@ -77,7 +77,7 @@ def about_of(study: StudyConfig) -> TrialAbout:
 
 
 class CutOff(OSError):
-    """The process ends here, as far as the tracker can tell."""
+    """The error that ends the process here, as far as the tracker can tell."""
 
 
 def cut_off_after(answers: int) -> Callable[[], None]:
@@ -91,7 +91,7 @@ def cut_off_after(answers: int) -> Callable[[], None]:
 
 
 def heard() -> None:
-    """Nobody waits for the answer."""
+    """Hears an answer that nobody waits for."""
 
 
 class TrackerContract:
@@ -108,7 +108,7 @@ class TrackerContract:
     tracker: ClassVar[MakeTracker]
 
     def stored(self, study: StudyConfig) -> list[StoredRun]:
-        """What a person finds of the study's trials now, by name; what was deleted is not there."""
+        """Reads what a person finds of the study's trials now, by name; what was deleted is not there."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its tracker shows: give it the method `stored`")
 
     @pytest.fixture
@@ -138,7 +138,7 @@ class TrackerContract:
     # What it says of itself
 
     def test_says_what_it_is_in_a_line(self, make: MakeTracker, study: StudyConfig) -> None:
-        """Before it is opened too: a tracker that does not answer is told by these words."""
+        """The tracker's words are lines, before it is opened too: one that does not answer is told by them."""
         tracker = make(study)
         assert tracker.name.isidentifier() and tracker.name == make(study).name, "`name` must be one word, the same for ever"
         for words in (tracker.title, tracker.where, tracker.link, tracker.notice):
@@ -162,7 +162,7 @@ class TrackerContract:
         assert [run.trial for run in opened().runs()] == [SPEC.id], "another process does not find the study's place"
 
     def test_another_study_of_the_name_has_another_place(self, make: MakeTracker, study: StudyConfig) -> None:
-        """Of a folder that was removed, or on the same server."""
+        """A study of the name may be of a folder that was removed, or on the same server."""
         first = make(study)
         first.open()
         write(first.run_of(SPEC, "a"))
@@ -252,7 +252,7 @@ class TrackerContract:
         assert self.stored(study) == [StoredRun(SPEC.id, "completed", WHOLE)]
 
     def test_interrupted_trial_goes_on(self, opened: Callable[[], Tracker], study: StudyConfig) -> None:
-        """Its study was stopped while it ran: `running` is what its status says then."""
+        """The trial's study was stopped while it ran: `running` is what its status says then."""
         write(opened().run_of(SPEC, "a"), "running", RECORDS[:2])
         assert self.stored(study) == [StoredRun(SPEC.id, "interrupted", WHOLE[:2])]
         assert [run.state for run in opened().runs()] == ["interrupted"]
@@ -264,7 +264,7 @@ class TrackerContract:
     # What is not the study's
 
     def test_new_life_of_a_trial_has_a_run_of_its_own(self, opened: Callable[[], Tracker], study: StudyConfig) -> None:
-        """It failed, and was run again from its start."""
+        """The trial failed, and was run again from its start."""
         tracker = opened()
         write(tracker.run_of(SPEC, "a"), "failed", RECORDS[:3])
         write(tracker.run_of(OTHER, "b"), spec=OTHER)
@@ -285,7 +285,7 @@ class TrackerContract:
     # The study as a whole
 
     def test_study_is_shown_at_every_stage(self, opened: Callable[[], Tracker], study: StudyConfig) -> None:
-        """With the folder as it is then; none of it is one of the trials' runs."""
+        """The study is shown with the folder as it is then; none of it is one of the trials' runs."""
         folder, tracker = StudyFolder.of(study), opened()
         tracker.show(interrupted=False)
         into_folder(folder, SPEC, "running")
@@ -331,7 +331,7 @@ def opened_by(make: MakeTracker, study: StudyConfig) -> Tracker:
 
 
 def write(run: TrialRun, state: str = "completed", records: Sequence[EpochRecord] = RECORDS, spec: TrialSpec = SPEC) -> None:
-    """All of a trial, from its start to its end."""
+    """Writes all of a trial, from its start to its end."""
     run.describe(about_of(small_study(Path("runs"))), spec, "")
     run.log_epochs(records, TIMES[: len(records)], heard)
     run.finish(TrialStatus.model_validate({"spec": spec, "state": state}), records, None)

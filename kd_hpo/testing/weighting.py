@@ -17,7 +17,7 @@ EPOCHS = range(4)
 
 
 def evidence(seed: int) -> Tensor:
-    """A hypergradient (T, S); the pair (2, 1) always helps most, and (0, 0) least."""
+    """A hypergradient (T, S) in which the pair (2, 1) always helps most, and (0, 0) least."""
     h = 0.3 * torch.randn(T, S, generator=torch.Generator().manual_seed(seed))
     h[2, 1], h[0, 0] = -2.0, 2.0
     return h

@@ -69,11 +69,11 @@ class World:
         return torch.randn(shape, generator=self._generator, dtype=torch.float64).to(self._dtype)
 
     def weights(self, *before: int) -> Tensor:
-        """(*before, T, S), not negative."""
+        """Random weights (*before, T, S), not negative."""
         return self.randn(*before, *self.plan.shape).abs()
 
     def take_numbers_of(self, other: "World") -> None:
-        """Features and targets become the other's, which are rounded more: what differs then is computed, not given."""
+        """Takes the other's features and targets, which are rounded more: what differs then is computed, not given."""
         self.features = [f.detach().to(self._dtype).requires_grad_() for f in other.features]
         blocks = {size: block.to(self._dtype) for size, block in other.targets.blocks.items()}
         self.targets = Targets(other.targets.logits.to(self._dtype), blocks)
@@ -84,11 +84,11 @@ class World:
         return list(self.pairs.parameters())
 
     def losses(self, weights: Tensor | None = None) -> Tensor:
-        """(B, T, S)"""
+        """The losses of each example, (B, T, S)."""
         return self.pairs.sample_losses(self.features, self.targets, weights)
 
     def reason(self, t: int, s: int) -> str | None:
-        """Why the loss does not serve the pair, or None where it does."""
+        """Tells why the loss does not serve the pair, or gives None where it does."""
         return self.loss.serves(self.plan.teacher[t], self.plan.student[s], self.plan.target_size(t, s))
 
 
@@ -101,6 +101,6 @@ def gradients(loss: Tensor, inputs: Sequence[Any]) -> list[Tensor]:
 def assert_close(
     actual: Sequence[Tensor], expected: Sequence[Tensor], wrong: str, rtol: float = 1e-8, atol: float = 1e-12
 ) -> None:
-    """All are equal up to rounding; the failure starts with the words `wrong`."""
+    """Asserts that all are equal up to rounding; the failure starts with the words `wrong`."""
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=rtol, atol=atol, msg=lambda numbers: f"{wrong}\n{numbers}")

@@ -22,10 +22,11 @@ def measure_balance(trial: Trial, seen: Seen, due: StepPlan) -> None:
 
 
 def squared_norms(trial: Trial, seen: Seen, turn: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the gradients of the task's loss, (), and of the pairs whose turn it is, (T, S) with 0 for the others, on the batch.
+    """The squared norms of the gradients on the batch: of the task's loss, (), and of the pairs, (T, S).
 
-    In the metric of the optimiser: what counts is how far a gradient moves the parameters. A pair's gradient in all layers of
-    the student at once comes by one pass back for a row of pairs, to the layers themselves, and one for each pair from there.
+    Pairs whose turn it is not have 0. The norms are in the metric of the optimiser: what counts is how far a gradient moves
+    the parameters. A pair's gradient in all layers of the student at once comes by one pass back for a row of pairs, to the
+    layers themselves, and one for each pair from there.
     """
     pairs, targets = trial.pairs, seen.targets
     assert pairs is not None and targets is not None

@@ -22,7 +22,7 @@ def check_trial(
     *,
     with_teacher: bool = True,
 ) -> None:
-    """Of the trial and of those of its assistants, by first steps of untrained networks on a few images.
+    """Checks the trial and those of its assistants by first steps of untrained networks on a few images.
 
     tell          is told what has been done to networks and files so that they fit here
     with_teacher  whether a teacher that is to be trained has a first step too

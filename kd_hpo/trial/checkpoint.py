@@ -56,14 +56,17 @@ def load_checkpoint(path: Path, config: TrialConfig) -> dict[str, Any] | None:
 
 
 def require_alike(state: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the tensors of a fresh part are there, as large and of the same type."""
+    """Checks that the tensors of a fresh part are there, as large and of the same type. Raises ValueError where not."""
     for name, tensor in fresh.items():
         if isinstance(tensor, Tensor) and (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
             raise ValueError(f"{name} is {tuple(state[name].shape)} of {state[name].dtype}, not {tuple(tensor.shape)}")
 
 
 def require_fitting(optimizer: Optimizer) -> None:
-    """Raises ValueError where what an optimiser keeps of a parameter is not as large as that, which it does not see itself."""
+    """Checks that what an optimiser keeps of a parameter is as large as that, which it does not see itself.
+
+    Raises ValueError where it is not.
+    """
     for parameter, kept in optimizer.state.items():
         wrong = [name for name, value in kept.items() if isinstance(value, Tensor) and value.shape not in ((), parameter.shape)]
         if wrong:

@@ -10,7 +10,7 @@ from kd_hpo.core.plan import LayerShape, pair_plan
 
 
 def effect(trial: TrialConfig | Assistant) -> dict[str, Any]:
-    """The settings that its outcome depends on: without those of losses that are off or have nothing to train."""
+    """The settings that a trial's outcome depends on: without those of losses that are off or have nothing to train."""
     settings = trial.model_dump(mode="json")
     paired = trial.weighting.paired
     if not paired:

@@ -15,7 +15,7 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Score:
-    """Of a network on some images."""
+    """The score of a network on some images."""
 
     loss: float
     """The mean over the images; of classification in nats."""
@@ -26,7 +26,7 @@ class Score:
 
 
 def score(network: nn.Module, task: Task, batches: ImageBatches, indices: Indices) -> Score:
-    """In eval mode, over all the images, as they are; network(x) gives its output, or that and features."""
+    """Scores a network in eval mode, over all the images, as they are; network(x) gives its output, or that and features."""
     loss, statistics = torch.zeros((), device=batches.device), list[Tensor]()
     with evaluating(network), torch.no_grad():
         for chunk in batches.ahead(chunks(indices, _CHUNK)):

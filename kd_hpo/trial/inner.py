@@ -21,7 +21,7 @@ from kd_hpo.trial.state import Trial
 
 
 def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
-    """The step that is about to be taken on the batch, by copies of all that later steps change."""
+    """Describes the step that is about to be taken on the batch, by copies of all that later steps change."""
     pairs, targets, before = trial.pairs, seen.targets, seen.before
     assert pairs is not None and targets is not None and before is not None
     phi = {name: p.detach().clone() for name, p in pairs.losses.named_parameters()}

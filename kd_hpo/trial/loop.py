@@ -48,7 +48,7 @@ def train_prepared(
     timed: Timed = lambda _: None,
     write: Write = write_atomically,
 ) -> TrialResult:
-    """The trial, epoch by epoch, on what was prepared for it; for the arguments and errors see `kd_hpo.run_trial`."""
+    """Trains, epoch by epoch, on what was prepared for the trial; for the arguments and errors see `kd_hpo.run_trial`."""
     with random_state_kept():
         trial = start_trial(config, prepared)
         with trial.student:
@@ -61,7 +61,10 @@ def train_prepared(
 
 
 def resume(trial: Trial, folder: Path | None) -> None:
-    """Raises CheckpointMismatch for a checkpoint that is broken, of another trial, or that the trial does not fit."""
+    """Takes the trial up from its checkpoint, if there is one.
+
+    Raises CheckpointMismatch for a checkpoint that is broken, of another trial, or that the trial does not fit.
+    """
     state = load_checkpoint(folder / CHECKPOINT, trial.config) if folder else None
     if state is None:
         return
@@ -76,7 +79,7 @@ def resume(trial: Trial, folder: Path | None) -> None:
 
 
 def require_end_of_epoch(trial: Trial) -> None:
-    """Raises ValueError where the steps are not those of the epochs that are recorded, as they are in a checkpoint."""
+    """Checks that the steps are those of the epochs that are recorded, as in a checkpoint. Raises ValueError where not."""
     expected = len(trial.records) * trial.steps_per_epoch, len(trial.records)
     if (trial.step, trial.epoch) != expected or trial.epoch > trial.config.training.epochs:
         raise ValueError(f"step {trial.step} and epoch {trial.epoch} after {len(trial.records)} epochs")
@@ -104,7 +107,7 @@ def run_epoch(trial: Trial, folder: Path | None, timed: Timed, write: Write = wr
 
 
 def require_finite(trial: Trial, losses: Tensor) -> None:
-    """losses (steps, 4) of an epoch. Raises Diverged at the first step that is not finite."""
+    """Checks that the losses (steps, 4) of an epoch are finite. Raises Diverged at the first step where one is not."""
     wrong = (~losses.isfinite()).any(1).nonzero()
     if len(wrong):
         at = int(wrong[0])
@@ -116,7 +119,7 @@ def require_finite(trial: Trial, losses: Tensor) -> None:
 
 
 def require_measures(trial: Trial) -> None:
-    """Raises Diverged where a pair's gradient has not been finite at MISSED measures in a row."""
+    """Checks the balance's measures: raises Diverged where MISSED of a pair in a row have not been finite."""
     if trial.pairs is None or not isinstance(trial.pairs.balance, GradientBalance):
         return
     plan, missed = trial.pairs.losses.plan, trial.pairs.balance.missed
@@ -129,7 +132,7 @@ def require_measures(trial: Trial) -> None:
 
 
 def diverged(trial: Trial, step: int, losses: str) -> Diverged:
-    """Names the settings that a loss grows with."""
+    """Makes the error of a loss that is not finite; it names the settings that the loss grows with."""
     config = trial.config
     grows = {"training.optimizer.lr": config.training.optimizer.lr, "kd.weight": config.kd.weight}
     if trial.pairs is not None:
@@ -139,7 +142,11 @@ def diverged(trial: Trial, step: int, losses: str) -> Diverged:
 
 
 def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
-    """Scores the student on `val`, which no gradient has seen, and on `outer`; keeps the pair weights of the epoch."""
+    """Scores the student on `val`, which no gradient has seen, and on `outer`; keeps the pair weights of the epoch.
+
+    means  (4,), of the task, KD and pair losses over the epoch's steps, and of the metric that was reached
+    Raises Diverged where a split's loss is not finite.
+    """
     prepared = trial.prepared
     task, kd, pairs, reached = means.tolist()
     goal = trial.config.task.goal

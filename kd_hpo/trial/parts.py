@@ -62,7 +62,7 @@ def prepared_parts(
     *,
     outer_trains: bool = False,
 ) -> Prepared:
-    """Of a trial without assistants: its teacher is trained, or found, and its features are read.
+    """Prepares a trial without assistants: its teacher is trained, or found, and its features are read.
 
     outer_trains  the outer split's images train the student too, of a teacher who has not been trained on them
     """
@@ -89,7 +89,7 @@ def prepared_parts(
 
 
 def task_of(config: TrialConfig, batches: ImageBatches) -> Task:
-    """With the weights of the classes as numbers."""
+    """The task of the trial, with the weights of the classes as numbers."""
     settings, counts = config.task.model_dump(exclude={"kind"}), batches.class_counts
     if settings["class_weights"] in ("none", "balanced"):
         even = counts.sum() / (len(counts) * np.maximum(counts, 1))  # that of a class without an image is never asked for
@@ -98,7 +98,7 @@ def task_of(config: TrialConfig, batches: ImageBatches) -> Task:
 
 
 def targets_in_bounds(teacher: Teacher, reader: TeacherReader, splits: Splits, cache: Path, progress: Progress) -> TeacherTargets:
-    """Cached where that takes no more than `teacher.cache_gb`, else on line. Raises ConfigError where it has to be cached."""
+    """Gives targets cached within `teacher.cache_gb`, else read on line. Raises ConfigError where they have to be cached."""
     batches = reader.batches
     views = range(batches.views.count if batches.views else 1)
     images = np.concatenate([*(batches.viewed(splits.train, number) for number in views), splits.outer])
@@ -147,8 +147,9 @@ def teacher_and_plan(
 def untrained_parts(
     config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, tell: Progress = lambda _: None
 ) -> Prepared:
-    """What `prepared_parts` gives, of a teacher that is not trained, and whose features are read on line, as they are.
+    """Prepares a trial with a teacher that is not trained, and whose features are read on line, as they are.
 
+    The parts are otherwise those of `prepared_parts`.
     Raises as `plan_before_training` does, and ConfigError for weights that do not fit.
     """
     network, plan = teacher_and_plan(config, batches, cache, tell)
@@ -180,7 +181,7 @@ def reads_online(config: TrialConfig) -> bool:
 
 
 def kept_views(config: TrialConfig, images: ImageSet) -> KeptViews | None:
-    """Raises ConfigError for views that cannot be kept."""
+    """Gives the views of the images that are drawn once, if any. Raises ConfigError for views that cannot be kept."""
     teacher, wrong = config.teacher, ""
     if not teacher.cached_views:
         return None
@@ -197,6 +198,7 @@ def kept_views(config: TrialConfig, images: ImageSet) -> KeptViews | None:
 
 
 def choose_device(name: str) -> torch.device:
+    """The device of a setting: auto takes CUDA where it is. Raises ConfigError where CUDA is asked for, and torch sees none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here; use device: cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -238,7 +240,7 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
 
 
 def normalisation_of(data: DataKind, images: ImageSet) -> Normalisation | None:
-    """What `data.normalise` says; None for the statistics of the train split. Raises ConfigError where it does not fit."""
+    """The normalisation that `data.normalise` names, None for the train split's. Raises ConfigError where it does not fit."""
     channels = images.images.shape[1]
     if isinstance(data.normalise, MeanAndStd):
         return of_unit_pixels("given", data.normalise.mean, data.normalise.std, channels)
@@ -254,7 +256,7 @@ def build(
     refuses: Callable[[object], str | None] | None = None,
     tell: Progress = lambda _: None,
 ) -> nn.Module:
-    """refuses  what is said of its output, in the place of what the task says"""
+    """Builds a network for the batches and the task; `refuses` judges its output in the place of what the task says."""
     built = build_network(
         network.name,
         network.arguments,
@@ -289,7 +291,7 @@ def build_student(config: TrialConfig, batches: ImageBatches, cache: Path, tell:
 def load_weights_of(
     network: nn.Module, place: Path | str, key: str | None, cache: Path, progress: Progress = lambda _: None
 ) -> Path:
-    """From a file on disk or in storage; gives the path that they were read from."""
+    """Loads weights from a file on disk or in storage; gives the path that they were read from."""
     path = on_disk(place, cache, folder=False, progress=progress)
     with nullcontext() if path == place else about(str(place)):
         for note in load_weights(network, path, key):
@@ -300,7 +302,7 @@ def load_weights_of(
 def prepare_teacher(
     config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
 ) -> TrainedTeacher:
-    """The teacher with its weights: from its file, from the cache, or trained now and kept there."""
+    """Gives the teacher with its weights: from its file, from the cache, or trained now and kept there."""
     (network, reads), task = build_teacher(config, batches), task_of(config, batches)
     if config.teacher.weights is not None:
         weights = load_weights_of(network, config.teacher.weights, config.teacher.weights_key, cache, progress)

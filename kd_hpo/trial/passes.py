@@ -65,12 +65,12 @@ def see(trial: Trial, batch: Indices, due: StepPlan, *, remembers: bool) -> Seen
 
 
 def needed_pairs(trial: Trial, pairs: PairState, weighted_only: bool) -> Tensor | None:
-    """(T, S), True for the pairs that have a weight now; None for all."""
+    """Tells which pairs have a weight now: True in (T, S); None for all."""
     return pairs.weighting.weights(trial.epoch) > 0 if weighted_only else None
 
 
 def resting_numbers(trial: Trial, due: StepPlan) -> Mapping[nn.Parameter, Tensor]:
-    """Of the parameters of pairs, the numbers of those that the step leaves out: True, in the parameter's shape."""
+    """The numbers of the pairs' parameters that the step leaves out: True, in the parameter's shape."""
     return trial.pairs.losses.resting(needed_pairs(trial, trial.pairs, due.weighted_only)) if trial.pairs else {}
 
 
@@ -83,7 +83,7 @@ def view_of(trial: Trial, batch: Indices) -> View:
 
 
 def plain_view(batches: ImageBatches, batch: Indices) -> View:
-    """The images as they are."""
+    """The images of a batch as they are."""
     labels = batches.labels(batch)
     return View(batches.inputs(batch), labels, labels, 1.0)
 
@@ -94,7 +94,7 @@ def viewed(trial: Trial, images: Indices) -> Indices:
 
 
 def pair_targets(trial: Trial, targets: Targets) -> Targets:
-    """What the pairs compare with: where the targets are shuffled, each example gets another one's."""
+    """The targets that the pairs compare with: where they are shuffled, each example gets another one's."""
     if trial.config.pairs.targets == "teacher":
         return targets
 
@@ -123,7 +123,7 @@ def run_student(trial: Trial, x: Tensor, state: Params) -> tuple[Tensor, list[Te
 
 
 def plain_pass(trial: Trial, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Compiled where the trial asks for it. Raises ConfigError where torch.compile cannot do that here."""
+    """Runs the student, compiled where the trial asks for it. Raises ConfigError where torch.compile cannot do that here."""
     if not trial.config.compile:
         return trial.student(x)  # type: ignore[no-any-return]
     from torch._dynamo.exc import TorchDynamoException  # seconds, which a trial that is not compiled does without
@@ -142,8 +142,10 @@ def as_targets(features: list[Tensor]) -> list[Tensor]:
 
 
 def forward_mode_student(trial: Trial, x: Tensor, w: Params, before: Moment) -> tuple[Tensor, list[Tensor]]:
-    """Logits and features of parameters w that carry a tangent, or require a gradient, with buffers and random state as just
-    before the step."""
+    """Runs the student at parameters w that carry a tangent, or require a gradient: its logits and features.
+
+    Buffers and random state are as just before the step.
+    """
     set_random_state(before.random)  # the same dropout as in the step
     buffers = {name: buffer.clone() for name, buffer in before.buffers.items()}
     with plain_attention(), ShortTangents():  # and in float32: autocast has no forward mode

@@ -30,7 +30,7 @@ def set_random_state(state: dict[str, Tensor]) -> None:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """What is drawn inside does not change what is drawn after."""
+    """Keeps the random state: what is drawn inside does not change what is drawn after."""
     state = random_state()
     try:
         yield

@@ -32,7 +32,7 @@ _SHORT = ("steps", "terms", "iterations")
 
 
 def rehearse(config: TrialConfig, prepared: Prepared, tell: Progress = lambda _: None) -> None:
-    """A student's steps with all that is due in any: pairs, balance, the hypergradient along the chosen direction, its update.
+    """Takes a student's first steps with all that is due in any: pairs, balance, hypergradient along the direction, update.
 
     Leaves torch's random state as it was. Raises ConfigError for whatever goes wrong, in one line that says where.
     """
@@ -57,7 +57,10 @@ def rehearse(config: TrialConfig, prepared: Prepared, tell: Progress = lambda _:
 
 
 def rehearse_teacher(network: nn.Module, teacher: Teacher, prepared: Prepared) -> None:
-    """A step of the teacher's own training, without its update, which leaves the network as that does. Raises as `rehearse`."""
+    """Takes a step of the teacher's own training, without its update, which leaves the network as that does.
+
+    Raises as `rehearse`.
+    """
     assert teacher.training is not None
     batches, task = prepared.batches, prepared.task
     images = prepared.splits.train[: min(teacher.training.batch_size, IMAGES)]

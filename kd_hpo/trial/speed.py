@@ -34,7 +34,7 @@ _GAIN = 0.95
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one choice of settings."""
+    """The speed of one choice of settings."""
 
     name: str
     settings: dict[str, object]
@@ -62,8 +62,10 @@ def own_settings(config: TrialConfig) -> dict[str, object]:
 def measure_speed(
     config: TrialConfig, prepared: Prepared, *, steps: int, blocks: int, progress: Callable[[str], None] = lambda _: None
 ) -> list[Speed]:
-    """Every block runs `steps` steps of a trial under each choice of settings, one after the other; the first, not counted,
-    warms up. What the teacher says is that of the given trial for all of them."""
+    """Runs `steps` steps of a trial under each choice of settings, one after the other, in every block.
+
+    The first block, not counted, warms up. What the teacher says is that of the given trial for all of them.
+    """
     own = own_settings(config)
     choices = {name: settings for name, settings in SETTINGS.items() if settings != own}
     choices = {"as it is": own, **choices}
@@ -100,8 +102,10 @@ def measure_speed(
 
 
 def what_pays(speeds: list[Speed], steps: int) -> Speed | None:
-    """The fastest choice, where it is faster than the trial's own settings in every block, and by one part in twenty over a
-    trial of so many steps, its first one included. None where none is."""
+    """The fastest choice that is faster than the trial's own settings in every block, and over a trial of so many steps.
+
+    Over the trial, its first step included, it must be so by one part in twenty. None where no choice is.
+    """
     own = next(speed for speed in speeds if speed.name == "as it is")
     base = steps * own.median_ms / 1000 + own.first_s
 

@@ -48,7 +48,7 @@ def start_trial(config: TrialConfig, prepared: Prepared, tell: Progress = warnin
 
 
 def steps_per_epoch(config: TrialConfig, splits: Splits) -> int:
-    """Raises DataError where the train split is less than one batch."""
+    """Tells how many steps an epoch has. Raises DataError where the train split is less than one batch."""
     steps = len(splits.train) // config.training.batch_size
     if not steps:
         raise DataError(
@@ -59,7 +59,10 @@ def steps_per_epoch(config: TrialConfig, splits: Splits) -> int:
 
 
 def require_batches_of_more(config: TrialConfig, student: nn.Module, batches: ImageBatches, splits: Splits) -> None:
-    """Raises ConfigError where a batch of one image would come to a network that cannot be trained on one, as batch norm."""
+    """Checks that no batch of one image comes to a network that cannot be trained on one, as one with batch norm.
+
+    Raises ConfigError where one would.
+    """
     learning, batch_size = config.weighting.learning, config.training.batch_size
     if batch_size == 1:
         require_trains_on_one(student, batches, splits.train, "training.batch_size is 1")

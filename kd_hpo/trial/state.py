@@ -92,7 +92,7 @@ class Trial:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Those of the student that are trained: a network of one's own may have frozen others."""
+        """The parameters of the student that are trained: a network of one's own may have frozen others."""
         return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Trial:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises an error of nearly any type where the state is not one that `state_dict` could have given."""
+        """Loads a state; raises an error of nearly any type where `state_dict` could not have given it."""
         self.records = [EpochRecord.model_validate_json(record) for record in state["records"]]
         self.step, self.epoch = state["step"], state["epoch"]
         self.student.load_state_dict(state["student"])

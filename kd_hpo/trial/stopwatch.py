@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class EpochTime:
-    """Of the training steps of one epoch, scoring left out."""
+    """The time of the training steps of one epoch, scoring left out."""
 
     steps: int
     duration_s: float
@@ -32,7 +32,7 @@ class Stopwatch:
         self._spans.append((self._start, self._now()))
 
     def take_seconds(self) -> float:
-        """The sum since the last call; of a CUDA device whose work is done."""
+        """Gives the sum since the last call; of a CUDA device whose work is done."""
         spans, self._spans = self._spans, []
         return float(sum(start.elapsed_time(end) / 1e3 if self._cuda else end - start for start, end in spans))
 

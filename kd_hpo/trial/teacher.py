@@ -59,7 +59,7 @@ class TrainedTeacher:
 def trained_teacher(
     network: nn.Module, config: Teacher, task: Task, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
 ) -> TrainedTeacher:
-    """The network with the weights that its training gives: from the cache, or trained now; as it is, without training."""
+    """Gives the network with the weights that its training gives: from the cache, or trained now; as it is, without training."""
     training = config.training
     if training is None:
         return TrainedTeacher.measured(network, task, batches, splits.val, None)
@@ -89,7 +89,7 @@ def trained_teacher(
 
 
 def loads(network: nn.Module, path: Path) -> bool:
-    """Reads the file into the network, unless it is missing, truncated or not of this network."""
+    """Reads the file into the network, and tells whether it did: not where it is missing, truncated or not of this network."""
     try:
         load_weights(network, path)
     except ConfigError:
@@ -98,7 +98,10 @@ def loads(network: nn.Module, path: Path) -> bool:
 
 
 def require_trains_on_one(network: nn.Module, batches: ImageBatches, images: Indices, said: str) -> None:
-    """Raises ConfigError, with what leads to it, for a network that takes no batch of one image in training, as batch norm."""
+    """Checks that a network takes a batch of one image in training, as one with batch norm does not.
+
+    Raises ConfigError, with what leads to it, where it does not.
+    """
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     training = network.training
     try:
@@ -122,7 +125,10 @@ def train_teacher(
     images: Indices,
     progress: Progress,
 ) -> None:
-    """By the task's loss alone, on the images. Raises Diverged with what to lower."""
+    """Trains a network by the task's loss alone, on the images.
+
+    Raises Diverged with what to lower, and DataError where the images are less than one batch.
+    """
     steps = training.epochs * (len(images) // training.batch_size)
     if not steps:
         raise DataError(

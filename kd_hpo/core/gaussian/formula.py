@@ -21,17 +21,17 @@ def gaussian_nll(mean: Tensor, target: Tensor, variance: Tensor) -> Tensor:
 
 
 def softplus_variance(rho: Tensor, floor: float) -> Tensor:
-    """The variance that a free parameter stands for; the floor bounds the loss from below."""
+    """The variance that a free parameter stands for, in its shape; the floor bounds the loss from below."""
     variance: Tensor = F.softplus(rho) + floor
     return variance
 
 
 def inverse_softplus(value: float) -> float:
-    """rho with softplus(rho) = value, for value > 0."""
+    """The number rho with softplus(rho) = value, for value > 0."""
     return value + math.log(-math.expm1(-value))
 
 
 def uniform_weight(fan_out: int, fan_in: int, generator: torch.Generator) -> Tensor:
-    """(fan_out, fan_in), torch's own start of a linear map."""
+    """Draws the weight (fan_out, fan_in) that torch itself starts a linear map from."""
     bound = math.sqrt(1 / fan_in)
     return (torch.rand(fan_out, fan_in, generator=generator) * 2 - 1) * bound

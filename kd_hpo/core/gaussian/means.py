@@ -59,8 +59,13 @@ class BlockShape:
 
 
 class BlockInputs(NamedTuple):
-    """weight (J, C), from all channels of the layers of the student; bias and rho (S, C), the variance being softplus(rho) and
-    the floor; all three perhaps with more layers around them. target (B, N, C); x of each layer (B, N, J_s)."""
+    """What the losses of a block are computed from: regressors, targets and features.
+
+    weight     (J, C), from all channels of the layers of the student
+    bias, rho  (S, C), the variance being softplus(rho) and the floor; all three perhaps with more layers around them
+    target     (B, N, C)
+    x          (B, N, J_s), of each layer
+    """
 
     weight: Tensor
     bias: Tensor
@@ -84,17 +89,17 @@ class Cells:
         self.share = (1 / self.channels.to(like))[self.pair]
 
     def of_blocks(self, cells: Tensor) -> Iterator[Tensor]:
-        """(..., cells) -> of each block (..., S, C)"""
+        """Splits (..., cells) into (..., S, C) of each block."""
         parts = zip(self.blocks, cells.split(self.sizes, -1), strict=True)
         return (part.unflatten(-1, block.cells) for block, part in parts)
 
     def of_parameters(self, of_blocks: Sequence[Tensor]) -> Tensor:
-        """What is selected of each block's (S, C) -> (cells,)"""
+        """Selects the cells of each block's (S, C) -> (cells,)."""
         parts = zip(self.blocks, of_blocks, strict=True)
         return torch.cat([(whole[block.in_cells] if block.in_cells else whole).flatten() for block, whole in parts])
 
     def mean(self, cells: Tensor) -> Tensor:
-        """(cells,) -> (pairs,)"""
+        """Averages the cells of each pair: (cells,) -> (pairs,)."""
         return torch.segment_reduce(cells, "mean", lengths=self.channels, unsafe=True)
 
 
@@ -247,7 +252,7 @@ def _within(shape: torch.Size, key: tuple[slice | Tensor, slice | Tensor] | None
 
 
 def gaussian_means(cells: Cells, inputs: Sequence[BlockInputs], floor: float, scale: Tensor | None = None) -> Tensor:
-    """`gaussian_nll(scaled_linear(x_s, weight_s, bias_s, scale_s), target_t, variance_s)` of each pair, the mean of all of it.
+    """The mean of `gaussian_nll(scaled_linear(x_s, weight_s, bias_s, scale_s), target_t, variance_s)` of each pair.
 
     scale    (cells,), None for 1
     returns  (pairs,); forward mode knows no scale

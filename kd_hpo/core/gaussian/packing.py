@@ -29,7 +29,7 @@ class Packed:
 
     @property
     def wide(self) -> bool:
-        """Whether it is one layer whose second moments are more work than its predictions."""
+        """Whether this is one layer whose second moments are more work than its predictions."""
         return _wide(self.plan, self.groups[0])
 
     @cached_property
@@ -38,24 +38,24 @@ class Packed:
 
     @cached_property
     def rows(self) -> list[range]:
-        """Where the channels of each layer of the student stand among the J."""
+        """The places of the channels of each layer of the student among the J."""
         return _spans([self.plan.student[g.student].channels for g in self.groups])
 
     @cached_property
     def columns(self) -> dict[int, range]:
-        """Where those of each layer of the teacher stand among the C."""
+        """The places of the channels of each layer of the teacher among the C."""
         return dict(zip(self.teachers, _spans([self.plan.teacher[t].channels for t in self.teachers]), strict=True))
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """(J, C)"""
+        """The numbers of channels (J, C) of the student and of the teacher."""
         return self.rows[-1].stop, self.columns[self.teachers[-1]].stop
 
     def columns_of(self, teachers: Sequence[int]) -> list[int]:
         return [column for t in teachers for column in self.columns[t]]
 
     def channels_of(self, teachers: Sequence[int]) -> tuple[int, ...]:
-        """Where some of the teacher's layers stand among all channels of the resolution's targets."""
+        """The places of some of the teacher's layers among all channels of the resolution's targets."""
         return self.plan.channels_of(Group(0, self.size, tuple(teachers)))
 
     def part(self, wanted: Wanted | None) -> tuple[list[int], list[int]]:
@@ -66,7 +66,7 @@ class Packed:
 
 
 def packed(plan: PairPlan) -> list[Packed]:
-    """The plan's groups in blocks of one resolution, of at most WIDEST channels unless one layer alone has more."""
+    """Puts the plan's groups in blocks of one resolution, of at most WIDEST channels unless one layer alone has more."""
     return [Packed(plan, tuple(groups)) for groups in _packs(plan)]
 
 

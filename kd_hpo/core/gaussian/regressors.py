@@ -33,14 +33,14 @@ class LinearGaussian(nn.Module):
     def forward(
         self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        """See kd_hpo.core.pair_losses.PairLoss."""
+        """The losses of all pairs, as kd_hpo.core.pair_losses.PairLoss has them."""
         parts = zip(self.places, weights, strict=True)
         return [self._block(i).sample_losses(place, features, blocks, of_group) for (i, place), of_group in parts]
 
     def means(
         self, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None, needed: Tensor | None
     ) -> Tensor:
-        """See kd_hpo.core.pair_losses.BatchMeans."""
+        """The means of the losses over the batch, as kd_hpo.core.pair_losses.BatchMeans has them."""
         if weights is None and torch.is_grad_enabled():  # the plain losses may be differentiated twice
             return torch.cat(self(features, blocks, [None] * len(self.places)), 1).mean(0)
         part = self._part(None if needed is None else tuple(map(tuple, needed.tolist())))
@@ -56,7 +56,7 @@ class LinearGaussian(nn.Module):
         return torch.cat(found).index_select(0, part.order)
 
     def resting(self, needed: Tensor) -> dict[nn.Parameter, Tensor]:
-        """See kd_hpo.core.pair_losses.SharedParameters."""
+        """The numbers that must rest, as kd_hpo.core.pair_losses.SharedParameters has them."""
         found = dict[nn.Parameter, Tensor]()
         for choice in self._part(tuple(map(tuple, needed.tolist()))).choices:
             block = self._block(choice.block)
@@ -70,7 +70,7 @@ class LinearGaussian(nn.Module):
         return found
 
     def of_pair(self, t: int, s: int) -> tuple[Tensor, Tensor, Tensor]:
-        """weight (C_t, C_s), bias (C_t,) and rho (C_t,)"""
+        """The regressor of a pair: weight (C_t, C_s), bias (C_t,) and rho (C_t,)."""
         i, place = next(p for p, g in zip(self.places, self.plan.groups, strict=True) if g.student == s and t in g.teachers)
         return self._block(i).regressor(place, [t])
 
@@ -112,20 +112,20 @@ class GaussianBlock(nn.Module):
             self.register_buffer("rho", rho)
 
     def start_layer(self, place: int, generator: torch.Generator) -> None:
-        """As torch starts a linear map from the layer to all its teachers."""
+        """Starts the linear map from the layer to all its teachers as torch starts one."""
         rows, columns = self.packed.rows[place], self.packed.columns_of(self.packed.groups[place].teachers)
         with torch.no_grad():
             self.weight[rows.start : rows.stop, columns] = uniform_weight(len(columns), len(rows), generator).t()
 
     def regressor(self, place: int, teachers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """weight (C, C_s), bias (C,) and rho (C,) from a layer of the student to the channels of some teachers."""
+        """The regressor of a layer of the student to some teachers: weight (C, C_s), bias (C,) and rho (C,)."""
         rows, columns = self.packed.rows[place], _index(self.packed.columns_of(teachers))
         return self.weight[rows.start : rows.stop, columns].t(), self.bias[place, columns], self.rho[place, columns]
 
     def sample_losses(
         self, place: int, features: Sequence[Tensor], blocks: Mapping[Size, Tensor], weights: Tensor | None
     ) -> Tensor:
-        """(B, pairs) of one layer of the student, weights None, (pairs,) or (B, pairs)."""
+        """The losses (B, pairs) of one layer of the student; weights are None, (pairs,) or (B, pairs)."""
         group = self.packed.groups[place]
         weight, bias, rho = self.regressor(place, group.teachers)
         x = self._rows(group.student, features)

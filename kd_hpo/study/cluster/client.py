@@ -26,7 +26,7 @@ _COMMAND = (sys.executable, "-c", "from kd_hpo.cli.main import main; main()", "r
 
 
 def run_on_head(study: StudyConfig, options: Sequence[str], console: Console) -> int:
-    """Runs the study there, whose paths it has, and prints here what it prints; returns its exit code.
+    """Runs the study on the cluster's head, whose paths it has, prints here what it prints, and returns its exit code.
 
     An interrupt here interrupts it there. Raises StudyError where no cluster answers.
     """

@@ -41,7 +41,7 @@ _SEEN_S = 15.0
 
 @contextmanager
 def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) -> Iterator[None]:
-    """Ray on this machine, or a connection to the cluster that the study names. Raises StudyError if there is none.
+    """Starts Ray on this machine, or connects to the cluster that the study names. Raises StudyError if there is none.
 
     Code of the user's own goes to every node of a cluster. A Ray that this process has joined already is used as it is.
     """
@@ -68,7 +68,7 @@ def ray_running(study: StudyConfig, console: Console, *, verbose: bool = False) 
 
 
 def start_ray(address: str, options: Mapping[str, Any], console: Console, empty: Path) -> None:
-    """`ray.init`; on this machine it is tried again where that is too busy for Ray's own limits, and said.
+    """Calls `ray.init`; on this machine it is tried again where that is too busy for Ray's own limits, and said.
 
     empty  a folder of no modules
     Raises StudyError where it does not work, or not in time.
@@ -118,7 +118,7 @@ def was_slow(error: Exception, took_s: float) -> bool:
 
 @contextmanager
 def patiently() -> Iterator[None]:
-    """What Ray waits for as long as the environment says, it waits for longer: its head, and the workers that register."""
+    """Has Ray wait longer for its head, and for the workers that register, than it does, unless the environment says how long."""
     longer = {name: limit for name, limit in _WAITS.items() if name not in os.environ}
     os.environ.update(longer)
     try:
@@ -129,8 +129,11 @@ def patiently() -> Iterator[None]:
 
 
 def shut_down() -> None:
-    """Leaves no garbage of Ray's behind: a handle that another thread, such as MLflow's mirror, happens to collect while Ray
-    shuts down asks for what is gone, and for that Ray ends the whole process, without a word."""
+    """Shuts Ray down, and leaves none of its garbage behind.
+
+    A handle that another thread, such as MLflow's mirror, happens to collect while Ray shuts down asks for what is gone, and for
+    that Ray ends the whole process, without a word.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -142,13 +145,16 @@ def shut_down() -> None:
 
 
 def code_for_nodes(study: StudyConfig) -> UserCode | None:
-    """What the study imports from the current folder; None where the nodes have it, as those of Ray's jobs do."""
+    """Gives what the study imports from the current folder; None where the nodes have it, as those of Ray's jobs do."""
     in_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     return None if study.resources.address == LOCAL or in_a_job else user_code(study, Path.cwd())
 
 
 def check_cluster(study: StudyConfig, console: Console) -> None:
-    """Raises StudyError where a cluster that the study names cannot run its trials, before anything is made for them."""
+    """Checks that a cluster that the study names can run its trials, before anything is made for them.
+
+    Raises StudyError where it cannot.
+    """
     if study.resources.address == LOCAL:
         return
     if code := code_for_nodes(study):
@@ -161,7 +167,7 @@ def check_cluster(study: StudyConfig, console: Console) -> None:
 
 
 def slots(study: StudyConfig) -> int:
-    """How many trials the nodes can run at once; a trial has all that it wants on one node. Raises StudyError if none can."""
+    """Tells how many trials the nodes run at once, each whole on one node. Raises StudyError if they can run none."""
     wanted = study.resources
     count = sum(_fitting(study, node) for node in _alive())
     if count == 0:
@@ -176,7 +182,7 @@ def slots(study: StudyConfig) -> int:
 
 
 def resources_of_trial(study: StudyConfig) -> dict[str, float]:
-    """What Ray reserves for a trial, by Ray's names."""
+    """Tells what Ray reserves for a trial, by Ray's names."""
     wanted = study.resources
     return {"cpu": wanted.cpus_per_trial, "gpu": wanted.gpus_per_trial, **wanted.custom_per_trial}
 
@@ -193,7 +199,7 @@ def this_node() -> str:
 
 
 def require_ready(nodes: Mapping[str, str], asked: Question) -> None:
-    """Raises StudyError, with the node's name, for the first that lacks something that trials need."""
+    """Checks that nodes have what trials need. Raises StudyError, with the node's name, for the first that lacks something."""
     ask = ray.remote(num_cpus=0, max_retries=0)(answer)
     on_node = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
     answers = {node: ask.options(scheduling_strategy=on_node[node]).remote(asked, node) for node in nodes}

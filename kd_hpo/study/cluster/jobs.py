@@ -55,12 +55,12 @@ class Job:
 
     @property
     def status(self) -> str:
-        """In Ray's words: pending, running, succeeded, failed or stopped."""
+        """The job's state in Ray's words: pending, running, succeeded, failed or stopped."""
         return str(self._client.get_job_status(self.id).value).lower()
 
     @property
     def commands(self) -> str:
-        """How to follow the job and how to stop it."""
+        """The commands that follow the job and that stop it."""
         return f"follow it: ray job logs -f {self.id} --address {self._address}; stop it: ray job stop {self.id} --address ..."
 
     def follow(self, console: Console) -> None:

@@ -14,7 +14,7 @@ _TOKEN = secrets.token_hex(32)
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Around the `ray.init` that starts Ray here: all that it starts listens on 127.0.0.1, and asks for a token.
+    """Has the `ray.init` inside start a Ray that listens on 127.0.0.1 alone, and asks for a token.
 
     On Linux, Ray takes an address for itself that other machines reach, and listens on every interface; given 127.0.0.1, it turns
     that into the other one. It asks `ray.util` which address it has, and is told loopback here. The token keeps out the other

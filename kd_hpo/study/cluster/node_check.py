@@ -23,7 +23,10 @@ _TOKEN = "token"
 
 @dataclass(frozen=True)
 class Question:
-    """Asks a machine about a study. `folder` lies in the study's own; only a machine with that very folder finds the token."""
+    """The question to a machine about a study, whose folder it must see.
+
+    `folder` lies in the study's own; only a machine with that very folder finds the token.
+    """
 
     study_json: str
     folder: Path
@@ -38,7 +41,10 @@ class Question:
 
 @contextmanager
 def question(study: StudyConfig, root: Path) -> Iterator[Question]:
-    """To be asked while the context is open: it takes the token's folder in the study's own, `root`, away."""
+    """Makes the question, to be asked while the context is open: its end takes the token's folder in `root` away.
+
+    `root` is the study's own folder.
+    """
     folder = root / f".probe-{uuid.uuid4().hex}"
     modules = tuple(sorted({module.partition(".")[0] for module in user_modules(study)}))
     asked = Question(study.model_dump_json(), folder, uuid.uuid4().hex, version("kd_hpo"), modules)

@@ -80,7 +80,7 @@ def count(study: str, spec: TrialSpec, took: EpochTime) -> None:
 
 @cache
 def counters() -> tuple[Counter, Counter, Counter]:
-    """Of this process; Prometheus takes their rates: steps a second, and the hypergradient's share of the time."""
+    """The counters of this process; Prometheus takes their rates: steps a second, and the hypergradient's share of the time."""
     return (
         Counter(STEPS, "Training steps", _OF_TRAINING),
         Counter(TRAINING, "Seconds that training steps took", _OF_TRAINING),

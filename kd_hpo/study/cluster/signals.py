@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Only where the study runs on the main thread, which alone may say what a signal does."""
+    """Has SIGTERM stop the study inside, on the main thread only, which alone may say what a signal does."""
     before = signal.getsignal(signal.SIGTERM)
     heed_sigterm()
     try:
@@ -22,15 +22,18 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 def heed_sigterm() -> None:
-    """Again after Ray has started, which has the signal end the process at once."""
+    """Has SIGTERM stop the study, again after Ray has started, which has the signal end the process at once."""
     if _on_main_thread():
         signal.signal(signal.SIGTERM, _stop)
 
 
 @contextmanager
 def a_group_of_its_own() -> Iterator[None]:
-    """The processes of Ray that start inside are no part of this one's process group. A signal to that, as systemd and `timeout`
-    send it, would end them at once, and this process could only wait for them in vain; it ends them itself when it stops."""
+    """Keeps the processes of Ray that start inside out of this one's process group.
+
+    A signal to that, as systemd and `timeout` send it, would end them at once, and this process could only wait for them in
+    vain; it ends them itself when it stops.
+    """
 
     start = subprocess.Popen.__init__
 

@@ -1,4 +1,4 @@
-"""Where the processes of trials start: on this machine in the folder that the study was started in, as the driver did."""
+"""Starts the processes of trials where they belong: on this machine in the folder that the study was started in."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _START = "KD_HPO_START"
 
 @contextmanager
 def starting_in(empty: Path) -> Iterator[None]:
-    """Around `ray.init`: processes of trials find their modules in the order that the driver does.
+    """Has processes of trials that `ray.init` inside starts find their modules in the order that the driver does.
 
     Ray puts the folder that it is started in before Python's own modules in them, so that an unrelated `profile.py` there
     would fail every trial. So it is started in an empty one, which stays, and `go_to_start` takes each trial from there.
@@ -30,7 +30,10 @@ def starting_in(empty: Path) -> Iterator[None]:
 
 
 def go_to_start() -> None:
-    """In a process of a trial, before anything is read. On the nodes of a cluster, which have been given code, it stays."""
+    """Takes a process of a trial to the folder that the study was started in, before anything is read.
+
+    On the nodes of a cluster, which have been given code, it stays.
+    """
     if start := os.environ.get(_START):
         with suppress(OSError):
             os.chdir(start)

@@ -24,7 +24,7 @@ class StudyStopper(Stopper):  # type: ignore[misc]
 
     @contextmanager
     def on_error(self, path: Path) -> Iterator[None]:
-        """path  what is being written"""
+        """Keeps an OSError of what is written inside at `path`, which ends the phase."""
         try:
             with naming(path):
                 yield

@@ -21,8 +21,9 @@ _PRIVATE = {".pem", ".key", ".p12", ".pfx", ".db", ".sqlite", ".sqlite3"}
 
 @dataclass(frozen=True)
 class UserCode:
-    """What goes from the folder that one starts in: the packages and modules that a study names, those that they import, and the
-    files that its settings name. Nothing else leaves this machine.
+    """What goes to a cluster from the folder that one starts in; nothing else leaves this machine.
+
+    It is the packages and modules that a study names, those that they import, and the files that its settings name.
     """
 
     root: Path
@@ -46,7 +47,7 @@ class UserCode:
 
 
 def user_code(study: StudyConfig, root: Path) -> UserCode | None:
-    """What the nodes lack of what the study imports from the folder `root`; None where it imports nothing from there.
+    """Finds what the nodes lack of what the study imports from the folder `root`; None where it imports nothing from there.
 
     Of a package all of its folder goes, but for hidden files, keys and databases. Raises StudyError for more than code.
     """

@@ -28,6 +28,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 
 def with_matrix(method: Method, study: StudyConfig) -> Method:
+    """The method with the matrix in the place of an exported weighting. Raises ConfigError for a wrong one."""
     given: Any = method.set.get("weighting")
     if not isinstance(given, Mapping) or given.get("kind") != "exported":
         return method
@@ -43,7 +44,10 @@ def with_matrix(method: Method, study: StudyConfig) -> Method:
 
 
 def fixed_matrix(exported: ExportedMatrix, study: StudyConfig) -> FixedMatrix:
-    """Raises ConfigError where the file has no such rank, or matrices of other layers than the study names."""
+    """The fixed matrix that an exported one stands for.
+
+    Raises ConfigError where the file has no such rank, or matrices of other layers than the study names.
+    """
     from kd_hpo.study.store.export_file import load_export
 
     try:

@@ -23,8 +23,9 @@ NO_SEARCH = "search.trials=0"
 def compare(
     study: StudyConfig | str | Path, methods: Sequence[str] | None = None, *, seeds: int | None = None, tune: int | None = None
 ) -> "pd.DataFrame":
-    """Runs methods on the same splits, for as many steps, at the same seeds, and returns a row a method: accuracies in [0, 1],
-    durations in seconds, paired t-tests against the best control.
+    """Runs methods on the same splits, for as many steps, at the same seeds, and returns a table of a row a method.
+
+    It has accuracies in [0, 1], durations in seconds, and paired t-tests against the best control.
 
     study    a study or its file; its search is left out
     methods  names of METHODS or of the study's own methods; those of `compare.methods` if not given

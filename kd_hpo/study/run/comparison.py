@@ -13,7 +13,7 @@ from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 
 
 def trials_to_compare(study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched]) -> list[TrialSpec]:
-    """Every method once a seed at its settings, those that are left.
+    """The trials of the comparison that are left: every method once a seed at its settings.
 
     Trials of a method that has no settings, since no trial of its search was completed, are written as failed.
     """
@@ -40,8 +40,9 @@ def ended_ids(folder: StudyFolder) -> set[str]:
 def best_settings(
     study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched], method: str
 ) -> dict[str, Any] | None:
-    """Those of the method's own search; else what acts on it of those that the study's search has found; else the file's.
+    """The settings that a method is compared at: of its own search, else of the study's search, else the file's.
 
+    Of the study's search it has what acts on it.
     Seeds that have ended settle it: one that comes later, or is run again, has the settings of those that it stands beside.
     None where its own search has completed no trial. Raises StudyError where the study's search has completed none.
     """
@@ -64,7 +65,7 @@ def first_failure(folder: StudyFolder, method: str) -> str:
 
 
 def require_some_result(comparison: Comparison) -> None:
-    """Raises StudyError where every trial of the comparison has failed."""
+    """Checks that some trial of the comparison has completed. Raises StudyError where every one has failed."""
     failures = [message for method in comparison.methods for message in method.failures]
     if failures and not any(method.by_seed for method in comparison.methods):
         raise StudyError(f"all {len(failures)} trials of the comparison failed; the first: {failures[0]}")

@@ -23,7 +23,7 @@ def kept_failure(error: Exception, folder: Path, write: Write = write_atomically
 
 
 def place_of(error: Exception) -> str:
-    """FILE:LINE, in FUNCTION of the innermost call in a user's own code, or of the innermost where no call is in one."""
+    """The place `FILE:LINE, in FUNCTION` of the innermost call in a user's own code, or of the innermost where none is."""
     calls = traceback.extract_tb(error.__traceback__)
     own = [call for call in calls if not any(Path(call.filename).is_relative_to(library) for library in _LIBRARIES)]
     call = (own or calls)[-1]

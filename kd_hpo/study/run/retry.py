@@ -6,7 +6,7 @@ from kd_hpo.study.store.folder import StudyFolder
 
 
 def retry_failed(folder: StudyFolder, searched: dict[str, Searched]) -> list[str]:
-    """The ids of the trials that are to be run again. What each left is kept in the study's folder, under `set_aside`."""
+    """Sets failed trials aside to be run again, and gives their ids. What each left is kept under `set_aside`."""
     again = [trial for method in searched for trial in ask_again(folder, method)]
     for status in folder.statuses():
         if status.spec.kind == "compare" and status.state == "failed":

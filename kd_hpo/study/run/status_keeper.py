@@ -45,7 +45,9 @@ class StatusKeeper(Callback):  # type: ignore[misc]
         self._ended[id_of(trial)] = status
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial's process died, or raised, more often than `max_failures` allows. Where it lives on, it writes no more.
+        """Takes note of a trial whose process died, or raised, more often than `max_failures` allows.
+
+        Where it lives on, it writes no more.
 
         What has failed as nothing can be written any more goes on with the study; it is told once.
         """

@@ -35,8 +35,10 @@ def execute(
     report: Report,
     timed: Callable[[TrialSpec, EpochTime], None] = lambda *_: None,
 ) -> None:
-    """The trainable. Ends early when `report` raises SystemExit, as Ray does to stop a trial: with the state `stopped` that
-    the driver has written (StatusKeeper), or still `running` where the driver was interrupted.
+    """Runs one trial of a study: what Ray calls in its worker.
+
+    It ends early when `report` raises SystemExit, as Ray does to stop a trial: with the state `stopped` that the driver has
+    written (StatusKeeper), or still `running` where the driver was interrupted.
 
     timed  is told how long the training of each epoch took
     An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other is written to the
@@ -114,7 +116,7 @@ def run_recorded(
 
 
 def is_of_settings(error: KdHpoError) -> bool:
-    """Whether a search has something to learn from a failure: searched settings do not go together, or lead out of the finite."""
+    """Whether a search learns from a failure: searched settings do not go together, or lead out of the finite."""
     return isinstance(error, Diverged | ConfigError)
 
 
@@ -134,7 +136,7 @@ def about_trial(config: TrialConfig, prepared: Prepared) -> TrialAbout:
 
 
 def prepared_for(config: TrialConfig, cache: Path) -> Prepared:
-    """The same for trials that may share it, as long as one follows the other."""
+    """Gives what a trial shares with others: the same to trials that may share it, as long as one follows the other."""
     return _prepared(shared_settings(config).model_dump_json(), cache)
 
 

@@ -19,7 +19,7 @@ Number = FloatDistribution | IntDistribution
 
 
 class CmaEsFromTrials(BaseSampler):
-    """Where one trial ends before the next is asked for, it suggests what Optuna's CmaEsSampler does with the same seed.
+    """A CMA-ES that suggests what Optuna's does with the same seed, where one trial ends before the next is asked for.
 
     The first `startup` completed trials count as drawn at random; of those after them, in the order of their numbers, each
     `population` are a generation.
@@ -66,7 +66,7 @@ class CmaEsFromTrials(BaseSampler):
 
 
 def to_unit(value: float, of: Number) -> float:
-    """Into [0, 1]: whole numbers in the middle of equal parts, those with `log` by their logarithm."""
+    """Maps a value into [0, 1]: whole numbers to the middle of equal parts, those with `log` by their logarithm."""
     low, high = _ends(of)
     return ((math.log(value) if of.log else float(value)) - low) / (high - low)
 

@@ -22,7 +22,7 @@ FAILED = "failed"
 
 
 def journal(path: Path) -> JournalStorage:
-    """Raises StudyError for a file that is no journal of Optuna's."""
+    """Opens a study's journal. Raises StudyError for a file that is no journal of Optuna's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return JournalStorage(JournalFileBackend(str(path)))  # reads it
@@ -35,8 +35,10 @@ def journal(path: Path) -> JournalStorage:
 
 
 def mend_journal(folder: StudyFolder) -> None:
-    """Takes away what a driver left that died while it wrote, or whose disk was full: half a line, which the next one would
-    be written behind, and the lock of the file. Only the study's driver may do so."""
+    """Takes away what a driver left that died while it wrote, or whose disk was full. Only the study's driver may do so.
+
+    That is half a line, which the next one would be written behind, and the lock of the file.
+    """
     Path(f"{folder.optuna}.lock").unlink(missing_ok=True)
     if folder.optuna.is_file():
         whole = folder.optuna.read_bytes().rfind(b"\n") + 1
@@ -56,7 +58,7 @@ def known_trials(folder: StudyFolder, method: str) -> list[FrozenTrial]:
 
 
 def latest_runs(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Without the failed runs of trials that were run again."""
+    """The trials without the failed runs of those that were run again."""
     return list({number_in_folder(trial): trial for trial in trials}.values())
 
 

@@ -94,7 +94,7 @@ class MethodSearch:
     # ---- a trial's life
 
     def ask(self) -> Asked:
-        """The next trial."""
+        """Suggests the next trial."""
         if self._unfinished:
             return self._asked(self._running(self._unfinished.pop(0)))
         trials = self._study.get_trials(deepcopy=False)
@@ -106,7 +106,7 @@ class MethodSearch:
             return self._asked(self._study.ask(fixed_distributions=self._space))
 
     def judge(self, asked: Asked, result: Mapping[str, Any]) -> bool:
-        """Tells Optuna of an epoch; whether the trial is to be stopped after it.
+        """Tells Optuna of an epoch, and whether the trial is to be stopped after it.
 
         An epoch that is told again, by a trial that goes on from a checkpoint, is not judged again: the trial would meet
         others there that came later. What was decided then holds.
@@ -118,8 +118,9 @@ class MethodSearch:
         return asked.stopped is not None and epoch >= asked.stopped
 
     def end(self, asked: Asked, result: Mapping[str, Any], *, failed: bool) -> None:
-        """Tells Optuna of a trial's end. One whose settings are why it failed has the worst value there is: as a failure, it
-        would teach a sampler nothing, and others like it would be suggested.
+        """Tells Optuna of a trial's end. One whose settings are why it failed has the worst value there is.
+
+        As a failure, it would teach a sampler nothing, and others like it would be suggested.
 
         result  of its last epoch; empty where it had none
         """

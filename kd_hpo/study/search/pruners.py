@@ -1,4 +1,4 @@
-"""Optuna's pruners by the name that a study gives them: which trials are stopped early.
+"""Makes Optuna's pruners by the name that a study gives them: which trials are stopped early.
 
 A pruner decides by what stands in the journal, where Optuna keeps what HyperBand has to remember too, so that a study that
 goes on goes on with it. It sees the trials of one method, whose study it is.
@@ -19,7 +19,7 @@ from kd_hpo.study.search.journal import latest_runs
 
 
 def pruner_for(settings: Scheduler, *, epochs: int) -> BasePruner:
-    """epochs  of a trial that is not stopped"""
+    """Makes the pruner of a search; `epochs` is of a trial that is not stopped."""
     match settings:
         case Asha():
             return AshaPruner(min(settings.grace_epochs, epochs), epochs, settings.reduction_factor)
@@ -38,8 +38,11 @@ def pruner_for(settings: Scheduler, *, epochs: int) -> BasePruner:
 
 
 def set_up(study: Study) -> None:
-    """HyperBand makes its brackets when it is first asked. Until then Optuna takes all trials for those of one bracket, and would
-    show a sampler others after a study was interrupted; so it is asked of a trial that has reported nothing."""
+    """Has HyperBand make its brackets now, by asking it of a trial that has reported nothing.
+
+    It makes them when it is first asked. Until then Optuna takes all trials for those of one bracket, and would show a sampler
+    others after a study was interrupted.
+    """
     if isinstance(study.pruner, HyperbandPruner):
         study.pruner.prune(study, create_trial(state=TrialState.RUNNING))
 
@@ -81,7 +84,7 @@ class AshaPruner(BasePruner):
 
 
 def at_rungs(values: Mapping[int, float], highest_first: Sequence[int]) -> dict[int, tuple[int, float]]:
-    """At which epoch a trial stood for each rung that it has come to, and what it had then.
+    """Tells at which epoch a trial stood for each rung that it has come to, and what it had then.
 
     That is the rung's own epoch, where the trial told of it. One that tells of no early epochs, as its student had seen no
     label by then, stands for the highest rung that it has passed first, and for those below it an epoch later each.

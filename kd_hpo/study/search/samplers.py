@@ -1,4 +1,4 @@
-"""Optuna's samplers by the name that a study gives them.
+"""Makes Optuna's samplers by the name that a study gives them.
 
 Each is made anew for every suggestion, from the search's seed and the number of the suggestion: what it suggests depends on
 them and on the trials in the journal, not on how often the study was interrupted. What a sampler has to remember (NSGA-II its
@@ -26,7 +26,7 @@ _NEEDS = {"cma-es": "cmaes"}
 
 
 def require_sampler(settings: Sampler) -> None:
-    """Raises StudyError where a package is missing that the sampler needs."""
+    """Checks that the package is there that the sampler needs. Raises StudyError where it is missing."""
     package = _NEEDS.get(settings.kind)
     if package and find_spec(package) is None:
         raise StudyError(
@@ -68,7 +68,7 @@ def _startup(settings: Tpe | GaussianProcess, trials: int) -> int:
 
 
 def ended_before_it_learns(settings: Sampler, numbers: int, trials: int) -> int | None:
-    """After how many ended trials a suggestion is the sampler's own, and not drawn; None for one that learns from no trial.
+    """Tells after how many ended trials a suggestion is the sampler's own; None for one that learns from no trial.
 
     numbers  how many numbers are searched
     trials   of the search
@@ -85,7 +85,9 @@ def ended_before_it_learns(settings: Sampler, numbers: int, trials: int) -> int 
 
 
 def learns_nothing(settings: Sampler, method: str, trials: int, numbers: int, at_once: int) -> str:
-    """That the search of a method is random draws but for its first trial, in a line; empty where it is not, or is meant to be.
+    """Says that a method's search is random draws but for its first trial, in a line; empty where it is not.
+
+    It is empty, too, where that is meant to be.
 
     at_once  how many trials run at once: the last one is asked for when as many have not ended
     """
@@ -125,10 +127,10 @@ class QmcOfOneSpace(QMCSampler):
 
 
 def chosen_from(space: Space) -> dict[str, BaseDistribution]:
-    """Without what has one value."""
+    """The space without what has one value."""
     return {name: distribution for name, distribution in space.items() if not distribution.single()}
 
 
 def mixed(*numbers: int) -> int:
-    """A seed for each tuple of numbers."""
+    """Mixes numbers into a seed, one for each tuple of them."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

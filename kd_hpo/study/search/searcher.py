@@ -33,7 +33,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
     @property
     def left(self) -> int:
-        """How many trials are still to be suggested."""
+        """The number of trials that are still to be suggested."""
         return len(self._waiting)
 
     def suggest(self, trial_id: str) -> Any:
@@ -47,7 +47,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         return Searcher.FINISHED
 
     def is_poor(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Takes the result of an epoch; whether the scheduler stops the trial after it."""
+        """Takes the result of an epoch, and tells whether the scheduler stops the trial after it."""
         if self._halt.error:
             return False
         with self._halt.on_error(self._journal):
@@ -63,11 +63,11 @@ class StudySearch(Searcher):  # type: ignore[misc]
                 search.end(asked, result or {}, failed=error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study's folder is the record."""
+        """Saves nothing: the study's folder is the record."""
 
 
 class PruningStopper(Stopper):  # type: ignore[misc]
-    """Has Ray end the trials that are poor; Ray asks it before it passes a result on."""
+    """A stopper that has Ray end the trials that are poor; Ray asks it before it passes a result on."""
 
     def __init__(self, search: StudySearch) -> None:
         self._search = search

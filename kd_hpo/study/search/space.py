@@ -1,4 +1,4 @@
-"""Typed ranges of a study file as Optuna's distributions: the one place that knows both."""
+"""Turns typed ranges of a study file into Optuna's distributions: the one place that knows both."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Range, Unifor
 
 
 def distributions(space: Mapping[str, Range]) -> dict[str, BaseDistribution]:
-    """Of each dotted path, in the order of the space: the order in which Optuna draws."""
+    """The distribution of each dotted path, in the order of the space: the order in which Optuna draws."""
     return {dotted: _distribution(chosen) for dotted, chosen in space.items()}
 
 
@@ -27,7 +27,10 @@ def _distribution(chosen: Range) -> BaseDistribution:
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
-    """What the journal has for the trial, or else what the study's sampler chooses."""
+    """Gives the value that the journal has for the trial, or else what the study's sampler chooses.
+
+    Raises TypeError for a distribution that no range has.
+    """
     match distribution:
         case FloatDistribution(low=low, high=high, log=log):
             return trial.suggest_float(name, low, high, log=log)

@@ -1,4 +1,4 @@
-"""Where a study keeps its files. The folder is the record of the study; a tracker mirrors it."""
+"""The folder where a study keeps its files: it is the record of the study, which a tracker mirrors."""
 
 import re
 import time
@@ -32,7 +32,7 @@ State = Literal["running", "completed", "stopped", "failed"]
 
 
 class TrialSpec(Settings):
-    """One trial of a study: which method, which outer settings, which seed."""
+    """The plan of a trial of a study: which method, which outer settings, which seed."""
 
     id: TrialId
     """uniform-t007 in the search of a method; uniform-s1 in the comparison."""
@@ -81,7 +81,7 @@ class TestScores(Settings):
 
 
 class TrackedRun(Settings):
-    """Where a tracker has a trial."""
+    """The place where a tracker has a trial."""
 
     tracker: str
     """Its name, such as mlflow."""
@@ -128,7 +128,7 @@ class StudyFolder:
         return self.root / "lambda.json"
 
     def comparison(self, suffix: str) -> Path:
-        """Of csv, json and png."""
+        """The file of the comparison as csv, json or png."""
         return self.root / f"comparison.{suffix}"
 
     @property
@@ -144,12 +144,15 @@ class StudyFolder:
         return self.root / "trials" / trial_id
 
     def write_settings(self, study: StudyConfig) -> None:
-        """As JSON, which is YAML whose strings are all quoted: any value is read back as it was."""
+        """Writes the settings as JSON, which is YAML with all strings quoted: any value is read back as it was."""
         text = study.model_dump_json(indent=2)
         self.write(self.settings, _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
     def read_settings(self) -> StudyConfig:
-        """As they were, but for `runs`, since the folder may have moved. Raises StudyError where there is no study."""
+        """Reads the settings as they were, but for `runs`, since the folder may have moved.
+
+        Raises StudyError where there is no study.
+        """
         if not self.settings.is_file():
             there = sorted(p.parent.name for p in self.root.parent.glob("*/study.yaml"))
             known = f"; there are {', '.join(there)}" if there else ""
@@ -161,7 +164,7 @@ class StudyFolder:
         return self.root / "code.json"
 
     def code(self) -> dict[str, str]:
-        """Digests of the user's own code, by module: of that which the study has run."""
+        """The digests of the user's own code, by module: of that which the study has run."""
         return self._written(self.code_file, _Code).root if self.code_file.is_file() else {}
 
     def write_code(self, digests: dict[str, str]) -> None:
@@ -175,7 +178,7 @@ class StudyFolder:
         return self._status(self.trial(trial_id) / "status.json")
 
     def statuses(self) -> list[TrialStatus]:
-        """Of every trial that was started, by id."""
+        """The status of every trial that was started, by id."""
         found = map(self._status, sorted((self.root / "trials").glob("*/status.json")))
         return [status for status in found if status]
 
@@ -194,7 +197,10 @@ class StudyFolder:
         return self._written(path, _Records).root if path.is_file() else []
 
     def write_records(self, trial_id: str, records: list[EpochRecord]) -> None:
-        """With the time of each that is new. Epochs that a continued trial tells again, as they stand, leave the files alone."""
+        """Writes the records of a trial, with the time of each that is new.
+
+        Epochs that a continued trial tells again, as they stand, leave the files alone.
+        """
         path, content = self.trial(trial_id) / "records.json", _Records(records).model_dump_json().encode()
         stands = path.read_bytes() if path.is_file() else b""
         if stands == content or stands.startswith(content[:-1] + b","):  # to read it as records would take longer with each epoch
@@ -206,7 +212,7 @@ class StudyFolder:
         self.write(path, content)
 
     def times(self, trial_id: str) -> list[int]:
-        """When each of the epochs was first reported, in milliseconds since 1970; perhaps one more than there are records."""
+        """The times at which the epochs were first reported, in milliseconds since 1970; perhaps one more than records."""
         path = self.trial(trial_id) / "times.json"
         return self._written(path, _Times).root if path.is_file() else []
 
@@ -214,17 +220,17 @@ class StudyFolder:
         self.write(self.trial(trial_id) / "about.json", about.model_dump_json())
 
     def about(self, trial_id: str) -> TrialAbout | None:
-        """None where the trial failed before it could start."""
+        """What the trial runs with; None where it failed before it could start."""
         path = self.trial(trial_id) / "about.json"
         return self._written(path, TrialAbout) if path.is_file() else None
 
     def changed(self, trial_id: str) -> tuple[int, ...]:
-        """Another tuple after any change of what the trial tells of itself."""
+        """A tuple that is another one after any change of what the trial tells of itself."""
         files = (self.trial(trial_id) / name for name in ("status.json", "records.json", "about.json"))
         return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
 
     def identity(self, trial_id: str | None = None) -> str:
-        """Of the study, or of a trial in its present life: what a tracker knows it by, whatever else has its name."""
+        """The identity of the study, or of a trial in its present life, by which a tracker knows it, whatever its name."""
         path = (self.trial(trial_id) if trial_id else self.root) / "identity"
         if not path.is_file():
             self.write(path, uuid.uuid4().hex)
@@ -291,7 +297,10 @@ class StudyFolder:
 
     @contextmanager
     def only_driver(self) -> Iterator[None]:
-        """Raises StudyError while another process drives the study; the lock goes with the process that holds it."""
+        """Holds the study while it is driven; the lock goes with the process that holds it.
+
+        Raises StudyError while another process drives it.
+        """
         with ExitStack() as held:
             try:
                 held.enter_context(only_one_process(self.root / ".lock", wait=False))

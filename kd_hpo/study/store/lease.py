@@ -13,7 +13,7 @@ from kd_hpo.study.environment import machine
 
 
 class Superseded(KdHpoError):
-    """The trial has been started again elsewhere, or ended without this attempt: its process has nothing to write any more."""
+    """The error of a trial that was started again elsewhere, or ended without this attempt, which has no more to write."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Lease:
 
     @classmethod
     def begin(cls, folder: Path) -> "Lease":
-        """Takes the folder over."""
+        """Takes a trial's folder over from whoever had it."""
         attempt = cls(folder, f"{worker_name()}:{uuid.uuid4().hex}")
         with only_one_process(folder / _LOCK):
             write_atomically(folder / _OWNER, attempt.name)
         return attempt
 
     def write(self, path: Path, content: bytes | str) -> None:
-        """As `write_atomically`. Raises Superseded where the folder has been taken over; the old file then stands."""
+        """Writes as `write_atomically`. Raises Superseded where the folder has been taken over; the old file then stands."""
         write_atomically(path, content, replacing=self._mine())
 
     @contextmanager
@@ -53,5 +53,5 @@ _LOCK, _OWNER = ".attempt.lock", ".attempt"
 
 
 def worker_name() -> str:
-    """Of this process, on whatever machine: host:pid."""
+    """The name of this process, on whatever machine: host:pid."""
     return f"{machine()}:{os.getpid()}"

@@ -55,7 +55,7 @@ class Classifier(nn.Module):
 
 
 def model_folder(folder: StudyFolder) -> Path:
-    """The best student in MLflow's format: `mlflow.pytorch.load_model` reads it without a server too."""
+    """The folder of the best student in MLflow's format: `mlflow.pytorch.load_model` reads it without a server too."""
     return folder.root / "best_student"
 
 
@@ -166,7 +166,9 @@ def trial_student(study: StudyConfig, spec: TrialSpec, weights: Path, prepared: 
 
 
 def save_student(student: nn.Module, shape: tuple[int, int, int], folder: Path, about: dict[str, str]) -> None:
-    """In MLflow's format, with a signature whose batch is free and an example of two grey images: no image of the data leaves it.
+    """Saves a student in MLflow's format, with a signature whose batch is free.
+
+    Its example is two grey images: no image of the data leaves it.
 
     shape  (C, H, W)
     about  what stands in the model's metadata

@@ -1,4 +1,4 @@
-"""Descriptions in MLflow, in Markdown: of a trial, of a study on its way and at its end.
+"""Writes descriptions in MLflow, in Markdown: of a trial, of a study on its way and at its end.
 
 Layer names and messages are untrusted, since they come from modules and files that users name: they reach a description only
 through `in_code` and `in_markdown`.
@@ -61,7 +61,10 @@ def ranking_of(study: StudyConfig, folder: StudyFolder) -> Ranking:
 
 
 def experiment_note(ranking: Ranking, experiment: str, summary: str) -> str:
-    """Its first line is what MLflow shows above the runs: the best trial, and ways to all that a person asks next."""
+    """The description of an experiment; MLflow shows its first line above the runs.
+
+    That line is the best trial, and ways to all that a person asks next.
+    """
     links = [f"[best first]({best_first_link(experiment)})", f"[summary]({run_link(experiment, summary)})"]
     best = ranking.best
     head = "**No trial has been completed yet**"
@@ -73,7 +76,7 @@ def experiment_note(ranking: Ranking, experiment: str, summary: str) -> str:
 
 
 def why(ranking: Ranking, experiment: str) -> list[str]:
-    """Paragraphs: why the best trial is the best."""
+    """Says in paragraphs why the best trial is the best."""
     best = ranking.best
     if best is None:
         return []
@@ -115,7 +118,7 @@ def summary_note(comparison: Comparison, learned: Learned | None, ranking: Ranki
 
 
 def verdict(comparison: Comparison, method: str) -> str:
-    """How the learned matrix does beside the best control, in a sentence."""
+    """Says how the learned matrix does beside the best control, in a sentence."""
     learned = next(each for each in comparison.methods if each.name == method)
     test = with_spread(*spread(learned.all("test").values()))
     told = f"**Learned lambda ({method}): {comparison.goal.name} on test {test}**, {_seeds(learned)}"
@@ -129,7 +132,7 @@ def verdict(comparison: Comparison, method: str) -> str:
 def trial_note(
     status: TrialStatus, records: Sequence[EpochRecord], experiment: str, run: str, layers: Sequence[Sequence[str]], goal: Goal
 ) -> str:
-    """Of a trial that has ended.
+    """The description of a trial that has ended.
 
     goal    the task's metric
     layers  the names of the teacher's and the student's layers of its pairs
@@ -152,7 +155,7 @@ def trial_note(
 
 
 def running_trial_note(spec: TrialSpec, experiment: str, run: str, *, pairs: bool) -> str:
-    """Of a trial that has begun."""
+    """The description of a trial that has begun."""
     lines = [f"**{spec.method}**, seed {spec.seed}: running"]
     if pairs:
         lines.append(

@@ -1,4 +1,4 @@
-"""Where MLflow's pages stand, and the one saved view, which printed links open: the trials, best first.
+"""The addresses of MLflow's pages, and the one saved view, which printed links open: the trials, best first.
 
 A view is what the UI's own "Save as new view" keeps: a tag of the experiment that holds the state of the page as JSON. MLflow
 does not document its fields, so tests/service/test_mlflow_pages.py opens it in a browser.
@@ -36,7 +36,7 @@ def model_link(name: str) -> str:
 
 
 def best_first_tag(goal: Goal, shown: Goal) -> tuple[str, str]:
-    """Name and value of the experiment's tag that keeps the view.
+    """The name and value of the experiment's tag that keeps the view.
 
     goal   what the study goes by, which orders the trials
     shown  the task's metric, on `val` and on `test` columns of their own

@@ -20,7 +20,7 @@ _KINDS = ("search", "compare")
 
 
 class MlflowTracker:
-    """See kd_hpo.study.tracking.tracker.Tracker."""
+    """A tracker that is MLflow; its methods are those of kd_hpo.study.tracking.tracker.Tracker."""
 
     name, title = NAME, "MLflow"
 
@@ -75,14 +75,14 @@ class MlflowTracker:
         return finish_overview(self._study, self._opened, self._folder, ending)
 
     def passing(self, error: BaseException) -> bool:
-        """MLflow is away, busy or slow, its database locked or its disk full."""
+        """Whether MLflow is only away, busy or slow, its database locked or its disk full."""
         if isinstance(error, MlflowException):
             status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
             return status >= 500 or status in (408, 429)
         return isinstance(error, (OperationalError, RequestException, OSError))
 
     def said(self, error: BaseException) -> str:
-        """Of a connection or a file, what the system or SQLite said."""
+        """Tells what the error says: of a connection or a file, what the system or SQLite said."""
         chain = [error]
         while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
             chain.append(before)

@@ -19,7 +19,7 @@ _NOTE, _WRITTEN = "mlflow.note.content", "kd.note"
 
 
 def write_overview(study: StudyConfig, experiment: str, folder: StudyFolder, status: str, summary: str = "") -> None:
-    """The summary run, and the experiment's description, which names the best trial.
+    """Writes the summary run, and the experiment's description, which names the best trial.
 
     status   of the summary run: RUNNING, KILLED or FINISHED
     summary  of a finished study, in Markdown
@@ -30,7 +30,10 @@ def write_overview(study: StudyConfig, experiment: str, folder: StudyFolder, sta
 
 
 def finish_overview(study: StudyConfig, experiment: str, folder: StudyFolder, ending: Ending) -> list[str]:
-    """The end of a study: its test scores, the best student as a model, the summary. Returns what could not be done, and why."""
+    """Writes the end of a study: its test scores, the best student as a model, the summary.
+
+    Returns what could not be done, and why.
+    """
     client, notes, model = MlflowClient(tracking_uri(study)), list[str](), None
     write_test_scores(client, experiment, folder, study.task.goal.on("test"))
     try:
@@ -52,7 +55,7 @@ def describe_experiment(client: MlflowClient, experiment: str, text: str) -> Non
 
 
 def write_test_scores(client: MlflowClient, experiment: str, folder: StudyFolder, metric: str) -> None:
-    """What was reached on `test` after the last epoch as a metric of each run whose trial was tested, once."""
+    """Writes what was reached on `test` after the last epoch as a metric of each run whose trial was tested, once."""
     trials = {folder.run_id(status.spec.id, NAME): status.spec.id for status in folder.statuses()}
     for run in all_runs(client, experiment):
         trial = trials.get(run.info.run_id)

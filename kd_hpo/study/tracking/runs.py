@@ -50,11 +50,11 @@ def artifact_root(study: StudyConfig) -> Path:
 
 
 def open_experiment(study: StudyConfig) -> str:
-    """The id of the study's experiment, made if need be.
+    """Gives the id of the study's experiment, made if need be.
 
     It is known by the study's identity, whatever a person has called it since: where another study had the name first, or an
     experiment of this one was deleted, it gets a name of its own. One process at a time: two first users would destroy a fresh
-    SQLite file.
+    SQLite file. Raises StudyError where a database's driver is not installed.
     """
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # making the database is no news, and what fails is told in a line
@@ -90,7 +90,7 @@ def _made(client: MlflowClient, study: StudyConfig, identity: str) -> Experiment
 
 
 class RunLog:
-    """One MLflow run that may be written again and again: what stands there already is not written twice.
+    """A run of MLflow that may be written again and again: what stands there already is not written twice.
 
     goal  of the study's task, whose metric every epoch has
     """
@@ -109,8 +109,10 @@ class RunLog:
     def find_or_create(
         cls, client: MlflowClient, experiment: str, trial: str, identity: str, tags: Mapping[str, str], goal: Goal
     ) -> "RunLog":
-        """The run of the trial, running. Any other run with its name goes: of an earlier life, or made by a call that was
-        carried out after it had been given up."""
+        """Gives the run of the trial, running, made if need be. Any other run with its name goes.
+
+        Such a run is of an earlier life, or made by a call that was carried out after it had been given up.
+        """
         runs = client.search_runs([experiment], f"tags.`kd.trial` = '{trial}'", order_by=["attributes.start_time ASC"])
         own = [run.info.run_id for run in runs if run.data.tags.get("kd.identity") == identity]
         for run in runs:
@@ -124,7 +126,7 @@ class RunLog:
         return cls(client, experiment, own[0], goal)
 
     def describe(self, about: TrialAbout | None, spec: TrialSpec, commit: str) -> None:
-        """At the start of an attempt: the few settings that a person compares, the whole configuration, what it is trained on."""
+        """Writes, at the start of an attempt, the few settings that a person compares, the whole configuration, the data."""
         if self._about == (about, spec):
             return
         self._layers = layers_of(about)
@@ -156,8 +158,10 @@ class RunLog:
     def log_epochs(
         self, records: Sequence[EpochRecord], times: Sequence[int], answered: Callable[[], None] = lambda: None
     ) -> None:
-        """The metrics of those that MLflow lacks; at each epoch that `every` divides, and at the last one here, the matrix too:
-        every cell of it in one call with the metrics, and a picture of MLflow's step slider.
+        """Logs the metrics of the epochs that MLflow lacks; at some of them, the matrix too.
+
+        At each epoch that `every` divides, and at the last one here, every cell of it goes in one call with the metrics, and a
+        picture for MLflow's step slider.
 
         times     when each epoch ended, in milliseconds: the same whenever it is logged, so that MLflow knows one that it has
         answered  is told of each call that has come back
@@ -203,7 +207,7 @@ class RunLog:
             self._client.log_artifacts(self.run_id, folder, "images")
 
     def finish(self, status: TrialStatus, records: Sequence[EpochRecord], export: str | None) -> None:
-        """The matrix at every epoch as a page and as JSON, where it was learned as a file for `kd-hpo apply`, and the end."""
+        """Writes the end, and the matrix at every epoch as a page and JSON; a learned one as a file for `kd-hpo apply`."""
         if records and records[0].weights:
             self._client.log_text(self.run_id, matrix_page(status.spec.id, self._layers.history(records)), "lambda.html")
             self._client.log_text(self.run_id, json.dumps(self._layers.as_json(records)), LAMBDA_BY_EPOCH)
@@ -217,7 +221,7 @@ class RunLog:
 
 
 def end_run(client: MlflowClient, run_id: str, status: str) -> None:
-    """It ends now, but no earlier than it began: a clock may have been set back in between, or be another machine's."""
+    """Ends a run now, but no earlier than it began: a clock may have been set back, or be another machine's."""
     began = client.get_run(run_id).info.start_time
     client.set_terminated(run_id, status, end_time=max(int(time.time() * 1000), began))
 
@@ -257,7 +261,7 @@ class PairLayers:
 
 
 def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text: str, status: str = "FINISHED") -> str:
-    """One more run, beside the trials: the comparison, the study's file, the export, and the metric against each outer setting.
+    """Writes a run beside the trials: the comparison, the study's file, the export, the metric against each outer setting.
 
     text     in Markdown, for the run's description; its files are taken from the folder
     status   of the run: RUNNING while the study is on its way, KILLED where it was interrupted

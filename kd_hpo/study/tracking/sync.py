@@ -68,7 +68,10 @@ class TrackerSync:
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
 
     def start(self) -> None:
-        """Waits a moment for the tracker's first answer. Raises StudyError where it can never be the right one."""
+        """Starts the thread, and waits a moment for the tracker's first answer.
+
+        Raises StudyError where it can never be the right one.
+        """
         self._thread.start()
         until = time.monotonic() + _FIRST_ANSWER_S
         with self._change:
@@ -84,7 +87,7 @@ class TrackerSync:
 
     @property
     def said(self) -> str:
-        """What the tracker said last, on one line, without secrets."""
+        """The last words of the tracker, on one line, without secrets."""
         if self.fault is None:
             return ""
         lines = self.tracker.said(self.fault).strip().splitlines() or [type(self.fault).__name__]
@@ -289,13 +292,13 @@ class TrackerSync:
 
 
 def end_of(status: TrialStatus, closing: bool) -> str:
-    """How a trial's run ends there."""
+    """Tells how a trial's run ends in the tracker."""
     return "interrupted" if closing and status.state == "running" else status.state
 
 
 @contextmanager
 def mirrored(study: StudyConfig, console: Console) -> Iterator[TrackerSync]:
-    """The study's tracker follows its folder; at the end it has a bounded time to catch up, and a line says if it has not.
+    """Has the study's tracker follow its folder inside; at the end it has a bounded time to catch up, and a line says if not.
 
     Raises StudyError where the tracker can never answer: another kind of file, an address that is refused.
     """

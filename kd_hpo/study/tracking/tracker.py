@@ -46,91 +46,95 @@ class TrialRun(Protocol):
 
     @property
     def run_id(self) -> str:
-        """What the tracker knows it by."""
+        """The id by which the tracker knows the run."""
 
     @property
     def every(self) -> int:
-        """How many epochs of the trial come at once while it runs, 1 or more; settled by `describe`."""
+        """The number of epochs of the trial that come at once while it runs, 1 or more; settled by `describe`."""
 
     def describe(self, about: TrialAbout | None, spec: TrialSpec, commit: str) -> None:
-        """What the trial is, before its epochs, and whenever it is called with more than was known before.
+        """Writes what the trial is, before its epochs, and whenever it is called with more than was known before.
 
         about   None where the trial failed before it could start
         commit  of the folder that the study was started in; empty outside a repository
         """
 
     def log_epochs(self, records: Sequence[EpochRecord], times: Sequence[int], answered: Callable[[], None]) -> None:
-        """All epochs so far, of which those that the tracker lacks are written.
+        """Writes the epochs that the tracker lacks, of all so far.
 
         times     when each ended, in milliseconds since 1970: the same whenever it is told; perhaps one more than records
         answered  to be called after each answer of the tracker, so that a slow one is told from one that hangs
         """
 
     def finish(self, status: TrialStatus, records: Sequence[EpochRecord], export: str | None) -> None:
-        """The trial has ended, or was `running` when its study was interrupted; the last thing written is that it has.
+        """Ends the run: the trial has ended, or was `running` when its study was interrupted.
+
+        The last thing written is that it has.
 
         export  its learned matrix, as the content of a file that `kd-hpo apply` takes; None where it has learned none
         """
 
 
 class Tracker(Protocol):
-    """Where one study is tracked. Made for a study, without asking anything; its calls come from one thread.
+    """The place where one study is tracked. It is made for a study, without asking anything; its calls come from one thread.
 
     A call may raise anything: `passing` says whether to try it again.
     """
 
     @property
     def name(self) -> str:
-        """The study's folder keeps run ids under it: one word, the same for ever."""
+        """The name under which the study's folder keeps run ids: one word, the same for ever."""
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The name that messages call the tracker."""
 
     @property
     def where(self) -> str:
-        """Its address as messages have it, without secrets."""
+        """The tracker's address as messages have it, without secrets."""
 
     @property
     def local(self) -> bool:
-        """Whether it is no more than files of this machine: then a slow start is no news."""
+        """Whether the tracker is no more than files of this machine: then a slow start is no news."""
 
     @property
     def notice(self) -> str:
-        """What a person should know from the start on, in a line; mostly empty."""
+        """The words that a person should know from the start on, in a line; mostly empty."""
 
     @property
     def link(self) -> str:
-        """What opens the study for a person, as far as it is known."""
+        """The link that opens the study for a person, as far as it is known."""
 
     def open(self) -> None:
-        """Finds the study's place by the identity of its folder, or makes it. Called again, it finds the same one, and makes
-        another where that was deleted."""
+        """Finds the study's place by the identity of its folder, or makes it.
+
+        Called again, it finds the same one, and makes another where that was deleted.
+        """
 
     def runs(self) -> Iterable[KnownRun]:
-        """Every run of a trial that it has of the study, deleted ones aside."""
+        """Every run of a trial that the tracker has of the study, deleted ones aside."""
 
     def run_of(self, spec: TrialSpec, identity: str) -> TrialRun:
-        """The trial's run of this identity, on its way again; made if need be. Every other run of the trial's name goes."""
+        """Gives the trial's run of this identity, on its way again, made if need be; other runs of the trial's name go."""
 
     def remove(self, run_id: str) -> None:
         """Deletes a run that is not the study's: a call was carried out after it had been given up."""
 
     def show(self, *, interrupted: bool) -> None:
-        """The study as a whole as its folder has it now: on its way, or interrupted."""
+        """Shows the study as a whole as its folder has it now: on its way, or interrupted."""
 
     def finish(self, ending: Ending) -> list[str]:
-        """The study as a whole at its end. Returns what could not be done, and why, a line each."""
+        """Shows the study as a whole at its end. Returns what could not be done, and why, a line each."""
 
     def passing(self, error: BaseException) -> bool:
         """Whether the call that raised the error may do later: the tracker is away, busy or slow. Else it has refused it."""
 
     def said(self, error: BaseException) -> str:
-        """What the error says, as the cause of it has it; secrets need not be taken out."""
+        """Tells what the error says, as the cause of it has it; secrets need not be taken out."""
 
 
 def tracker_of(study: StudyConfig) -> Tracker:
-    """The one that the study names. Raises ConfigError where `tracking.kind` leads to none."""
+    """Makes the tracker that the study names. Raises ConfigError where `tracking.kind` leads to none."""
     kind = study.tracking.kind
     tracker: Tracker = import_callable(TRACKERS.get(kind, kind))(study)
     return tracker

@@ -1,4 +1,7 @@
-"""Where a study's MLflow is. What opens it stays in the environment, and out of all that is written and told."""
+"""The URI of a study's MLflow.
+
+What opens it stays in the environment, and out of all that is written and told.
+"""
 
 import os
 import re
@@ -14,14 +17,17 @@ FOLLOWED = "MLFLOW_TRACKING_URI"
 
 
 def tracking_uri(study: StudyConfig) -> str:
-    """For MLflow alone: the variables in it are replaced. Raises StudyError for one that is not set."""
+    """The URI of a study's MLflow, for MLflow alone: the variables in it are replaced.
+
+    Raises StudyError for one that is not set.
+    """
     return given_uri(study) or f"sqlite:///{study.runs / 'mlflow.db'}"
 
 
 def given_uri(study: StudyConfig | None) -> str | None:
-    """What the study or the environment names, with its variables in their places; None for the database of the runs folder.
+    """The URI that the study or the environment names, with its variables in their places.
 
-    Raises StudyError for a variable that is not set.
+    None for the database of the runs folder. Raises StudyError for a variable that is not set.
     """
     if study is not None and study.tracking.uri is not None:
         return resolved(study.tracking.uri)
@@ -33,13 +39,13 @@ def follows_environment(study: StudyConfig) -> bool:
 
 
 def told_uri(study: StudyConfig) -> str:
-    """As messages have it: without secrets, and the variables of a study's own URI unread."""
+    """The URI as messages have it: without secrets, and the variables of a study's own URI unread."""
     own = study.tracking.uri or without_secrets(given_uri(study) or str(study.runs / "mlflow.db"))
     return f"{own}, which {FOLLOWED} names" if follows_environment(study) else own
 
 
 def resolved(uri: str) -> str:
-    """With the variables of the environment in their places. Raises StudyError for one that is not set."""
+    """The URI with the variables of the environment in their places. Raises StudyError for one that is not set."""
     return re.sub(VARIABLE, lambda found: _variable(found[1]), uri)
 
 
@@ -50,7 +56,7 @@ def _variable(name: str) -> str:
 
 
 def server_address(uri: str | None) -> str | None:
-    """Where a person finds the tracking server at this URI; None where `kd-hpo ui` serves what is tracked there."""
+    """The address where a person finds the tracking server at this URI; None where `kd-hpo ui` serves what is tracked there."""
     parts = urlsplit(uri or "")
     if parts.scheme not in ("http", "https"):
         return None
