@@ -65,6 +65,8 @@ class Found(NamedTuple):
     name: str  # relative, with forward slashes
     bytes: int
     mtime_ns: int
+    identity: tuple[int, int]
+    """What tells the file from others, by whatever name or link."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def _list_tree(path: Path) -> Tree:
     listing = os.fsencode("".join(f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n" for file in found))
     labelling = Labelling(np.array(labels, np.int64), tuple(classes), test_start)
     small = sum(file.bytes for file in found) < SMALL * len(found)
-    return Tree([file.name for file in found], labelling, listing, small, (*left_out.notes(), *_rare(labels, classes)))
+    notes = (*left_out.notes(), *_rare(labels, classes), *_twice(found))
+    return Tree([file.name for file in found], labelling, listing, small, notes)
 
 
 def _rare(labels: list[int], classes: list[str]) -> list[str]:
@@ -115,6 +118,14 @@ def _rare(labels: list[int], classes: list[str]) -> list[str]:
     counts = np.bincount(labels, minlength=len(classes))
     single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
     return [f"of {few(single)} there is one image only, which one split has and the others lack"] if single else []
+
+
+def _twice(found: list[Found]) -> list[str]:
+    """Words on files that links make two images or more: of two classes, or in two splits."""
+    first: dict[tuple[int, int], str] = {}
+    again = [file for file in found if first.setdefault(file.identity, file.name) != file.name]
+    pairs = [f"{first[file.identity]} is {file.name}" for file in again]
+    return [f"{len(pairs)} images are others over again, by links: {few(pairs, 2)}"] if pairs else []
 
 
 @dataclass
@@ -208,7 +219,7 @@ def _walk(folder: str | Path, prefix: str, left_out: LeftOut, above: tuple[tuple
                 stat = entry.stat()
                 if not S_ISREG(stat.st_mode):
                     raise OSError(EINVAL, "is no regular file", entry.path)
-                found.append(Found(name, stat.st_size, stat.st_mtime_ns))
+                found.append(Found(name, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino)))
             else:
                 left_out.suffixes[Path(entry.name).suffix.lower() or "without a suffix"] += 1
     return found

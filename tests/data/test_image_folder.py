@@ -175,6 +175,14 @@ class TestContents:
         with pytest.raises(DataError, match=r"cannot be listed.*zebra"):
             load(folder)
 
+    def test_an_image_that_a_link_puts_into_another_class_too_is_told(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        told: list[str] = []
+        load(folder, progress=told.append)
+        assert not any("over again" in word for word in told)
+        (folder / "cat/dogs").symlink_to("../dog")
+        load(folder, progress=told.append)
+        assert any("2 images are others over again, by links: cat/dogs/" in word and " is dog/" in word for word in told)
+
     def test_a_pipe_that_is_called_an_image_is_named(self, folder: Path, load: Callable[..., ImageSet]) -> None:
         os.mkfifo(folder / "cat/pipe.png")
         with pytest.raises(DataError, match=r"no regular file.*cat/pipe\.png"):
