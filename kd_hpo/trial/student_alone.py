@@ -31,8 +31,8 @@ def require_better_than_student(config: TrialConfig, prepared: Prepared, progres
     )
     if goal.worth(teacher.val.value) <= goal.worth(alone):
         raise ConfigError(
-            f"{both}: one that is no better than its student has little to teach it. Look at how it reads images ({teacher.reads}; teacher.normalise), "
-            f"{where_to_look(prepared.batches)}"
+            f"{both}: one that is no better than its student has little to teach it. Look at how it reads images "
+            f"({teacher.reads}; teacher.normalise), {where_to_look(prepared.batches)}"
         )
     progress(Note(both))
 
