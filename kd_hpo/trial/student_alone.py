@@ -56,13 +56,14 @@ def score_alone(config: TrialConfig, prepared: Prepared, progress: Progress) -> 
                 lambda record: progress(f"{words}: epoch {record.epoch} of {config.training.epochs}"),
                 folder=kept.with_suffix(""),
             )
-            found: float | str = result.last.metrics[goal.on("val")]
+            reached: float | str = result.last.metrics[goal.on("val")]
         except Diverged as error:
-            found = str(error)
-        new.write_text(json.dumps(found))
+            reached = str(error)
+        new.write_text(json.dumps(reached))
         shutil.rmtree(kept.with_suffix(""), ignore_errors=True)
 
-    return cached(kept, read=_read, make=train)
+    found: float | str = cached(kept, read=_read, make=train)
+    return found
 
 
 def _read(kept: Path) -> float | str | None:
