@@ -48,7 +48,7 @@ from kd_hpo.trial.loop import CHECKPOINT
 from kd_hpo.trial.parts import Prepared, choose_device
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
-from kd_hpo.trial.student_alone import require_better_than_student
+from kd_hpo.trial.student_alone import Alone, require_better_than_student
 from kd_hpo.trial.weighting import served_pairs
 from tests.cli.conftest import MATRIX, Command
 from tests.conftest import digits_study, digits_trial
@@ -403,7 +403,7 @@ def test_cached_features_of_random_views_are_refused_with(tmp_path: Path, cache:
 def test_a_given_teacher_that_is_no_better_than_its_student_is_refused_with(
     tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
 ) -> None:
-    monkeypatch.setattr("kd_hpo.trial.student_alone.score_alone", lambda *_: 0.875)
+    monkeypatch.setattr("kd_hpo.trial.student_alone.score_alone", lambda *_: Alone(0.875))
     teacher = replace(prepared.teacher, val=replace(prepared.teacher.val, value=0.75))
     weak = replace(prepared, teacher=replace(teacher, reads=of_unit_pixels("none", 0.0, 1.0, 1)))
     assert said_of(lambda _: require_better_than_student(digits_trial(), weak, lambda _: None), tmp_path) == snapshot

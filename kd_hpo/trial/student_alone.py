@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from kd_hpo.config.methods import METHODS
 from kd_hpo.config.trial import TrialConfig
@@ -22,14 +23,15 @@ def require_better_than_student(config: TrialConfig, prepared: Prepared, progres
     """
     teacher, goal = prepared.teacher, config.task.goal
     alone = score_alone(METHODS["ce"].apply(config), prepared, progress)
-    if isinstance(alone, str):
-        progress(Note(f"the teacher {config.teacher.network.name} is not compared with its student, which alone fails: {alone}"))
+    if alone.value is None:
+        name = config.teacher.network.name
+        progress(Note(f"the teacher {name} is not compared with its student, which alone fails: {alone.failure}"))
         return
     both = (
         f"on val ({len(prepared.splits.val)} images) the teacher {config.teacher.network.name} has {goal.name} "
-        f"{teacher.val.value:.4f}, and its student trained alone {alone:.4f}"
+        f"{teacher.val.value:.4f}, and its student trained alone {alone.value:.4f}"
     )
-    if goal.worth(teacher.val.value) <= goal.worth(alone):
+    if goal.worth(teacher.val.value) <= goal.worth(alone.value):
         raise ConfigError(
             f"{both}: one that is no better than its student has little to teach it. Look at how it reads images "
             f"({teacher.reads}; teacher.normalise), {where_to_look(prepared.batches)}"
@@ -37,7 +39,15 @@ def require_better_than_student(config: TrialConfig, prepared: Prepared, progres
     progress(Note(both))
 
 
-def score_alone(config: TrialConfig, prepared: Prepared, progress: Progress) -> float | str:
+class Alone(NamedTuple):
+    """What the student comes to without a teacher."""
+
+    value: float | None
+    """Of the metric that studies go by, on `val` after the last epoch; None where the training diverged."""
+    failure: str = ""
+
+
+def score_alone(config: TrialConfig, prepared: Prepared, progress: Progress) -> Alone:
     """What the student reaches on `val` after its last epoch, or how its training diverged; from the cache, or trained now.
 
     config  a trial on which no teacher acts
@@ -56,20 +66,18 @@ def score_alone(config: TrialConfig, prepared: Prepared, progress: Progress) -> 
                 lambda record: progress(f"{words}: epoch {record.epoch} of {config.training.epochs}"),
                 folder=kept.with_suffix(""),
             )
-            reached: float | str = result.last.metrics[goal.on("val")]
+            reached = Alone(result.last.metrics[goal.on("val")])
         except Diverged as error:
-            reached = str(error)
+            reached = Alone(None, str(error))
         new.write_text(json.dumps(reached))
         shutil.rmtree(kept.with_suffix(""), ignore_errors=True)
 
-    found: float | str = cached(kept, read=_read, make=train)
-    return found
+    return cached(kept, read=_read, make=train)
 
 
-def _read(kept: Path) -> float | str | None:
+def _read(kept: Path) -> Alone | None:
     """None for what is missing or broken."""
     try:
-        found = json.loads(kept.read_text())
-    except (OSError, ValueError):
+        return Alone(*json.loads(kept.read_text()))
+    except (OSError, ValueError, TypeError):
         return None
-    return found if isinstance(found, float | str) else None

@@ -13,7 +13,7 @@ from kd_hpo.trial import student_alone as module
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
-from kd_hpo.trial.student_alone import require_better_than_student, score_alone
+from kd_hpo.trial.student_alone import Alone, require_better_than_student, score_alone
 from tests.conftest import digits_trial
 
 
@@ -40,7 +40,7 @@ def test_the_teacher_has_to_be_better_than_what_ce_comes_to(
     assert any("about one trial: epoch 4 of 4" in words for words in told)
     assert isinstance(told[-1], Note) and all(f"{value:.4f}" in told[-1] for value in (reached, reached + 0.01))
     (kept,) = ready.cache.glob("student-alone-*")  # its checkpoint is gone
-    assert json.loads(kept.read_text()) == reached
+    assert json.loads(kept.read_text()) == [reached, ""]
     monkeypatch.setattr(module, "train_prepared", lambda *_, **__: pytest.fail("trained again"))
     with pytest.raises(ConfigError, match=rf"plain_conv has accuracy {reached:.4f}, .* alone {reached:.4f}: .*accept_weak: true"):
         require_better_than_student(digits_trial(), with_val(ready, reached), told.append)
@@ -85,7 +85,7 @@ def test_a_training_that_was_interrupted_goes_on(ready: Prepared, cache: Path) -
     assert any((ready.cache).glob("student-alone-*/checkpoint.pt"))
     told: list[str] = []
     reached = run_trial(alone(), lambda _: None, cache=cache).last.metrics["val/accuracy"]
-    assert score_alone(alone(), ready, told.append) == reached
+    assert score_alone(alone(), ready, told.append) == Alone(reached)
 
 
 def test_one_whose_student_diverges_is_compared_with_nothing(ready: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from kd_hpo.study.run.checks import check_starts, check_teacher, few_updates, re
 from kd_hpo.study.run.driver import run_study
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.student_alone import Alone
 from tests.conftest import digits_study
 
 
@@ -136,7 +137,7 @@ def test_a_given_teacher_that_is_no_better_than_its_student_is_refused_before_a_
 def test_the_refusal_is_before_any_trial_and_can_be_lifted_under_the_same_name(
     tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kd_hpo.trial.student_alone.score_alone", lambda *_: 1.0)
+    monkeypatch.setattr("kd_hpo.trial.student_alone.score_alone", lambda *_: Alone(1.0))
     save_weights(prepared.teacher.network.state_dict(), tmp_path / "given.safetensors")
     teacher = digits_study(tmp_path).teacher.replace(weights=tmp_path / "given.safetensors")
     study = digits_study(tmp_path, teacher=teacher.model_dump(), search={"trials": 0}, compare={"methods": ["kd"]})
