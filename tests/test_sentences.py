@@ -8,6 +8,7 @@ quote Python or a library are left out where their words change from version to 
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.tasks import Classification
 from kd_hpo.data.datasets import load_image_folder
+from kd_hpo.data.items import Items
 from kd_hpo.data.normalise import of_unit_pixels
+from kd_hpo.data.pixels import raw_image
 from kd_hpo.data.splits import make_splits
 from kd_hpo.errors import KdHpoError
 from kd_hpo.nets.adapt import shrink_stem
@@ -46,6 +49,7 @@ from kd_hpo.trial.loop import CHECKPOINT
 from kd_hpo.trial.parts import Prepared, choose_device
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
+from kd_hpo.trial.student_alone import Alone, require_better_than_student
 from kd_hpo.trial.weighting import served_pairs
 from tests.cli.conftest import MATRIX, Command
 from tests.conftest import digits_study, digits_trial
@@ -364,6 +368,8 @@ PARTS: dict[str, Provoke] = {
     "folder without classes": pets("a.png"),
     "folder without images": pets("cat/a.txt"),
     "folder of files that are no images": pets("cat/a.png", "dog/b.png"),
+    "array of channels at either end": lambda _: raw_image(np.zeros((3, 9, 1), np.uint8), "item 0 of own:data"),
+    "label that is a name": lambda _: Items("own:data", [[(np.eye(3), "cat")]], None, None).read(0),
     "no test half": splits(test=None),
     "split of nothing": splits(outer=0),
     "split of a share above 1": splits(val=2.5),
@@ -409,6 +415,15 @@ def test_a_checkpoint_is_refused_with(tmp_path: Path, cache: Path, prepared: Pre
 def test_cached_features_of_random_views_are_refused_with(tmp_path: Path, cache: Path, snapshot: SnapshotAssertion) -> None:
     cached = with_settings(digits_trial(augment=("flip",)), {"teacher.features": "cached"})
     assert said_of(lambda _: prepare(cached, cache), tmp_path) == snapshot
+
+
+def test_a_given_teacher_that_is_no_better_than_its_student_is_refused_with(
+    tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, snapshot: SnapshotAssertion
+) -> None:
+    monkeypatch.setattr("kd_hpo.trial.student_alone.score_alone", lambda *_: Alone(0.875))
+    teacher = replace(prepared.teacher, val=replace(prepared.teacher.val, value=0.75))
+    weak = replace(prepared, teacher=replace(teacher, reads=of_unit_pixels("none", 0.0, 1.0, 1)))
+    assert said_of(lambda _: require_better_than_student(digits_trial(), weak, lambda _: None), tmp_path) == snapshot
 
 
 def test_a_device_that_is_not_there_is_refused_with(

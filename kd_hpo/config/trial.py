@@ -97,7 +97,8 @@ class Teacher(Settings):
     """What the network gives: of probabilities, the logarithm is taken. Logarithms of probabilities are logits."""
     accept_weak: bool = False
     """Whether a teacher with weights of its own, from a file or as it is built, may teach where it hardly knows more than chance
-    on `val`, or where it would be far better with another normalisation."""
+    on `val`, where it would be far better with another normalisation, or where its student reaches as much without it: before a
+    study begins, the student is trained alone once, which takes about one trial. true leaves all of that out."""
     features: Literal["auto", "cached", "online"] = "auto"
     """cached: computed once, of the plain images or of `cached_views`; online: on each batch; auto: cached where it can be."""
     cached_views: NonNegativeInt = 0

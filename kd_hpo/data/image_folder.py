@@ -4,7 +4,9 @@ import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from errno import EINVAL
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +65,8 @@ class Found(NamedTuple):
     name: str  # relative, with forward slashes
     bytes: int
     mtime_ns: int
+    identity: tuple[int, int]
+    """What tells the file from others, by whatever name or link."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,12 @@ def _list_tree(path: Path) -> Tree:
     test_start, left_out = None, LeftOut()
     for folder in {path, *(path / half for half in halves)}:
         with os.scandir(folder) as entries:
-            for entry in filter(lambda each: _is_of_a_system(each.name) and each.is_dir(), entries):
-                left_out.of_a_system(entry)
+            for entry in entries:
+                if _is_of_a_system(entry.name):
+                    if entry.is_dir():
+                        left_out.of_a_system(entry)
+                elif not entry.is_dir() and _is_image(entry):
+                    left_out.beside.append(os.path.relpath(entry.path, path))
     for half in halves:
         if half == "test":
             test_start = len(found)
@@ -101,7 +109,8 @@ def _list_tree(path: Path) -> Tree:
     listing = os.fsencode("".join(f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n" for file in found))
     labelling = Labelling(np.array(labels, np.int64), tuple(classes), test_start)
     small = sum(file.bytes for file in found) < SMALL * len(found)
-    return Tree([file.name for file in found], labelling, listing, small, (*left_out.notes(), *_rare(labels, classes)))
+    notes = (*left_out.notes(), *_rare(labels, classes), *_twice(found))
+    return Tree([file.name for file in found], labelling, listing, small, notes)
 
 
 def _rare(labels: list[int], classes: list[str]) -> list[str]:
@@ -109,6 +118,14 @@ def _rare(labels: list[int], classes: list[str]) -> list[str]:
     counts = np.bincount(labels, minlength=len(classes))
     single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
     return [f"of {few(single)} there is one image only, which one split has and the others lack"] if single else []
+
+
+def _twice(found: list[Found]) -> list[str]:
+    """Words on files that links make two images or more: of two classes, or in two splits."""
+    first: dict[tuple[int, int], str] = {}
+    again = [file for file in found if first.setdefault(file.identity, file.name) != file.name]
+    pairs = [f"{first[file.identity]} is {file.name}" for file in again]
+    return [f"{len(pairs)} images are others over again, by links: {few(pairs, 2)}"] if pairs else []
 
 
 @dataclass
@@ -121,6 +138,8 @@ class LeftOut:
     """What systems leave, by name."""
     loops: list[str] = field(default_factory=list)
     """Links to a folder that they lie in."""
+    beside: list[str] = field(default_factory=list)
+    """Images beside the class folders."""
 
     def of_a_system(self, entry: os.DirEntry[str]) -> None:
         if entry.is_dir() or not entry.name.startswith("."):
@@ -137,6 +156,8 @@ class LeftOut:
             told.append(f"left out is what systems leave: {', '.join(f'{n} {name}' for name, n in sorted(self.systems.items()))}")
         if self.loops:
             told.append(f"left out are links to folders that they lie in: {few(self.loops)}")
+        if self.beside:
+            told.append(f"{len(self.beside)} images lie beside the class folders and are left out: {few(sorted(self.beside))}")
         return told
 
 
@@ -171,8 +192,9 @@ def _layout(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _subfolders(folder: Path) -> list[str]:
+    """Raises OSError with the name of a link that leads nowhere: it may be a class."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_of_a_system(entry.name))
+        return sorted(entry.name for entry in entries if not _is_of_a_system(entry.name) and S_ISDIR(entry.stat().st_mode))
 
 
 def _is_of_a_system(name: str) -> bool:
@@ -195,7 +217,9 @@ def _walk(folder: str | Path, prefix: str, left_out: LeftOut, above: tuple[tuple
                     found += _walk(entry.path, name, left_out, (*above, here))
             elif _is_image(entry):
                 stat = entry.stat()
-                found.append(Found(name, stat.st_size, stat.st_mtime_ns))
+                if not S_ISREG(stat.st_mode):
+                    raise OSError(EINVAL, "is no regular file", entry.path)
+                found.append(Found(name, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino)))
             else:
                 left_out.suffixes[Path(entry.name).suffix.lower() or "without a suffix"] += 1
     return found

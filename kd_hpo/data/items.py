@@ -2,6 +2,7 @@
 
 import hashlib
 import operator
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -126,19 +127,27 @@ class Items:
         except TypeError:
             label = -1
         if label < 0:
-            raise DataError(f"{name} has the label {' '.join(repr(value).split())[:60]}; accepted are whole numbers from 0 up.")
+            raise DataError(
+                f"{name} has the label {' '.join(repr(value).split())[:60]}; accepted are whole numbers from 0 up. Give "
+                "int(label), of a vector its argmax, of a name its place among `classes`, and leave out what has no label."
+            )
         if self.classes and label >= len(self.classes):
             raise DataError(f"{name} has the label {label}, and `classes` names {len(self.classes)}: accepted are numbers below.")
         return label
 
 
 def class_names(source: str, data_sets: Iterable[Any]) -> tuple[str, ...] | None:
-    """What the data sets call their classes; None if none says. Raises DataError if they do not agree."""
+    """What the data sets call their classes; None if none says. Those of one name are told apart by their numbers.
+
+    Raises DataError if the data sets do not agree.
+    """
     said: list[tuple[str, ...]] = []
     for data_set in data_sets:
         classes = getattr(data_set, "classes", None)
         if isinstance(classes, tuple | list) and classes:  # Imagenette has several names a class
-            said.append(tuple(", ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in classes))
+            names = [", ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in classes]
+            twice = {name for name, count in Counter(names).items() if count > 1}  # as two cranes of ImageNet
+            said.append(tuple(f"{name} ({number})" if name in twice else name for number, name in enumerate(names)))
     for other in said[1:]:
         if other != said[0]:
             differ = sorted(set(said[0]) ^ set(other))

@@ -1,5 +1,7 @@
 """Turns an image file, a PIL image, a tensor or an array into a PIL image of mode L (grey) or RGB of 8 bits."""
 
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from kd_hpo.errors import DataError
 
@@ -156,15 +158,35 @@ def open_file(file: Path, size: int | None = None) -> Stored:
             opened.draft(None, (2 * size, 2 * size))  # lets a JPEG decode at a fraction of its size
         if opened.width * opened.height > MAX_PIXELS:
             raise Unreadable(f"{opened.width} x {opened.height} pixels, more than {MAX_PIXELS} in all")
-        if kind == "PNG" and opened.mode in ("RGB", "RGBA", "LA") and _is_png_of_16_bits(file):
-            return _deep_png(file)
+        if lost := halved(opened):
+            if kind == "PNG":
+                return _deep_png(file)
+            raise Unreadable(f"{lost}; store it as PNG")
         return _of_known_range(ImageOps.exif_transpose(opened), kind)
 
 
-def _is_png_of_16_bits(file: Path) -> bool:
-    """By its header, where the number of bits follows signature, chunk head, width and height."""
-    with file.open("rb") as opened:
-        return opened.read(25)[24:] == b"\x10"
+def halved(image: Image.Image) -> str | None:
+    """What an image is of which Pillow gives the high byte of 16 bits alone; None for others, and where nothing tells it.
+
+    A TIFF says its bits in a tag. In the file, those of a PNG follow signature, chunk head, width and height; the highest level
+    of a PPM follows its magic number, width and height, between which comments may stand.
+    """
+    if image.mode not in ("RGB", "RGBA", "RGBX", "CMYK", "LA") or not isinstance(image, ImageFile.ImageFile):
+        return None
+    deep = False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        deep = max(image.tag_v2.get(_BITS_OF_TIFF, (8,))) > 8
+    elif image.format in ("PNG", "PPM") and image.filename and (file := Path(os.fsdecode(image.filename))).is_file():
+        with file.open("rb") as opened:
+            head = opened.read(4096)
+        ppm = _HEAD_OF_PPM.match(head)
+        deep = head[24:25] == b"\x10" if image.format == "PNG" else ppm is not None and int(ppm[1]) > 255
+    return f"{image.format} of 16 bits a colour, of which Pillow gives 8" if deep else None
+
+
+_BITS_OF_TIFF = 258
+_BETWEEN = rb"(?:\s|#[^\n]*\n)+"
+_HEAD_OF_PPM = re.compile(rb"P[36]" + (_BETWEEN + rb"\d+") * 2 + _BETWEEN + rb"(\d+)")
 
 
 def _deep_png(file: Path) -> Deep:
@@ -185,10 +207,17 @@ def raw_image(value: Any, name: str) -> Image.Image:
     Raises DataError for anything else.
     """
     if isinstance(value, Image.Image):
+        if lost := halved(value):
+            raise DataError(f"{name} is a {lost}; give it as an array of uint8, or as floats in [0, 1].")
         return _of_known_range(value, value.format)
     array, channels_first = _as_array(value, name)
     shape = array.shape
     if array.ndim == 3:
+        if not channels_first and {shape[0], shape[2]} == {1, 3}:
+            raise DataError(
+                f"{name} is an array of shape {shape}, whose channels may come first or last. Give a tensor, whose channels come "
+                "first, or a PIL image."
+            )
         axis = next((axis for axis in ((0, 2) if channels_first else (2, 0)) if array.shape[axis] in (1, 3)), None)
         array = array if axis is None else np.moveaxis(array, axis, 2)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):

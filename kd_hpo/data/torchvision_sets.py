@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, open_or_build
 from kd_hpo.data.image_folder import cores
-from kd_hpo.data.images import reason, write_images
+from kd_hpo.data.images import few, reason, write_images
 from kd_hpo.data.items import DataSet, Items, class_names
 from kd_hpo.data.pixels import require_size
 from kd_hpo.errors import DataError
@@ -90,6 +90,9 @@ def load_torchvision(
             _open(name, root, True, arguments)
     listing = _listing(root, source.files)
     if not listing:
+        if packed := [path for top in sorted(root.glob(source.files)) for path, _ in _walk(top)]:
+            told = few(sorted(Path(path).name for path in packed), 2)
+            raise DataError(f"{name} in {root} is packed ({told}). Unpack these files where they are, or set `download: true`.")
         raise DataError(f"{name} is not in {root}. Set `download: true` to fetch it, or `root` to the folder that holds it.")
 
     def build(folder: Path) -> Labelling:

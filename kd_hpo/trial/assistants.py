@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def taught_by_assistants(
     for number, assistant in enumerate(config.assistants, 1):
         trial = assistant_trial(config, assistant)
         networks = prepare_teacher(trial, batches, splits, cache, progress).network, build_student(trial, batches, cache)
-        kept = cache / f"assistant-{assistant_digest(trial, batches, splits, *networks)}.safetensors"
+        kept = cache / f"assistant-{digest_of_training(trial, batches, splits, networks)}.safetensors"
         words = f"training assistant {number} of {len(config.assistants)}"
         weights = cached(
             kept,
@@ -46,11 +47,10 @@ def taught_by_assistants(
     return config.replace(assistants=())
 
 
-def assistant_digest(trial: TrialConfig, batches: ImageBatches, splits: Splits, teacher: nn.Module, student: nn.Module) -> str:
-    """Of all that acts on the assistant's weights.
+def digest_of_training(trial: TrialConfig, batches: ImageBatches, splits: Splits, networks: Sequence[nn.Module]) -> str:
+    """Of all that acts on the weights that a trial without assistants gives its student.
 
-    teacher  as it teaches, however it came to its weights
-    student  the assistant at its start
+    networks  the teacher as it teaches, however it came to its weights, if it acts on them; then the student at its start
     """
     acting = effect(trial)
     for name in ("data", "splits"):  # the images themselves count, and of the splits those that train
@@ -68,7 +68,7 @@ def assistant_digest(trial: TrialConfig, batches: ImageBatches, splits: Splits, 
     if trial.weighting.learning:
         images.append(splits.digests["outer"])
     code = code_digest(modules_named(acting))  # of losses of one's own
-    identity = json.dumps([acting, images, code, network_digest(teacher), network_digest(student)], sort_keys=True)
+    identity = json.dumps([acting, images, code, *map(network_digest, networks)], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 

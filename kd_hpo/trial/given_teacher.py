@@ -74,6 +74,16 @@ def of_logarithm(refuses: Callable[[object], str | None], output: object) -> str
     return refuses(output.log() if isinstance(output, Tensor) and output.is_floating_point() else output)
 
 
+def where_to_look(batches: ImageBatches) -> str:
+    """What usually is wrong with a given teacher that knows too little, and how to go on with it: after `look`."""
+    classes = batches.images.classes
+    order = f"{', '.join(classes[:3])}{', ...' * (len(classes) > 3)}"
+    return (
+        f"at the order of the classes (here {order}) and of the channels (red, green, blue), at the weights, and at what the "
+        "network returns. To go on with it as it is, set teacher.accept_weak: true"
+    )
+
+
 @dataclass(frozen=True)
 class Judge:
     """Of a given teacher on `val`.
@@ -119,12 +129,7 @@ class Judge:
             remedy = (
                 f"With {best} it reaches {others[best]:.4g} of {len(self._sample)} of them, where it has {own:.4g} now. Else look"
             )
-        classes = self.batches.images.classes
-        order = f"{', '.join(classes[:3])}{', ...' * (len(classes) > 3)}"
-        raise ConfigError(
-            f"{self}{what}. {remedy} at the order of the classes (here {order}) and of the channels (red, green, blue), at the "
-            "weights, and at what the network returns. To go on with it as it is, set teacher.accept_weak: true"
-        )
+        raise ConfigError(f"{self}{what}. {remedy} {where_to_look(self.batches)}")
 
     @property
     def _sample(self) -> Indices:

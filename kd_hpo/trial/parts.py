@@ -19,6 +19,7 @@ from kd_hpo.core.tasks import Task, task
 from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import ImageSet, read_data
+from kd_hpo.data.images import few
 from kd_hpo.data.normalise import Normalisation, of_unit_pixels, reading, require_hooks
 from kd_hpo.data.remote import on_disk
 from kd_hpo.data.splits import Splits, make_splits, outer_in_train
@@ -234,9 +235,20 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
         views=kept_views(config, images),
         workers=config.workers,
     )
-    for remark in config.task.remarks(dict(zip(images.classes, batches.class_counts.tolist(), strict=True))):
+    remarks = config.task.remarks(dict(zip(images.classes, batches.class_counts.tolist(), strict=True)))
+    for remark in (*remarks, *splits_without_classes(images, splits)):
         progress(Note(remark))
     return batches, splits
+
+
+def splits_without_classes(images: ImageSet, splits: Splits) -> list[str]:
+    """What should be known of splits that have no image of some classes: at most one line."""
+    told = []
+    for name in ("train", "outer", "val", "test"):
+        counts = np.bincount(images.labels[getattr(splits, name)], minlength=len(images.classes))
+        if absent := [label for label, count in zip(images.classes, counts, strict=True) if not count]:
+            told.append(f"{name} has no image of {few(absent, 3)}")
+    return ["; ".join(told)] if told else []
 
 
 def normalisation_of(data: DataKind, images: ImageSet) -> Normalisation | None:

@@ -136,6 +136,9 @@ class TestContents:
         result = load((listed(0, 3, names), listed(3, 6)))
         assert result.classes == ("ant", "bee, wasp", "cow", "doe")
 
+    def test_classes_of_one_name_are_told_apart(self, load: Any) -> None:
+        assert load(listed(0, 3, ["crane", "ant", "crane"])).classes == ("crane (0)", "ant", "crane (2)")
+
     def test_arguments(self, load: Any) -> None:
         assert len(load(lambda first, last: listed(first, last), first=2, last=6).images) == 4
 
@@ -315,7 +318,7 @@ class TestErrors:
             ({"image": RGB[0]}, r"^test item 1 of mine:make is a dict; accepted are pairs"),
             ((RGB[0], 0.5), r"^test item 1 of mine:make has the label 0\.5; accepted are whole numbers from 0 up"),
             ((RGB[0], -1), r"has the label -1; accepted"),
-            ((RGB[0], "cat"), r"has the label 'cat'; accepted"),
+            ((RGB[0], "cat"), r"has the label 'cat'; accepted.* its place among `classes`"),
             ((RGB[0], torch.tensor([0, 1, 0])), r"has the label tensor\(\[0, 1, 0\]\); accepted"),
             ((RGB[0], torch.tensor(1.0)), r"has the label tensor\(1\.\); accepted"),
         ],

@@ -170,6 +170,30 @@ class TestContents:
         with pytest.raises(DataError, match=r"cat/gone\.png"):
             load(folder)
 
+    def test_a_class_that_is_a_link_to_nowhere_is_named(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        (folder / "zebra").symlink_to("/nowhere/zebra")
+        with pytest.raises(DataError, match=r"cannot be listed.*zebra"):
+            load(folder)
+
+    def test_an_image_that_a_link_puts_into_another_class_too_is_told(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        told: list[str] = []
+        load(folder, progress=told.append)
+        assert not any("over again" in word for word in told)
+        (folder / "cat/dogs").symlink_to("../dog")
+        load(folder, progress=told.append)
+        assert any("2 images are others over again, by links: cat/dogs/" in word and " is dog/" in word for word in told)
+
+    def test_a_pipe_that_is_called_an_image_is_named(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        os.mkfifo(folder / "cat/pipe.png")
+        with pytest.raises(DataError, match=r"no regular file.*cat/pipe\.png"):
+            load(folder)
+
+    def test_images_beside_the_classes_are_told(self, folder: Path, load: Callable[..., ImageSet]) -> None:
+        write(folder / "stray.png", RGB[5])
+        told: list[str] = []
+        load(folder, progress=told.append)
+        assert any("1 images lie beside the class folders and are left out: stray.png" in word for word in told)
+
     def test_a_class_of_one_image_is_told(self, folder: Path, load: Callable[..., ImageSet]) -> None:
         write(folder / "rare/0.png", RGB[5])
         told: list[str] = []

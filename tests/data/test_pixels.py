@@ -71,6 +71,7 @@ def test_accepted(value: Any, expected: Any) -> None:
         (np.zeros((5, 7), np.int64), r"of int64; accepted are uint8, and floats in \[0, 1\]"),
         (np.zeros((5, 7), bool), "of bool"),
         (torch.zeros(5, 7, dtype=torch.int32), "of int32"),
+        (np.zeros((3, 128, 1), np.uint8), r"shape \(3, 128, 1\), whose channels may come first or last"),
         ("a/path.png", "has a str for an image; accepted are PIL images, tensors and arrays"),
         (None, "has a NoneType for an image"),
     ],
@@ -180,3 +181,39 @@ def test_what_is_drawn_in_16_bits_on_transparency_is_seen(tmp_path: Path, channe
     how, stored = Depiction(), open_file(tmp_path / "a.png")
     how.decide([look_at(stored)])
     assert np.asarray(depicted(stored, how))[0].tolist() == [[ink] * 3, [ground] * 3]
+
+
+def tiff_of_16_bits(levels: np.ndarray) -> bytes:
+    """(H, W, 3), uncompressed in one strip, by the format's own description."""
+    height, width, channels = levels.shape
+    content, bits = levels.astype("<u2").tobytes(), struct.pack("<3H", 16, 16, 16)
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, 8), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, 14), (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(content))]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 14 + len(content)) + bits + content + directory
+
+
+def ppm_of_16_bits(levels: np.ndarray) -> bytes:
+    height, width, _ = levels.shape
+    return b"P6 # 1 2 3\n%d %d\n65535\n" % (width, height) + levels.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+@pytest.mark.parametrize("stored", [tiff_of_16_bits, ppm_of_16_bits, png_of_16_bits])
+def test_colours_of_which_pillow_gives_the_high_byte_are_named(tmp_path: Path, stored: Any, scale: int) -> None:
+    """But of those, files of PNG are read whole."""
+    file = tmp_path / f"a.{stored.__name__[:3]}"
+    file.write_bytes(stored(FULL.astype(np.uint16) * scale))
+    with Image.open(file) as opened:
+        assert np.asarray(opened).max() in (0, 1, 255)  # Pillow rounds those of a PPM
+        with pytest.raises(DataError, match=r"^item 0 is a (TIFF|PPM|PNG) of 16 bits a colour, .* an array of uint8"):
+            as_image(opened, "item 0")
+    if file.suffix != ".png":
+        with pytest.raises(Unreadable, match="of 16 bits a colour, of which Pillow gives 8; store it as PNG"):
+            open_file(file)
+
+
+def test_colours_of_8_bits_are_read(tmp_path: Path) -> None:
+    for suffix in ("tif", "ppm", "png"):
+        Image.fromarray(FULL).save(tmp_path / f"a.{suffix}")
+        np.testing.assert_array_equal(np.asarray(depicted(open_file(tmp_path / f"a.{suffix}"), Depiction())), FULL)

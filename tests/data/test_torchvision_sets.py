@@ -307,6 +307,12 @@ class TestErrors:
         assert hasattr(torchvision.datasets, name)
         assert not root.exists()
 
+    def test_what_is_only_packed_is_told(self, tmp_path: Path, root: Path) -> None:
+        (root / "FashionMNIST/raw").mkdir(parents=True)
+        (root / "FashionMNIST/raw/train-images-idx3-ubyte.gz").write_bytes(b"")
+        with pytest.raises(DataError, match=r"is packed \(train-images-idx3-ubyte\.gz\)\. Unpack these"):
+            load_torchvision(tmp_path / "cache", "FashionMNIST", root)
+
     @pytest.mark.parametrize(
         ("name", "said"),
         [

@@ -17,9 +17,11 @@ from kd_hpo.study.design.trials import as_in_file, method_of, method_trials, own
 from kd_hpo.study.results.pairs import FEW_UPDATES
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.check import check_trial
-from kd_hpo.trial.parts import plan_before_training
+from kd_hpo.trial.given_teacher import is_given
+from kd_hpo.trial.parts import Prepared, Progress, plan_before_training
 from kd_hpo.trial.schedule import Schedule
 from kd_hpo.trial.start import steps_per_epoch
+from kd_hpo.trial.student_alone import require_better_than_student
 
 
 def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
@@ -137,3 +139,13 @@ def check_pairs(
             check_trial(config, batches, splits, cache, once, with_teacher=config.teacher not in teachers)
         teachers.append(config.teacher)
     return plan
+
+
+def check_teacher(study: StudyConfig, prepared: Prepared, progress: Progress) -> None:
+    """Raises ConfigError for a given teacher that is no better than its student alone, unless no method learns from it.
+
+    prepared  of a trial without pairs and assistants
+    """
+    learnt_from = any(method_of(study, name).base != "ce" for name in method_trials(study))
+    if learnt_from and is_given(study.teacher) and not study.teacher.accept_weak:
+        require_better_than_student(study.trial(), prepared, progress)

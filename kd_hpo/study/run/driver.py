@@ -28,7 +28,15 @@ from kd_hpo.study.results.best import learned_trials, start_of_lambda
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.results.final_scores import open_test_split
 from kd_hpo.study.results.standing import learned_weights
-from kd_hpo.study.run.checks import check_methods, check_pairs, check_starts, few_updates, refuse_other_settings, settle_settings
+from kd_hpo.study.run.checks import (
+    check_methods,
+    check_pairs,
+    check_starts,
+    check_teacher,
+    few_updates,
+    refuse_other_settings,
+    settle_settings,
+)
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
@@ -69,7 +77,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
     folder = StudyFolder.of(study)
     refuse_other_settings(study, folder)
     check_methods(study)
-    if not folder.begun:  # one that an earlier version began goes on
+    if new := not folder.begun:  # one that an earlier version began goes on
         check_starts(study)
     require_sampler(study.search.sampler)
     with status_line(console, each_time=verbose) as progress:
@@ -90,6 +98,8 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
             check_cluster(study, console)
         with status_line(console, each_time=verbose) as progress:
             prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
+            if new:
+                check_teacher(study, prepared, progress)
             if left:
                 prepare_features(study, folder, progress)
         worker = partial(execute, study_json=study.model_dump_json())

@@ -1,5 +1,7 @@
 """What is refused of a study before it begins, and of one that has begun."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,12 @@ from rich.console import Console
 
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import ConfigError, StudyError
-from kd_hpo.study.run.checks import check_starts, few_updates, refuse_other_settings
+from kd_hpo.nets.weights import save_weights
+from kd_hpo.study.run.checks import check_starts, check_teacher, few_updates, refuse_other_settings
 from kd_hpo.study.run.driver import run_study
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.student_alone import Alone
 from tests.conftest import digits_study
 
 
@@ -102,3 +106,42 @@ def test_a_study_that_an_earlier_version_has_begun_goes_on_whatever_its_ranges_h
     (StudyFolder.of(study).root / "trials").mkdir()
     with pytest.raises(KeyboardInterrupt):
         run_study(study, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({}, True),
+        ({"accept_weak": True}, False),
+        ({"training": {"epochs": 1}, "weights": None}, False),  # trained here
+        ({"methods": ["ce"]}, False),  # which learns from no teacher
+    ],
+)
+def test_a_given_teacher_that_is_no_better_than_its_student_is_refused_before_a_study(
+    tmp_path: Path, prepared: Prepared, changes: dict[str, object], refused: bool
+) -> None:
+    """Its weights are those of the fixture's teacher, said to know nothing."""
+    teacher = digits_study(tmp_path).teacher.model_dump() | {"weights": "given.safetensors"}
+    methods = changes.get("methods", ["ce", "kd"])
+    study = digits_study(
+        tmp_path,
+        teacher=teacher | {name: value for name, value in changes.items() if name != "methods"},
+        search={"trials": 0},
+        compare={"methods": methods},
+    )
+    poor = replace(prepared, teacher=replace(prepared.teacher, val=replace(prepared.teacher.val, value=0.1)))
+    with pytest.raises(ConfigError, match="has little to teach") if refused else nullcontext():
+        check_teacher(study, poor, lambda _: None)
+
+
+def test_the_refusal_is_before_any_trial_and_can_be_lifted_under_the_same_name(
+    tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kd_hpo.trial.student_alone.score_alone", lambda *_: Alone(1.0))
+    save_weights(prepared.teacher.network.state_dict(), tmp_path / "given.safetensors")
+    teacher = digits_study(tmp_path).teacher.replace(weights=tmp_path / "given.safetensors")
+    study = digits_study(tmp_path, teacher=teacher.model_dump(), search={"trials": 0}, compare={"methods": ["kd"]})
+    with pytest.raises(ConfigError, match="has little to teach"):
+        run_study(study, Console(quiet=True))
+    assert not StudyFolder.of(study).begun
+    refuse_other_settings(study.replace(teacher=teacher.replace(accept_weak=True).model_dump()), StudyFolder.of(study))
