@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from kd_hpo.config.trial import Teacher
 from kd_hpo.core.tasks import Task
 from kd_hpo.data.batches import ImageBatches, Indices
 from kd_hpo.data.normalise import Normalisation, Renormalise, of_unit_pixels
-from kd_hpo.errors import ConfigError
+from kd_hpo.errors import ConfigError, Note
 from kd_hpo.files import cached, digest
 from kd_hpo.nets.identity import network_digest
 from kd_hpo.nets.libraries import statistics_of_weights
@@ -97,6 +98,8 @@ class Judge:
     goal: Goal
     batches: ImageBatches
     val: Indices
+    as_told: bool
+    """Whether the study says how it reads images: another way that looks better is then told, and the user's stands."""
 
     def __str__(self) -> str:
         return (
@@ -104,32 +107,32 @@ class Judge:
             f"it reads {self.teacher.reads}"
         )
 
-    def require_worthy(self, cache: Path) -> None:
-        """Raises ConfigError for one that is near chance, or far better with another normalisation."""
+    def require_worthy(self, cache: Path, tell: Callable[[str], None]) -> None:
+        """Raises ConfigError for one that is near chance, or that would be far better with a normalisation which it was not given."""
         images, reads = self.batches.images.digest, self.batches.normalisation
         told = [images, self.goal.metric, list(reads.mean), list(reads.std), network_digest(self.teacher.network)]
         cached(
             cache / f"teacher-judged-{digest(told, self.val.tobytes())}.json",
             read=lambda there: True if there.is_file() else None,
-            make=self._judge,
+            make=partial(self._judge, tell=tell),
         )
 
-    def _judge(self, verdict: Path) -> None:
+    def _judge(self, verdict: Path, tell: Callable[[str], None]) -> None:
         value = self.teacher.val.value
         knows = self.task.knows(value, self.batches.labels(self.val))
         own, others = self._on_sample(), self._with_others()
         best = max(others, key=lambda how: self.goal.worth(others[how]), default=None)
         gain = 0.0 if best is None else self.goal.worth(others[best]) - self.goal.worth(own)
-        if knows and gain < _FAR_BETTER:
-            verdict.write_text(json.dumps({self.goal.on("val"): value}))
-            return
-        what = "" if knows else ", hardly better than the same answer for every image"
-        remedy = "No other normalisation that was tried helps: look"
+        better = ""
         if best is not None and gain >= _FAR_BETTER:
-            remedy = (
-                f"With {best} it reaches {others[best]:.4g} of {len(self._sample)} of them, where it has {own:.4g} now. Else look"
-            )
-        raise ConfigError(f"{self}{what}. {remedy} {where_to_look(self.batches)}")
+            better = f"With {best} it reaches {others[best]:.4g} of {len(self._sample)} of them, where it has {own:.4g} now"
+        if not knows or (better and not self.as_told):
+            what = "" if knows else ", hardly better than the same answer for every image"
+            remedy = f"{better}. Else look" if better else "No other normalisation that was tried helps: look"
+            raise ConfigError(f"{self}{what}. {remedy} {where_to_look(self.batches)}")
+        if better:
+            tell(Note(f"{better}; it is taken as teacher.normalise says"))
+        verdict.write_text(json.dumps({self.goal.on("val"): value}))
 
     @property
     def _sample(self) -> Indices:

@@ -323,10 +323,11 @@ def prepare_teacher(
         teacher = trained_teacher(network, config.teacher, task, batches, splits, cache, progress)
     teacher = replace(teacher, reads=reads)
     if is_given(config.teacher):
-        judge = Judge(teacher, config.teacher.network.name, task, config.task.goal, batches, splits.val)
+        as_told = config.teacher.normalise != "data"
+        judge = Judge(teacher, config.teacher.network.name, task, config.task.goal, batches, splits.val, as_told)
         progress(Note(str(judge)))
         if not config.teacher.accept_weak:
-            judge.require_worthy(cache)
+            judge.require_worthy(cache, progress)
     return teacher
 
 

@@ -63,11 +63,15 @@ def test_a_teacher_reads_what_its_own_script_gave_it(tmp_path: Path) -> None:
     torch.testing.assert_close(logits, torch.from_numpy(expected).float(), atol=0.02, rtol=0)  # levels are whole numbers of 255
 
 
-def test_one_that_would_be_far_better_otherwise_is_refused_with_how(tmp_path: Path) -> None:
+def test_one_that_would_be_far_better_otherwise_is_refused_with_how_unless_the_study_says_how_it_reads(tmp_path: Path) -> None:
+    wrong = {"mean": 0.9, "std": 1.0}
+    by_default = taught().replace(data={"kind": "digits", "normalise": wrong})
     with pytest.raises(ConfigError, match=r"With teacher.normalise: none it reaches 0\.\d+.*accept_weak: true") as caught:
-        prepare(taught(normalise={"mean": 0.9, "std": 1.0}), tmp_path)
+        prepare(by_default, tmp_path)
     assert "\n" not in str(caught.value)
-    assert prepare(taught(normalise={"mean": 0.9, "std": 1.0}, accept_weak=True), tmp_path).teacher.val.value < 0.85
+    told: list[str] = []
+    assert prepare(taught(normalise=wrong), tmp_path, told.append).teacher.val.value < 0.85
+    assert any("With teacher.normalise: none it reaches" in words for words in told if isinstance(words, Note))
 
 
 def test_one_that_knows_nothing_is_refused_and_what_was_found_good_is_not_asked_again(
@@ -78,7 +82,7 @@ def test_one_that_knows_nothing_is_refused_and_what_was_found_good_is_not_asked_
     prepare(taught(normalise="none"), tmp_path)
     (kept,) = tmp_path.glob("teacher-judged-*.json")
     assert json.loads(kept.read_text())["val/accuracy"] > 0.8
-    monkeypatch.setattr("kd_hpo.trial.given_teacher.Judge._judge", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr("kd_hpo.trial.given_teacher.Judge._judge", lambda *_, **__: pytest.fail("judged again"))
     prepare(taught(normalise="none"), tmp_path)
 
 
