@@ -217,6 +217,9 @@ class Compare(Settings):
     tune: Annotated[NonNegativeInt, Field(le=1_000_000)] = 0
     """Trials of a search of its own for each method that `search` does not name, whose best settings it then has; with 0 they
     all have the best settings of the search, but `tpe_lambda`, which then has as many trials as the search."""
+    margin: NonNegativeFloat = 0.005
+    """Of the task's metric: the table says of each method whether it is worse than the best control by no more than that. A
+    difference that is not significant does not say so."""
 
     def extends(self, other: "Compare") -> bool:
         """Whether it compares all that the other does in the same way, and perhaps more."""

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kd_hpo.config.wording import one_line
-from kd_hpo.study.report.comparison import caption, failures
+from kd_hpo.study.report.comparison import caption, failures, not_worse_in_words
 from kd_hpo.study.report.matrix import matrix_on_terminal
 from kd_hpo.study.report.sentences import headline, how_it_moved, missing, progress_of, whose
 from kd_hpo.study.report.words import number, p_value, with_spread
@@ -24,6 +24,7 @@ _WIDE = 120
 _CELL = 5
 """Columns of a weight: 0.123."""
 _MOST_PAIRS = 10
+_SHORT = {"yes": "y", "no": "n", "unknown": "?", "-": "-"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _counted(counts: Mapping[str, Count], method: str) -> tuple[str, str]:
 def _table(comparison: Comparison, *, wide: bool) -> Table:
     table = _bare_table(wide=wide)
     table.add_column("method", no_wrap=not wide)
-    for name in ("n", "test", "best", "val", "rank", "s", "diff.", "p"):
+    for name in ("n", "test", "best", "val", "rank", "s", "diff.", "p", "not worse" if wide else "nw"):
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
         table.add_column("tuning")
@@ -105,6 +106,7 @@ def _table(comparison: Comparison, *, wide: bool) -> Table:
         cells = [with_spread(row[name], row[f"{name}_sd"], digits) for name in ("test", "test_best", "val")]
         cells += [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
         cells += ["control" if method is best else number(row["difference"], f"+.{digits}f"), p_value(row["p_value"])]
+        cells.append(not_worse_in_words(row) if wide else _SHORT[not_worse_in_words(row)])
         count = f"{row['seeds']} ({row['failed']} failed)" if row["failed"] else f"{row['seeds']}"
         table.add_row(method.title if wide else method.name, count, *cells, *[method.tuning] * wide)
     return table
