@@ -210,7 +210,10 @@ class Method(Settings):
 
 
 class Compare(Settings):
-    """After the search: each method once a seed, on the same splits and for as many steps."""
+    """After the search: each method once a seed, on the same splits and for as many steps.
+
+    The seeds are counted from that of the study; no trial of a search has one of them.
+    """
 
     methods: tuple[str | Method, ...] = ("ce", "kd", "vid", "uniform", "hetero")
     seeds: Annotated[PositiveInt, Field(le=10_000)] = 3

@@ -179,6 +179,8 @@ def test_ray_listens_on_loopback_only(killed: Killed) -> None:
 
 def test_absurd_settings_fail_with_their_message_and_the_study_goes_on(finished: Finished) -> None:
     searched = [status for status in finished.folder.statuses() if status.spec.kind == "search"]
+    compared_at = {status.spec.seed for status in finished.folder.statuses() if status.spec.kind == "compare"}
+    assert compared_at and compared_at.isdisjoint(status.spec.seed for status in searched)
     absurd = [status for status in searched if status.spec.settings["training.optimizer.lr"] == ABSURD]
     assert 1 <= len(absurd) <= 3
     for status in absurd:

@@ -24,7 +24,7 @@ from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
-from kd_hpo.study.results.best import learned_trials, start_of_lambda
+from kd_hpo.study.results.best import learned_trials, seed_of_searches, start_of_lambda
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.results.final_scores import open_test_split
 from kd_hpo.study.results.standing import learned_weights
@@ -208,7 +208,7 @@ def search(
             goal=study.goal,
             sampler=study.search.sampler,
             scheduler=study.search.scheduler,
-            trial_seed=study.seed,
+            trial_seed=seed_of_searches(study, folder),
             sampler_seed=study.search.seed,
             epochs=study.training.epochs,
             start=partial(start_of_lambda, study, folder, one.method),
