@@ -192,6 +192,10 @@ class Search(Settings):
     """What tells a better trial of a search from a worse one, on `val`: the task's metric, which a study file may also call by
     its name, as accuracy; or its loss, as cross-entropy, which depends less on chance where `val` is small."""
     seed: Seed = 0
+    repeats: Annotated[PositiveInt, Field(le=10)] = 1
+    """How many independent searches there are, each with a comparison after it, its own teacher (`teacher.seed`, where it is
+    trained here), split (`splits.seed`) and seeds, as a study of its own: NAME, NAME-r2, and so on. What one search finds, with
+    one teacher on one split, may be chance; the last table is over the repeats."""
     carry_lambda: bool = False
     """Whether lambda is learned over whole trials: one of a search starts from the matrix of its method's best trial so far, and
     one of the comparison from what the best trial of the search started from, which may be nothing."""

@@ -26,6 +26,7 @@ from kd_hpo.study.report.comparison import caption, failures, not_worse_in_words
 from kd_hpo.study.report.escaping import in_code, in_markdown
 from kd_hpo.study.report.matrix import MatrixHistory, matrix_in_markdown, matrix_page
 from kd_hpo.study.report.plots import comparison_figure, curves_figure, search_figure, settings_figure, svg
+from kd_hpo.study.report.repeats import HEADS, repeats_caption, repeats_rows
 from kd_hpo.study.report.sentences import (
     headline,
     how_it_moved,
@@ -259,6 +260,16 @@ class Report:
     def conditions(self) -> list[str]:
         """What the numbers of the comparison depend on."""
         return caption(self.findings.comparison, table=False) if self.findings.comparison else []
+
+    @property
+    def repeats(self) -> list[tuple[str, ...]]:
+        """The table over the study's repeats: its heads, then a row a method; empty where there is one repeat only."""
+        repeated = self.findings.repeated
+        return [HEADS, *repeats_rows(repeated)] if repeated else []
+
+    @property
+    def repeats_caption(self) -> str:
+        return repeats_caption(self.findings.repeated) if self.findings.repeated else ""
 
     @property
     def level(self) -> float:

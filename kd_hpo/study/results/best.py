@@ -5,7 +5,6 @@ from kd_hpo.config.weightings import Matrix
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.result import TrialResult
 
-
 SEARCHED = 100_000
 """What is added to the study's seed for the trials of its searches: a comparison has 10,000 seeds at most, from the study's own
 on. What was found to be the best at a seed is so by chance too, and would have that chance once more in a comparison there."""
