@@ -20,9 +20,9 @@ def repeats_rows(repeated: Repeated) -> list[tuple[str, ...]]:
 
 def repeats_caption(repeated: Repeated) -> str:
     """What the numbers depend on."""
-    studies, margin = repeated.comparisons, repeated.comparisons[0].margin
+    studies, margin = [each.study for each in repeated.comparisons], repeated.comparisons[0].margin
     return (
-        f"Over {len(studies)} repeats, each with its own search, teacher and split ({', '.join(each.study for each in studies)}). "
+        f"Over {len(studies)} repeats, each with its own search, teacher and split ({', '.join(studies)}). "
         "test: mean of the repeats' means; between: their standard deviation; within: that over the seeds of a repeat; p: "
         f"paired t-test over the repeats' means, {len(studies) - 1} degrees of freedom; not worse: than the best control by "
         f"{margin:g} or more, one-sided, by the same means."

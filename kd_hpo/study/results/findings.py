@@ -59,5 +59,5 @@ class Findings:
 def read_findings(folder: StudyFolder) -> Findings:
     """Raises StudyError where there is no study, or where a file of it is broken."""
     study = folder.read_settings()
-    comparison, learned = read_comparison(study, folder), learned_weights(study, folder)
-    return Findings(study, folder, standing(study, folder), comparison, learned, read_repeated(study))
+    stands, comparison = standing(study, folder), read_comparison(study, folder)
+    return Findings(study, folder, stands, comparison, learned_weights(study, folder), read_repeated(study))
