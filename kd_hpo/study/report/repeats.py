@@ -24,6 +24,6 @@ def repeats_caption(repeated: Repeated) -> str:
     return (
         f"Over {len(studies)} repeats, each with its own search, teacher and split ({', '.join(studies)}). "
         "test: mean of the repeats' means; between: their standard deviation; within: that over the seeds of a repeat; p: "
-        f"paired t-test over the repeats' means, {len(studies) - 1} degrees of freedom; not worse: than the best control by "
+        f"paired t-test over the repeats' means, degrees of freedom {len(studies) - 1}; not worse: than the best control by "
         f"{margin:g} or more, one-sided, by the same means."
     )

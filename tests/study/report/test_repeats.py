@@ -47,7 +47,7 @@ def study(tmp_path: Path, prepared: Prepared) -> StudyConfig:
 def test_the_table_is_shown_and_reported(study: StudyConfig, tmp_path: Path) -> None:
     findings = read_findings(StudyFolder.of(study))
     assert findings.repeated and repeats_rows(findings.repeated) == ROWS
-    assert "(small, small-r2)" in repeats_caption(findings.repeated) and "1 degrees of freedom" in repeats_caption(
+    assert "(small, small-r2)" in repeats_caption(findings.repeated) and "degrees of freedom 1" in repeats_caption(
         findings.repeated
     )
     Console(file=(file := StringIO()), width=120).print(render_findings(findings, 120))
