@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from kd_hpo.config.trial import TrialConfig as TrialConfig
     from kd_hpo.core.hypergradient import hypergradient as hypergradient
     from kd_hpo.study.design.study_file import load_study as load_study
+    from kd_hpo.study.matrices.apply import apply as apply
     from kd_hpo.study.run.compare import compare as compare
     from kd_hpo.study.run.driver import run_study as run_study
     from kd_hpo.study.store.export_file import load_export as load_export
@@ -18,6 +19,7 @@ _HOMES = {
     "StudyConfig": "kd_hpo.config.study",
     "TrialConfig": "kd_hpo.config.trial",
     "TrialResult": "kd_hpo.trial.result",
+    "apply": "kd_hpo.study.matrices.apply",
     "compare": "kd_hpo.study.run.compare",
     "hypergradient": "kd_hpo.core.hypergradient",
     "load_export": "kd_hpo.study.store.export_file",
@@ -29,6 +31,7 @@ __all__ = [
     "StudyConfig",
     "TrialConfig",
     "TrialResult",
+    "apply",
     "compare",
     "hypergradient",
     "load_export",

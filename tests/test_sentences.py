@@ -55,6 +55,7 @@ from tests.cli.conftest import MATRIX, Command
 from tests.conftest import digits_study, digits_trial
 from tests.nets.test_features import Odd
 from tests.study.helpers import LEARNED, add_search
+from tests.study.store.test_export_file import EARLIER
 
 prepare_environment()
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
@@ -106,6 +107,8 @@ COMMANDS: dict[str, str] = {
     "apply of an empty file": "apply empty.json",
     "apply of a rank that is not there": "apply small.json --rank 7",
     "apply with an unknown setting": "apply small.json --set training.epoch=1",
+    "apply of a form that an earlier export has not": "apply earlier.json --form replayed",
+    "apply of a file of a later version": "apply later.json",
     "layers": "layers plain_conv --depth 1",
     "layers of no network": "layers plain_convv",
     "layers of no image": "layers plain_conv --input 32x32",
@@ -140,6 +143,9 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         (tmp_path / name).mkdir()
     (tmp_path / "empty.json").touch()
     run("export", "small", "-o", "small.json")
+    (tmp_path / "earlier.json").write_bytes(EARLIER.read_bytes())
+    later = json.loads((tmp_path / "small.json").read_text()) | {"schema_version": 9}
+    (tmp_path / "later.json").write_text(json.dumps(later))
     return run
 
 
@@ -391,6 +397,7 @@ TRIALS: dict[str, dict[str, object]] = {
     "pair of a layer that is not there": {"weighting": {"kind": "one_pair", "teacher": "conv9", "student": "fc"}},
     "matrix of another shape": {"weighting": {"kind": "fixed", "matrix": [[1, 0], [0, 0]]}},
     "matrix of zeros": {"weighting": {"kind": "fixed", "matrix": [[0, 0]] * 3}},
+    "replay from a start of another shape": {"weighting": {"kind": "replay", "matrices": [[[1, 0]] * 3], "start": [[1, 0]]}},
     "replay of another shape": {"weighting": {"kind": "replay", "matrices": [[[1, 2, 3]] * 3]}},
 }
 

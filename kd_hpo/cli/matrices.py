@@ -1,8 +1,9 @@
 """Commands that work on learned matrices: export, apply."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -55,12 +56,14 @@ def apply(
     /,
     *,
     rank: int = 1,
+    form: Literal["held", "replayed", "learned"] | None = None,
+    test: Annotated[bool, Parameter(negative=())] = False,
     folder: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     set_: Overrides = (),
     runs: Runs = Path("runs"),
     output: Output = AS_USUAL,
 ) -> Result:
-    """Train a student with an exported matrix, held fixed, on the train and outer splits together.
+    """Train students with an exported matrix, in every form that it can have, and keep the one that is best on val.
 
     Parameters
     ----------
@@ -68,45 +71,67 @@ def apply(
         A file that `kd-hpo export` wrote.
     rank
         Which of its matrices; 1 is the best.
+    form
+        The only form to train: the matrix held from the start, or replayed as it was recorded, on the train and outer splits
+        together, or lambda learned anew from what it started from. The best of the three on val if not given.
+    test
+        Open the test split for the student that is kept; the export file counts how often that was done.
     folder
-        The folder for the student's weights; RUNS/applied/STUDY-RANK if not given.
+        The folder for the students' weights; RUNS/applied/STUDY-RANK if not given.
     set_
-        A setting of the trial to replace, as a.b=value, such as training.epochs=100; may be given several times.
+        A setting of the trials to replace, as a.b=value, such as training.epochs=100; may be given several times. Where a form is
+        to be chosen, those of `weighting` act on the one that is learned.
     runs
         The folder whose cache holds data and teachers.
     """
     from kd_hpo.study.environment import prepare_environment
 
     prepare_environment()
-    from kd_hpo.study.matrices.apply import apply_matrix
+    from kd_hpo.study.matrices.apply import apply as apply_export
     from kd_hpo.study.status_line import status_line
     from kd_hpo.study.store.export_file import load_export
 
-    exported = load_export(export_file)
-    goal = exported.matrices[0].config.task.goal
-    metric = goal.on("val")
+    goal = load_export(export_file).matrices[0].config.task.goal
     with status_line(output.progress, each_time=output.verbose) as progress:
-        applied = apply_matrix(
-            exported,
+        applied = apply_export(
+            export_file,
             rank=rank,
+            form=form,
+            test=test,
             overrides=set_,
-            folder=(folder or runs / "applied" / f"{exported.study}-{rank}").absolute(),
-            cache=runs.absolute() / "cache",
+            folder=folder,
+            runs=runs,
             progress=progress,
-            report=lambda r: progress(f"training the student: epoch {r.epoch}, {goal.name} on val {r.metrics[metric]:.4f}"),
+            report=lambda each, r: progress(
+                f"training the student ({each}): epoch {r.epoch}, {goal.name} on val {r.metrics[goal.on('val')]:.4f}"
+            ),
         )
     if not applied.same_teacher:
         output.progress.print(Text("note: the teacher's weights are not those that the matrix was learned with", style="yellow"))
-    last, best = applied.result.last, applied.result.best
-    ends = {
-        "last": {"epoch": last.epoch, "val": last.metrics[metric], "test": applied.test.last},
-        "best": {"epoch": best.epoch, "val": best.metrics[metric], "test": applied.test.best},
-    }
-    return Result(
-        ends | {"weights": applied.weights, "same_teacher": applied.same_teacher},
-        (
-            "after epoch {epoch}: val {val:.4f}, test {test:.4f}".format(**ends["last"]),
-            "best by val, epoch {epoch}: val {val:.4f}, test {test:.4f}".format(**ends["best"]),
-            f"the student's weights: {applied.weights}",
-        ),
-    )
+    document = applied.document()
+    return Result(document, (*_forms_in_words(document, named=form is not None), *_ends_in_words(document)))
+
+
+def _forms_in_words(document: dict[str, Any], *, named: bool) -> Iterator[str]:
+    """What was chosen, and what each form reached on val after its last epoch."""
+    reached = {form: each["last"]["val"] for form, each in document["forms"].items() if "last" in each}
+    others = [f"{form} {val:.4f}" for form, val in reached.items() if form != document["form"]]
+    beside = f"; {', '.join(others)}" if others else ""
+    how = "as named" if named else "chosen on val"
+    yield f"{how}: {document['form']}, val {reached[document['form']]:.4f} after the last epoch{beside}"
+    for form, each in document["forms"].items():
+        if "failed" in each:
+            yield f"{form} has failed: {each['failed']}"
+
+
+def _ends_in_words(document: dict[str, Any]) -> Iterator[str]:
+    for end, words in (("last", "after epoch {epoch}: val {val:.4f}"), ("best", "best by val, epoch {epoch}: val {val:.4f}")):
+        test = document[end]["test"]
+        yield words.format(**document[end]) + (f", test {test:.4f}" if test is not None else "")
+    count, record = document["test_opened"], document["test_opened_in"]
+    times = {0: "never", 1: "once"}.get(count, f"{count} times")
+    if document["last"]["test"] is None:
+        yield f"the test split stays closed; --test opens it (so far {times}, says {record})"
+    else:
+        yield f"the test split was opened {times} for this export, says {record}"
+    yield f"the student's weights: {document['weights']}"

@@ -148,7 +148,7 @@ def run_and_tell(study: "StudyConfig", output: Output, *, again: bool = False) -
 
     with status_line(output.progress) as progress:
         progress("starting")  # what is imported now takes seconds
-        from kd_hpo.study.report.summary import render
+        from kd_hpo.study.report.summary import render, render_repeated
         from kd_hpo.study.results.findings import read_findings
         from kd_hpo.study.run.driver import Interrupted, run_study
         from kd_hpo.study.store.folder import StudyFolder
@@ -163,9 +163,12 @@ def run_and_tell(study: "StudyConfig", output: Output, *, again: bool = False) -
     exported = folder.export.is_file()  # a study of other methods has learned no matrix
     files = {suffix: folder.comparison(suffix) for suffix in ("csv", "json", "png")}
     files |= {"lambda": folder.export} if exported else {}
+    if summary.repeated:
+        files |= {f"repeats_{suffix}": folder.root / f"repeats.{suffix}" for suffix in ("csv", "json")}
+    repeated = ("", render_repeated(summary.repeated, out.width)) if summary.repeated else ()
     return Result(
         read_findings(folder).document() | {"files": files, "mlflow": summary.link},
-        ("", render(summary.comparison, summary.learned, out.width)),
+        ("", render(summary.comparison, summary.learned, out.width), *repeated),
         ("", *_where(study, folder, summary.link, exported=exported)),
     )
 

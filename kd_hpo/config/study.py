@@ -194,6 +194,10 @@ class Search(Settings):
     """What tells a better trial of a search from a worse one, on `val`: the task's metric, which a study file may also call by
     its name, as accuracy; or its loss, as cross-entropy, which depends less on chance where `val` is small."""
     seed: Seed = 0
+    repeats: Annotated[PositiveInt, Field(le=10)] = 1
+    """How many independent searches there are, each with a comparison after it, its own teacher (`teacher.seed`, where it is
+    trained here), split (`splits.seed`) and seeds, as a study of its own: NAME, NAME-r2, and so on. What one search finds, with
+    one teacher on one split, may be chance; the last table is over the repeats."""
     carry_lambda: bool = False
     """Whether lambda is learned over whole trials: one of a search starts from the matrix of its method's best trial so far, and
     one of the comparison from what the best trial of the search started from, which may be nothing."""
@@ -212,13 +216,19 @@ class Method(Settings):
 
 
 class Compare(Settings):
-    """The comparison after the search: each method once a seed, on the same splits and for as many steps."""
+    """The comparison after the search: each method once a seed, on the same splits and for as many steps.
+
+    The seeds are counted from that of the study; no trial of a search has one of them.
+    """
 
     methods: tuple[str | Method, ...] = ("ce", "kd", "vid", "uniform", "hetero")
     seeds: Annotated[PositiveInt, Field(le=10_000)] = 3
     tune: Annotated[NonNegativeInt, Field(le=1_000_000)] = 0
     """Trials of a search of its own for each method that `search` does not name, whose best settings it then has; with 0 they
     all have the best settings of the search, but `tpe_lambda`, which then has as many trials as the search."""
+    margin: NonNegativeFloat = 0.005
+    """Of the task's metric: the table says of each method whether it is worse than the best control by no more than that. A
+    difference that is not significant does not say so."""
 
     def extends(self, other: "Compare") -> bool:
         """Whether this comparison has all of the other one, in the same way, and perhaps more."""

@@ -78,10 +78,20 @@ class ExportedMatrix(_Weighting):
 
 
 class ReplayedMatrices(_Weighting):
-    """A recorded trajectory, the matrix at the end of each epoch: the next one starts from it. The first epoch's is uniform."""
+    """A recorded trajectory, the matrix at the end of each epoch: the next one starts from it."""
 
     kind: Literal["replay"] = "replay"
     matrices: Annotated[tuple[Matrix, ...], Field(min_length=1)]
+    start: Matrix | None = None
+    """The first epoch's; null is uniform."""
+    totals: tuple[PositiveFloat, ...] = ()
+    """What multiplies the strength of the pairs, a number a matrix; empty is 1 throughout, as it is in the first epoch."""
+
+    @model_validator(mode="after")
+    def _a_total_each(self) -> "ReplayedMatrices":
+        if self.totals and len(self.totals) != len(self.matrices):
+            raise ValueError(f"there are {len(self.totals)} totals for {len(self.matrices)} matrices; give one for each, or none")
+        return self
 
 
 class InformationFlow(_Weighting):

@@ -112,19 +112,27 @@ class Constant:
 class Replay(Constant):
     """A recorded trajectory: matrices (T, S) as they stood at the end of each epoch.
 
-    Each is the one that the next epoch starts from, and that it is trained with; the first epoch's is uniform over the served
-    pairs (T, S), as where lambda is learned. The last one serves any epoch beyond.
+    Each is the one that the next epoch starts from, and that it is trained with; the first epoch's is `start` (T, S), or uniform
+    over the served pairs (T, S), as where lambda is learned. The last one serves any epoch beyond. So do the totals, one a
+    matrix, of which none are 1 throughout.
     """
 
-    def __init__(self, trajectory: Sequence[Tensor], served: Tensor) -> None:
+    def __init__(
+        self, trajectory: Sequence[Tensor], served: Tensor, *, start: Tensor | None = None, totals: Sequence[float] = ()
+    ) -> None:
         self._trajectory = [weights / weights.sum() for weights in trajectory]
-        self._start = served / served.sum()
+        first = served if start is None else start
+        self._start = first / first.sum()
+        self._totals = totals or [1.0] * len(trajectory)
 
     def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
         return self.of_epoch(epoch - 1) if epoch else self._start
 
     def of_epoch(self, epoch: int) -> Tensor:
         return self._trajectory[min(epoch, len(self._trajectory) - 1)]
+
+    def total(self, epoch: int) -> float:
+        return self._totals[min(epoch, len(self._totals)) - 1] if epoch else 1.0
 
     def support(self) -> Tensor:
         return torch.stack([self._start, *self._trajectory]).amax(0) > 0

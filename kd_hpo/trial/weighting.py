@@ -93,8 +93,9 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
             raise ConfigError(
                 f"weighting names the export {path}; kd_hpo.load_study reads it, or give its matrix with `kind: fixed`"
             )
-        case settings.ReplayedMatrices(matrices=matrices):
-            return Replay([_of_served(_matrix(matrix, shape), served, plan) for matrix in matrices], served)
+        case settings.ReplayedMatrices(matrices=matrices, totals=totals):
+            recorded = [_of_served(_matrix(matrix, shape), served, plan) for matrix in matrices]
+            return Replay(recorded, served, start=_start(weighting, served, plan), totals=totals)
         case settings.InformationFlow(start=start, decay=decay):
             return InformationFlow(_of_served(same_depth(shape), served, plan), start=start, decay=decay)
         case settings.RandomLayers():
@@ -130,7 +131,7 @@ def compared_examples(config: TrialConfig, batch: int) -> int:
     return ceil(config.pairs.batch_share * batch)
 
 
-def _start(weighting: settings.Learning, served: Tensor, plan: PairPlan) -> Tensor | None:
+def _start(weighting: settings.Learning | settings.ReplayedMatrices, served: Tensor, plan: PairPlan) -> Tensor | None:
     if weighting.start is None:
         return None
     return _of_served(_matrix(weighting.start, plan.shape, "weighting.start"), served, plan)

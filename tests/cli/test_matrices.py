@@ -1,18 +1,21 @@
 """kd-hpo export and apply; code of one's own in an export is never run because a file says so."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import kd_hpo as kd_hpo_package
 from kd_hpo.errors import ExportError
-from kd_hpo.study.matrices.apply import refuse_code
+from kd_hpo.study.matrices.forms import refuse_code
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder
 from tests.cli.conftest import STUDY, Command
 from tests.conftest import digits_study, digits_trial
 from tests.study.helpers import LEARNED, add_search
+from tests.study.store.test_export_file import EARLIER
 
 MATRIX = ((0.7, 0.0), (0.0, 0.3), (0.0, 0.0))
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
@@ -40,8 +43,32 @@ def test_export_then_apply(kd_hpo: Command, exported: Path) -> None:
     told = kd_hpo("apply", "small-lambda.json", "--set", "training.epochs=1")
     assert (told.code, told.err) == (0, "")
     assert "the teacher's weights are not those" in told.out  # the export is made by hand
+    assert re.search(r"^chosen on val: (\w+), val 0\.\d{4} after the last epoch; (\w+) 0\.\d{4}, (\w+) 0\.\d{4}$", told.out, re.M)
     assert "after epoch 1: val 0." in told.out and "best by val, epoch 1: val 0." in told.out
+    assert "test 0." not in told.out and "the test split stays closed; --test opens it (so far never" in told.out
     assert (kd_hpo.folder / "runs/applied/small-1/last.safetensors").is_file()
+
+
+def test_apply_says_as_json_what_python_gets(kd_hpo: Command, exported: Path) -> None:
+    arguments = (exported, "--set", "training.epochs=1")
+    document = json.loads(kd_hpo("apply", *arguments, "--json", "--test").out)
+    assert document["test_opened"] == 1 and document["test_opened_in"] == str(exported)
+    in_python = kd_hpo_package.apply(exported, overrides=["training.epochs=1"], test=True, runs=kd_hpo.folder / "runs").document()
+    assert in_python.pop("test_opened") == 2 and document.pop("test_opened") == 1
+    assert json.loads(json.dumps(in_python)) == document
+    told = kd_hpo("apply", *arguments, "--form", document["form"], "--test")
+    val, test = document["last"]["val"], document["last"]["test"]
+    assert told.lines[-4].endswith(f"epoch 1: val {val:.4f}, test {test:.4f}")
+    assert f"as named: {document['form']}, val {val:.4f} after the last epoch" in told.lines
+    assert f"the test split was opened 3 times for this export, says {exported}" in told.lines
+    assert kd_hpo("apply", exported, "--form", "frozen").code == 2
+
+
+def test_apply_of_a_file_of_the_first_version(kd_hpo: Command, exported: Path) -> None:
+    exported.write_bytes(EARLIER.read_bytes())
+    told = kd_hpo("apply", exported, "--set", "training.epochs=1", "--json", "-q")
+    assert list(json.loads(told.out)["forms"]) == ["held", "learned"]
+    assert "it holds no trajectory" in kd_hpo("apply", exported, "--form", "replayed").error
 
 
 def test_matrix_of_layers_that_do_not_exist_names_those_that_do(kd_hpo: Command, exported: Path) -> None:

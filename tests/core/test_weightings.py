@@ -61,6 +61,14 @@ def test_replay_starts_each_epoch_from_what_the_one_before_ended_with_and_holds_
     ends = [[[0.25, 0.75]], [[0.75, 0.25]], [[0.0, 1.0]]]
     assert [weighting.of_epoch(epoch).tolist() for epoch in (0, 1, 2, 50)] == [*ends, ends[-1]]
     assert [weighting.weights(epoch).tolist() for epoch in (0, 1, 2, 3, 50)] == [[[0.5, 0.5]], *ends, ends[-1]]
+    assert [weighting.total(epoch) for epoch in (0, 1, 50)] == [1, 1, 1]
+
+
+def test_replay_begins_where_it_is_told_and_its_totals_go_with_its_matrices() -> None:
+    trajectory, start = [torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 1.0]])], torch.tensor([[0.0, 2.0]])
+    weighting = Replay(trajectory, torch.ones(1, 2), start=start, totals=(0.5, 2.0))
+    assert [weighting.weights(epoch).tolist() for epoch in (0, 1, 2)] == [[[0.0, 1.0]], [[0.25, 0.75]], [[0.75, 0.25]]]
+    assert [weighting.total(epoch) for epoch in (0, 1, 2, 3)] == [1.0, 0.5, 2.0, 2.0]
 
 
 @pytest.mark.parametrize(

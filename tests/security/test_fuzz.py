@@ -27,7 +27,7 @@ from kd_hpo.data.image_folder import load_image_folder
 from kd_hpo.errors import ConfigError, KdHpoError
 from kd_hpo.nets.weights import load_weights, save_weights, weights_digest
 from kd_hpo.study.design.study_file import load_study
-from kd_hpo.study.matrices.apply import applied_config
+from kd_hpo.study.matrices.forms import applied_config
 from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder

@@ -20,7 +20,7 @@ from kd_hpo.data.teacher_targets import cached_targets
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, ExportError, KdHpoError
 from kd_hpo.nets.weights import load_weights
 from kd_hpo.study.design.study_file import load_study
-from kd_hpo.study.matrices.apply import applied_config, matrix_of_rank
+from kd_hpo.study.matrices.forms import applied_config, matrix_of_rank
 from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.service
 METHODS = ["kd", "uniform", "absurd"]
 SPACE = {
     "kd.weight": {"kind": "uniform", "low": 0.5, "high": 2.0},
-    "pairs.strength": {"kind": "uniform", "low": 0.5, "high": 2.0},
+    "pairs.strength": {"kind": "uniform", "low": 0.5, "high": 4.0},
 }
 ABSURD = {"name": "absurd", "base": "kd", "set": {"training.optimizer.lr": 1e18}}
 

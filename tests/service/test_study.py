@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
-from kd_hpo.study.matrices.apply import apply_matrix
+from kd_hpo.study.matrices.apply import apply
 from kd_hpo.study.report.summary import Summary
 from kd_hpo.study.run.driver import run_study
 from kd_hpo.study.search.journal import known_trials
@@ -179,6 +179,8 @@ def test_ray_listens_on_loopback_only(killed: Killed) -> None:
 
 def test_absurd_settings_fail_with_their_message_and_the_study_goes_on(finished: Finished) -> None:
     searched = [status for status in finished.folder.statuses() if status.spec.kind == "search"]
+    compared_at = {status.spec.seed for status in finished.folder.statuses() if status.spec.kind == "compare"}
+    assert compared_at and compared_at.isdisjoint(status.spec.seed for status in searched)
     absurd = [status for status in searched if status.spec.settings["training.optimizer.lr"] == ABSURD]
     assert 1 <= len(absurd) <= 3
     for status in absurd:
@@ -224,20 +226,19 @@ def test_export_validates_and_its_matrix_trains_a_student(finished: Finished, tm
     jsonschema.validate(json.loads(finished.folder.export.read_text()), json.loads(SCHEMA.read_text()))
     export = load_export(finished.folder.export)
     told: list[EpochRecord] = []
-    applied = apply_matrix(
-        export,
-        rank=1,
+    applied = apply(
+        finished.folder.export,
+        form="held",
         overrides=("training.epochs=2",),
         folder=tmp_path,
-        cache=finished.folder.cache,
-        report=told.append,
-        progress=lambda words: None,
+        runs=finished.study.runs,
+        report=lambda form, record: told.append(record),
     )
     assert applied.same_teacher
     assert [record.epoch for record in told] == [1, 2]
     assert np.allclose(told[-1].weights, export.matrices[0].held_mean, atol=1e-6)
     assert "outer/accuracy" not in told[-1].metrics  # that split trains the student now
-    assert 0 < applied.test.last <= 1
+    assert applied.test is None
     assert set(load_file(applied.weights)) == set(load_file(finished.folder.trial(export.matrices[0].trial) / "last.safetensors"))
 
 

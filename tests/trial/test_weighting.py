@@ -28,6 +28,7 @@ def plan() -> PairPlan:
         {"kind": "one_pair", "teacher": "conv2", "student": "fc"},
         {"kind": "fixed", "matrix": [[1, 2], [0, 0], [3, 0]]},
         {"kind": "replay", "matrices": [[[1, 0]] * 3, [[0, 1]] * 3]},
+        {"kind": "replay", "matrices": [[[1, 0]] * 3], "start": [[0, 1]] * 3, "totals": [2.0]},
         {"kind": "learned"},
     ],
     ids=lambda weighting: str(weighting["kind"]),

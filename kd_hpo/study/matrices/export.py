@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.errors import StudyError
+from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.pairs import from_uniform
-from kd_hpo.study.store.export_file import Export, ExportedMatrix, ExportedTeacher
+from kd_hpo.study.store.export_file import Export, ExportedMatrix, ExportedTeacher, load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import RESULT, TrialResult
+from kd_hpo.trial.result import RESULT, TOTAL, TrialResult
 
 
 def trial_export(folder: StudyFolder, status: TrialStatus) -> str | None:
@@ -31,17 +31,22 @@ def export_of(study: str, matrices: Sequence[ExportedMatrix]) -> Export:
 
 
 def export_study(study: StudyConfig, folder: StudyFolder, path: Path, *, top: int) -> Export:
-    """Writes the study's `top` best matrices to `path`. Raises StudyError where no trial has learned one."""
+    """Writes the study's `top` best matrices to `path`. Raises StudyError where no trial has learned one.
+
+    Where an export of the study stands there, how often its test split was opened is still known afterwards.
+    """
     learned = learned_trials(study, folder)
     if not learned:
         raise StudyError(f"no completed trial of study {study.name!r} has learned pair weights; see `{folder.resume}`")
     export = export_of(study.name, [_exported(folder, rank, *entry) for rank, entry in enumerate(learned[:top], 1)])
+    export = export.replace(test_opened=_opened_before(study.name, path))
     write_atomically(path, export.model_dump_json(indent=1))
     return export
 
 
 def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResult) -> ExportedMatrix:
     pairs, metric = result.config.pairs, result.config.task.goal.on("val")
+    totals = tuple(record.metrics.get(TOTAL, 1.0) for record in result.records)
     return ExportedMatrix(
         rank=rank,
         trial=spec.id,
@@ -49,6 +54,8 @@ def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResu
         seed=spec.seed,
         weights=result.last.weights,
         held_mean=result.held_mean,
+        trajectory=tuple(record.weights for record in result.records),
+        totals=() if all(total == 1 for total in totals) else totals,
         updates=result.updates,
         from_uniform=from_uniform(result.held_mean),
         scales=result.last.scales,
@@ -70,3 +77,12 @@ def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResu
         versions=result.versions,
         config=result.config,
     )
+
+
+def _opened_before(study: str, path: Path) -> int:
+    """How often the test split was opened for the export of the study that stands there; 0 where another file does, or none."""
+    try:
+        there = load_export(path)
+    except ExportError:
+        return 0
+    return there.test_opened if there.study == study else 0

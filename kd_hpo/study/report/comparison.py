@@ -1,12 +1,13 @@
 """A comparison in words: what its numbers depend on, what failed, and its table in Markdown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from kd_hpo.config.wording import brief
 from kd_hpo.study.design.trials import CELL
 from kd_hpo.study.report.escaping import in_markdown
 from kd_hpo.study.report.words import number, p_value, with_spread
-from kd_hpo.study.results.comparison import Comparison, MethodScores
+from kd_hpo.study.results.comparison import LEVEL, Comparison, MethodScores
 
 
 def caption(comparison: Comparison, *, table: bool = True) -> list[str]:
@@ -36,9 +37,20 @@ def caption(comparison: Comparison, *, table: bool = True) -> list[str]:
             f"difference: test less that of {comparison.control.name}, the best control by mean, on the same seeds; "
             "p: paired t-test, two-sided, not corrected for the number of methods."
         )
-    elif not comparison.control:
+    if comparison.control:
+        lines.append(
+            f"not worse (nw): than {comparison.control.name} by {comparison.margin:g} or more, by a paired t-test, one-sided at "
+            f"{LEVEL:.0%}; no: worse by more than that, by the same test of the other side; unknown: neither is shown."
+        )
+    else:
         lines.append("There is no control to compare with.")
     return lines
+
+
+def not_worse_in_words(row: Mapping[Any, Any]) -> str:
+    """Of a row of Comparison.frame: yes, no, unknown; a dash for the best control itself."""
+    found = row["not_worse"]
+    return found if isinstance(found, str) else "-"
 
 
 def failures(comparison: Comparison) -> list[str]:
@@ -52,11 +64,11 @@ def failures(comparison: Comparison) -> list[str]:
 
 def comparison_in_markdown(comparison: Comparison) -> str:
     """The table, a row a method, and under it what failed and what the numbers depend on."""
-    lines = ["| method | test | best | val | rank | s | difference | p |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| method | test | best | val | rank | s | difference | p | not worse |", "|---|---|---|---|---|---|---|---|---|"]
     for row in comparison.frame().to_dict("records"):
         scores = [with_spread(row[name], row[f"{name}_sd"]) for name in ("test", "test_best", "val")]
         others = [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
-        others += [number(row["difference"], "+.4f"), p_value(row["p_value"])]
+        others += [number(row["difference"], "+.4f"), p_value(row["p_value"]), not_worse_in_words(row)]
         lines.append(f"| {row['title']} | {' | '.join(scores + others)} |")
     below = [*map(in_markdown, failures(comparison)), *caption(comparison)]
     return "\n".join([*lines, "", *(f"{line}  " for line in below)])

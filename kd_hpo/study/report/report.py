@@ -22,10 +22,11 @@ from kd_hpo.config.trial import Network
 from kd_hpo.errors import ConfigError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import compared_ids
-from kd_hpo.study.report.comparison import caption, failures
+from kd_hpo.study.report.comparison import caption, failures, not_worse_in_words
 from kd_hpo.study.report.escaping import in_code, in_markdown
 from kd_hpo.study.report.matrix import MatrixHistory, matrix_in_markdown, matrix_page
 from kd_hpo.study.report.plots import comparison_figure, curves_figure, search_figure, settings_figure, svg
+from kd_hpo.study.report.repeats import HEADS, repeats_caption, repeats_rows
 from kd_hpo.study.report.sentences import (
     headline,
     how_it_moved,
@@ -39,8 +40,9 @@ from kd_hpo.study.report.sentences import (
     whose,
 )
 from kd_hpo.study.report.words import capital, duration, number, p_value, with_spread
+from kd_hpo.study.results.comparison import LEVEL
 from kd_hpo.study.results.findings import Findings, read_findings
-from kd_hpo.study.results.significance import FEWEST_TRIALS, LEVEL, trends
+from kd_hpo.study.results.significance import FEWEST_TRIALS, Trend, trends_of_searches
 from kd_hpo.study.results.standing import searched_points
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.trial.result import LayerRecord, TrialResult
@@ -61,7 +63,7 @@ def write_report(folder: StudyFolder, path: Path, now: datetime) -> Findings:
         lstrip_blocks=True,
     )
     environment.filters |= {"md": in_markdown, "code": in_code, "number": number, "p_value": p_value, "with_spread": with_spread}
-    environment.filters |= {"said": of_test, "capital": capital}
+    environment.filters |= {"said": of_test, "capital": capital, "not_worse": not_worse_in_words}
     write_atomically(path, environment.get_template(TEMPLATES[path.suffix]).render(report=report, findings=report.findings))
     return report.findings
 
@@ -186,8 +188,9 @@ class Report:
     @property
     def search_rows(self) -> list[tuple[str, int, str, str]]:
         """Method, trials, the best one, and which settings mattered."""
+        found = trends_of_searches(self.searches)
         return [
-            (method, len(points), best_in_words(points, self.goal), settings_in_words(points, self.goal))
+            (method, len(points), best_in_words(points, self.goal), settings_in_words(points, found[method], self.goal))
             for method, points in self.searches.items()
         ]
 
@@ -259,6 +262,16 @@ class Report:
         return caption(self.findings.comparison, table=False) if self.findings.comparison else []
 
     @property
+    def repeats(self) -> list[tuple[str, ...]]:
+        """The table over the study's repeats: its heads, then a row a method; empty where there is one repeat only."""
+        repeated = self.findings.repeated
+        return [HEADS, *repeats_rows(repeated)] if repeated else []
+
+    @property
+    def repeats_caption(self) -> str:
+        return repeats_caption(self.findings.repeated) if self.findings.repeated else ""
+
+    @property
     def level(self) -> float:
         return LEVEL
 
@@ -293,8 +306,8 @@ def best_in_words(points: Sequence[Mapping[str, object]], goal: Goal) -> str:
     return f"{best['score']:.4f} ({best['trial']})" if best else "none completed"
 
 
-def settings_in_words(points: Sequence[Mapping[str, object]], goal: Goal) -> str:
-    clear = [trend for trend in trends(points) if trend.p < LEVEL]
+def settings_in_words(points: Sequence[Mapping[str, object]], found: Sequence[Trend], goal: Goal) -> str:
+    clear = [trend for trend in found if trend.corrected < LEVEL]
     if len(points) < FEWEST_TRIALS:
         return "too few trials to say"
     return "; ".join(of_trend(trend, goal) for trend in clear) or "no clear trend"

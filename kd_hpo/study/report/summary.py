@@ -10,13 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from kd_hpo.config.wording import one_line
-from kd_hpo.study.report.comparison import caption, failures
+from kd_hpo.study.report.comparison import caption, failures, not_worse_in_words
 from kd_hpo.study.report.matrix import matrix_on_terminal
+from kd_hpo.study.report.repeats import HEADS, repeats_caption, repeats_rows
 from kd_hpo.study.report.sentences import headline, how_it_moved, missing, progress_of, whose
 from kd_hpo.study.report.words import number, p_value, with_spread
 from kd_hpo.study.results.comparison import Comparison
 from kd_hpo.study.results.findings import Findings
 from kd_hpo.study.results.pairs import strongest_pairs
+from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import Count, Learned, Standing
 
 _WIDE = 120
@@ -24,6 +26,7 @@ _WIDE = 120
 _CELL = 5
 """Columns of a weight: 0.123."""
 _MOST_PAIRS = 10
+_SHORT = {"yes": "y", "no": "n", "unknown": "?", "-": "-"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Summary:
     """None where no method learns pair weights."""
     link: str
     """Opens the study's experiment in MLflow's model-training view, once a server runs (`kd-hpo ui`)."""
+    repeated: Repeated | None = None
+    """Over all repeats, where the study asks for more than one; the comparison and the matrix are those of the first."""
 
 
 def render(comparison: Comparison, learned: Learned | None, width: int) -> RenderableType:
@@ -43,6 +48,16 @@ def render(comparison: Comparison, learned: Learned | None, width: int) -> Rende
     lines += [Text(line, "dim") for line in _wrapped(caption(comparison), width)]
     shown: list[RenderableType] = [_table(comparison, wide=width >= _WIDE), Text(), *lines]
     return Group(*shown, *([Text(), render_learned(learned, width)] if learned else []))
+
+
+def render_repeated(repeated: Repeated, width: int) -> RenderableType:
+    """The table over the repeats, a row a method."""
+    table = _bare_table(wide=width >= _WIDE)
+    for head in HEADS:
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for row in repeats_rows(repeated):
+        table.add_row(*row)
+    return Group(table, Text(), *(Text(line, "dim") for line in _wrapped([repeats_caption(repeated)], width)))
 
 
 def render_learned(learned: Learned, width: int) -> RenderableType:
@@ -81,7 +96,8 @@ def render_findings(findings: Findings, width: int) -> RenderableType:
     about = Text.assemble((findings.study.name, "bold"), f": {progress_of(findings.standing)}")
     said = [Text(line) for line in _wrapped(headline(findings), width)]
     if findings.comparison is not None and findings.finished:
-        return Group(about, *said, Text(), render(findings.comparison, findings.learned, width))
+        repeated = [Text(), render_repeated(findings.repeated, width)] if findings.repeated else []
+        return Group(about, *said, Text(), render(findings.comparison, findings.learned, width), *repeated)
     shown: list[RenderableType] = [about, *(Text(line) for line in _wrapped(missing(findings), width)), Text()]
     shown += [render_standing(findings.standing, width)]
     return Group(*shown, *([Text(), render_learned(findings.learned, width)] if findings.learned else []))
@@ -95,7 +111,7 @@ def _counted(counts: Mapping[str, Count], method: str) -> tuple[str, str]:
 def _table(comparison: Comparison, *, wide: bool) -> Table:
     table = _bare_table(wide=wide)
     table.add_column("method", no_wrap=not wide)
-    for name in ("n", "test", "best", "val", "rank", "s", "diff.", "p"):
+    for name in ("n", "test", "best", "val", "rank", "s", "diff.", "p", "not worse" if wide else "nw"):
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
         table.add_column("tuning")
@@ -105,6 +121,7 @@ def _table(comparison: Comparison, *, wide: bool) -> Table:
         cells = [with_spread(row[name], row[f"{name}_sd"], digits) for name in ("test", "test_best", "val")]
         cells += [number(row["rank"], ".1f"), number(row["seconds"], ".0f")]
         cells += ["control" if method is best else number(row["difference"], f"+.{digits}f"), p_value(row["p_value"])]
+        cells.append(not_worse_in_words(row) if wide else _SHORT[not_worse_in_words(row)])
         count = f"{row['seeds']} ({row['failed']} failed)" if row["failed"] else f"{row['seeds']}"
         table.add_row(method.title if wide else method.name, count, *cells, *[method.tuning] * wide)
     return table

@@ -5,6 +5,19 @@ from kd_hpo.config.weightings import Matrix
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.result import TrialResult
 
+SEARCHED = 100_000
+"""What is added to the study's seed for the trials of its searches: a comparison has 10,000 seeds at most, from the study's own
+on. What was found to be the best at a seed is so by chance too, and would have that chance once more in a comparison there."""
+
+
+def seed_of_searches(study: StudyConfig, folder: StudyFolder) -> int:
+    """Of every trial of the study's searches: none of the comparison's seeds.
+
+    Searches that an earlier version began, at the comparison's first one, go on with it: their trials are compared.
+    """
+    begun = (status.spec.seed for status in folder.statuses() if status.spec.kind == "search")
+    return next(begun, study.seed + SEARCHED)
+
 
 def searched_trials(folder: StudyFolder, method: str) -> list[TrialStatus]:
     return [status for status in folder.statuses() if status.spec.kind == "search" and status.spec.method == method]

@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
-from scipy.stats import rankdata, ttest_rel
+from scipy.stats import rankdata, ttest_1samp
 
 from kd_hpo.config.load import method_names
 from kd_hpo.config.methods import METHODS
-from kd_hpo.config.study import Method, StudyConfig
+from kd_hpo.config.study import Compare, Method, StudyConfig
 from kd_hpo.config.task import Goal
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
@@ -37,6 +37,8 @@ COLUMNS = {
     "steps": "inner steps of a trial",
     "difference": "test less that of the best control, the mean over the seeds that both have",
     "p_value": "of a paired t-test of this difference, two-sided, not corrected for the number of methods",
+    "not_worse": "whether it is worse than the best control by no more than the margin: yes, no or unknown",
+    "p_not_worse": "of a paired t-test, one-sided, that it is worse by the margin or more: yes where that is below .05",
     "tuning": "what was searched for it",
 }
 """The columns of Comparison.frame, in order; where a number does not exist there is nan. They stand in
@@ -90,6 +92,8 @@ class Comparison:
     """Images and digest."""
     goal: Goal
     """The task's metric, and which way of it is better."""
+    margin: float = Compare().margin
+    """How much of the metric a method may lose against the best control and still be called not worse."""
 
     @property
     def control(self) -> MethodScores | None:
@@ -109,6 +113,9 @@ class Comparison:
             row |= {"rank": rank, "seconds": spread(method.all("seconds").values())[0], "steps": method.steps}
             against = self.control.all("test") if self.control and self.control is not method else {}
             row["difference"], row["p_value"] = paired(method.all("test"), against)
+            row |= {"not_worse": NAN, "p_not_worse": NAN}
+            if against:
+                row["not_worse"], row["p_not_worse"] = not_worse(method.all("test"), against, self.margin, self.goal)
             rows.append(row | {"tuning": method.tuning})
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -129,6 +136,7 @@ class Comparison:
             "splits": {name: {"images": size, "digest": digest} for name, (size, digest) in self.splits.items()},
             "teacher": dict(self.teacher),
             "best_control": self.control.name if self.control else None,
+            "margin": self.margin,
             "columns": {name: words.format(metric=self.goal.name) for name, words in COLUMNS.items()},
         }
         return about | {"methods": rows}
@@ -151,6 +159,7 @@ def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", sear
         teacher={"val": prepared.teacher.val.value, "test": score_on_test(prepared.teacher.network, prepared)},
         splits={name: (splits.sizes[name], splits.digests[name]) for name in ("train", "outer", "val", "test")},
         goal=study.task.goal,
+        margin=study.compare.margin,
     )
 
 
@@ -202,6 +211,7 @@ def read_comparison(study: StudyConfig, folder: StudyFolder) -> Comparison | Non
             teacher=given["teacher"],
             splits={name: (split["images"], split["digest"]) for name, split in given["splits"].items()},
             goal=study.task.goal,
+            margin=given.get("margin", study.compare.margin),  # earlier versions wrote none
         )
     except (ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{path} is broken ({error!r}); write it again with `{StudyFolder.of(study).resume}`") from error
@@ -235,6 +245,9 @@ def tuning_of(study: StudyConfig, searched: Mapping[str, Searched], name: str) -
 
 # ---- statistics
 
+LEVEL = 0.05
+"""Of significance."""
+
 
 def spread(values: Iterable[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; nan for what so few values do not have."""
@@ -256,10 +269,33 @@ def paired(scores: Mapping[int, float], others: Mapping[int, float]) -> tuple[fl
 
     nan for the difference without such a seed, for the p-value at fewer than two or where all differences are the same.
     """
-    seeds = sorted(scores.keys() & others.keys())
-    differences = [scores[seed] - others[seed] for seed in seeds]
-    if not seeds:
+    differences = differences_of(scores, others)
+    if not differences:
         return NAN, NAN
-    if max(differences) - min(differences) < 1e-9:  # far below one image; what is left is rounding
-        return mean(differences), NAN
-    return mean(differences), float(ttest_rel([scores[seed] for seed in seeds], [others[seed] for seed in seeds]).pvalue)
+    return mean(differences), NAN if _all_the_same(differences) else float(ttest_1samp(differences, 0).pvalue)
+
+
+def not_worse(
+    scores: Mapping[int, float], others: Mapping[int, float], margin: float, goal: Goal
+) -> tuple[Literal["yes", "no", "unknown"], float]:
+    """Whether a method is worse than another by no more than the margin, and the p-value of its being worse by that or more.
+
+    A paired t-test over the seeds that both have, one-sided (non-inferiority: Wellek 2010, section 3.2). yes where p is below
+    LEVEL; no where the test of the other side is, p above 1 - LEVEL; unknown between, at fewer than two seeds, and where all
+    differences are the same: p is nan then.
+    """
+    differences = [goal.worth(difference) for difference in differences_of(scores, others)]
+    if not differences or _all_the_same(differences):
+        return "unknown", NAN
+    p = float(ttest_1samp(differences, -margin, alternative="greater").pvalue)
+    return "yes" if p < LEVEL else "no" if p > 1 - LEVEL else "unknown", p
+
+
+def differences_of(scores: Mapping[int, float], others: Mapping[int, float]) -> list[float]:
+    """At the seeds that both have, in their order."""
+    return [scores[seed] - others[seed] for seed in sorted(scores.keys() & others.keys())]
+
+
+def _all_the_same(differences: Sequence[float]) -> bool:
+    """Far below one image: what is left is rounding."""
+    return max(differences) - min(differences) < 1e-9

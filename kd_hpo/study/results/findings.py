@@ -5,6 +5,7 @@ from typing import Any
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.results.comparison import Comparison, read_comparison
+from kd_hpo.study.results.repeats import Repeated, read_repeated
 from kd_hpo.study.results.significance import Significance, against_controls
 from kd_hpo.study.results.standing import Learned, Standing, learned_weights, standing
 from kd_hpo.study.store.folder import StudyFolder
@@ -17,6 +18,8 @@ class Findings:
     standing: Standing
     comparison: Comparison | None
     learned: Learned | None
+    repeated: Repeated | None = None
+    """Over the study's repeats, once each has come to its end; None where there is one only."""
 
     @property
     def finished(self) -> bool:
@@ -41,6 +44,7 @@ class Findings:
             "search": self.standing.search,
             "compare": self.standing.compare,
             "comparison": self.comparison and self.comparison.document(),
+            "repeated": self.repeated and self.repeated.document(),
             "learned": learned
             and {
                 "method": learned.method,
@@ -55,4 +59,5 @@ class Findings:
 def read_findings(folder: StudyFolder) -> Findings:
     """Raises StudyError where there is no study, or where a file of it is broken."""
     study = folder.read_settings()
-    return Findings(study, folder, standing(study, folder), read_comparison(study, folder), learned_weights(study, folder))
+    stands, comparison = standing(study, folder), read_comparison(study, folder)
+    return Findings(study, folder, stands, comparison, learned_weights(study, folder), read_repeated(study))

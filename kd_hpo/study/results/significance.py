@@ -1,17 +1,15 @@
 """What the numbers of a study allow one to say: which method is better than which, and which outer settings mattered."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scipy.stats import spearmanr
 
 from kd_hpo.config.task import Goal
-from kd_hpo.study.results.comparison import Comparison, MethodScores, paired
+from kd_hpo.study.results.comparison import LEVEL, Comparison, MethodScores, paired
 from kd_hpo.study.results.standing import settings_of
 
-LEVEL = 0.05
-"""Of significance."""
 FEWEST_TRIALS = 5
 """For a trend to be told from chance: of four trials, no order is rarer than 1 in 12."""
 
@@ -51,6 +49,8 @@ class Trend:
     correlation: float
     """Spearman's, in [-1, 1]."""
     p: float
+    corrected: float = float("nan")
+    """p after Holm's correction for the number of trends that are told together; nan before."""
 
 
 def against_controls(comparison: Comparison, name: str) -> list[Significance]:
@@ -77,7 +77,8 @@ def trends(points: Sequence[Mapping[str, object]]) -> list[Trend]:
     """Of each numeric setting that has varied over FEWEST_TRIALS or more, the strongest first.
 
     points  as `searched_points` gives them; those that never reached a score are left out
-    A trial that the scheduler has stopped ranks as it stood then: it was stopped for being behind.
+    A trial that the scheduler has stopped ranks as it stood then: it was stopped for being behind. Corrected for the number of
+    settings of this search.
     """
     reached = [point for point in points if point["score"] is not None]
     found = []
@@ -88,4 +89,16 @@ def trends(points: Sequence[Mapping[str, object]]) -> list[Trend]:
         if numeric and len(pairs) >= FEWEST_TRIALS and len(set(values)) > 1 and len(set(scores)) > 1:
             test = spearmanr(values, scores)
             found.append(Trend(setting, len(pairs), float(test.statistic), float(test.pvalue)))
-    return sorted(found, key=lambda trend: -abs(trend.correlation))
+    return sorted(_corrected(found), key=lambda trend: -abs(trend.correlation))
+
+
+def trends_of_searches(searches: Mapping[str, Sequence[Mapping[str, object]]]) -> dict[str, list[Trend]]:
+    """Those of each search, by its method, corrected for the number of settings of all: a report tells them together."""
+    found = {method: trends(points) for method, points in searches.items()}
+    corrected = iter(_corrected([trend for each in found.values() for trend in each]))
+    return {method: [next(corrected) for _ in each] for method, each in found.items()}
+
+
+def _corrected(found: Sequence[Trend]) -> list[Trend]:
+    corrected = holm([trend.p for trend in found])
+    return [replace(trend, corrected=value) for trend, value in zip(found, corrected, strict=True)]

@@ -35,10 +35,11 @@ def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
     """Raises StudyError where a study with other settings has begun under the name.
 
     A study whose data or layers turned out wrong has not begun: its settings may be mended. One that has begun may compare
-    more methods, at more seeds.
+    more methods, at more seeds, and be repeated more often.
     """
     if folder.settings.is_file() and folder.begun:
         there = folder.read_settings()
+        there = there.replace(search=there.search.replace(repeats=study.search.repeats).model_dump())  # others beside this one
         changed = {name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)}
         if study.compare.extends(there.compare):
             changed -= {"compare"}

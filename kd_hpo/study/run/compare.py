@@ -32,6 +32,7 @@ def compare(
     seeds    how many, counted from the study's seed
     tune     trials of a search of its own for each method, before; 0 takes the study's settings
     The columns are those of kd_hpo.study.results.comparison.COLUMNS; `frame.attrs["caption"]` says what the numbers depend on.
+    Of a study with `search.repeats` above 1, a row a method over all of them: kd_hpo.study.results.repeats.REPEATS_COLUMNS.
     What stands in the study's folder is not run again; more methods or seeds may be asked for later.
     Raises ConfigError for what is not accepted, and what `run_study` raises.
     """
@@ -39,13 +40,17 @@ def compare(
     from rich.console import Console
 
     from kd_hpo.study.report.comparison import caption
+    from kd_hpo.study.report.repeats import repeats_caption
     from kd_hpo.study.run.driver import run_study
 
     given = study if isinstance(study, StudyConfig) else load_study(Path(study), [NO_SEARCH])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    comparison = run_study(comparing(given, methods, seeds=seeds, tune=tune), console).comparison
-    frame = comparison.frame()
-    frame.attrs["caption"] = "\n".join(caption(comparison))
+    summary = run_study(comparing(given, methods, seeds=seeds, tune=tune), console)
+    frame = summary.comparison.frame()
+    frame.attrs["caption"] = "\n".join(caption(summary.comparison))
+    if summary.repeated:
+        frame = summary.repeated.frame()
+        frame.attrs["caption"] = repeats_caption(summary.repeated)
     return frame
 
 

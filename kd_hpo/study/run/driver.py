@@ -1,6 +1,7 @@
 """A study: prepare what trials share, search the outer settings, compare methods at the best ones, test, export."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,14 +20,16 @@ from kd_hpo.study.cluster.connection import check_cluster, ray_running, resource
 from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
 from kd_hpo.study.cluster.signals import heed_sigterm, stopped_by_sigterm
 from kd_hpo.study.cluster.stopper import StudyStopper
+from kd_hpo.study.design.repeats import repeats_of
 from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, method_trials, searches, untried
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
-from kd_hpo.study.results.best import learned_trials, start_of_lambda
+from kd_hpo.study.results.best import learned_trials, seed_of_searches, start_of_lambda
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.results.final_scores import open_test_split
+from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.run.checks import (
     check_methods,
@@ -72,7 +75,21 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
     A study that is refused before its teacher is trained has no folder yet.
     Raises StudyError if another study of the name has other settings, or another process drives this one; Interrupted on
     SIGINT or SIGTERM; DataError, ConfigError or FeatureMismatch for what cannot be run.
+    Where `search.repeats` asks for several, each is a study of its own, one after the other, and what is returned is the first
+    with the table over all of them.
     """
+    studies, folder = repeats_of(study), StudyFolder.of(study)
+    for each in studies:  # before the first one has taken its hours
+        refuse_other_settings(each, StudyFolder.of(each))
+    summaries = [_run_once(each, console, verbose=verbose, again=again) for each in studies]
+    if len(studies) == 1:
+        return summaries[0]
+    repeated = Repeated(tuple(summary.comparison for summary in summaries))
+    repeated.write(folder)
+    return replace(summaries[0], repeated=repeated)
+
+
+def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: bool) -> Summary:
     prepare_environment()
     folder = StudyFolder.of(study)
     refuse_other_settings(study, folder)
@@ -218,7 +235,7 @@ def search(
             goal=study.goal,
             sampler=study.search.sampler,
             scheduler=study.search.scheduler,
-            trial_seed=study.seed,
+            trial_seed=seed_of_searches(study, folder),
             sampler_seed=study.search.seed,
             epochs=study.training.epochs,
             start=partial(start_of_lambda, study, folder, one.method),

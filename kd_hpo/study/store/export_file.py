@@ -1,9 +1,9 @@
 """The file of exported matrices, read with every mistake named: `kd-hpo export` writes it, and `kd-hpo apply` takes it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError, model_validator
 
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import Name
@@ -15,6 +15,8 @@ from kd_hpo.trial.result import LayerRecord
 
 Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
 SCHEMA = Path(__file__).with_name("export.schema.json")
+VERSION: Final = 2
+"""Of what is written. 1 had no trajectory and no count, and is read."""
 _TOLERANCE = 1e-3
 MAX_BYTES = 2**26
 """Of a file: thousands of matrices of networks with a hundred layers each."""
@@ -38,7 +40,12 @@ class ExportedMatrix(Settings):
     weights: Matrix
     """lambda (T, S) at the end of the trial, sum 1: rows are teacher layers, columns student layers."""
     held_mean: Matrix
-    """Its mean over the epochs in which it was held still; what `apply` uses."""
+    """Its mean over the epochs in which it was held still."""
+    trajectory: tuple[Matrix, ...] = ()
+    """lambda (T, S) at the end of each epoch of the trial; empty in exports of schema version 1. What it started from, where that
+    was no uniform matrix, is `config.weighting.start`."""
+    totals: tuple[PositiveFloat, ...] = ()
+    """What the strength of the pairs was multiplied by in each epoch, where it was learned beside lambda; empty stands for 1."""
     updates: int | None = None
     """How often lambda was updated in the trial; null in exports of earlier versions."""
     from_uniform: float | None = None
@@ -65,14 +72,17 @@ class ExportedMatrix(Settings):
     @model_validator(mode="after")
     def _fits(self) -> "ExportedMatrix":
         shape = len(self.teacher_layers), len(self.student_layers)
-        for name in ("weights", "held_mean", "scales"):
-            matrix = getattr(self, name)
+        on_simplex = {"weights": self.weights, "held_mean": self.held_mean}
+        on_simplex |= {f"trajectory.{epoch}": matrix for epoch, matrix in enumerate(self.trajectory)}
+        for name, matrix in {**on_simplex, "scales": self.scales}.items():
             if (len(matrix), *{len(row) for row in matrix}) != shape:
                 raise ValueError(f"{name} is not {shape[0]} rows (teacher layers) of {shape[1]} (student layers)")
-        for name in ("weights", "held_mean"):
-            total = sum(map(sum, getattr(self, name)))
+        for name, matrix in on_simplex.items():
+            total = sum(map(sum, matrix))
             if abs(total - 1) > _TOLERANCE:
                 raise ValueError(f"{name} sums to {total:.6g}; weights on the simplex sum to 1")
+        if self.totals and len(self.totals) != len(self.trajectory):
+            raise ValueError(f"totals has {len(self.totals)} numbers for a trajectory of {len(self.trajectory)} epochs")
         return self
 
 
@@ -80,9 +90,11 @@ class Export(Settings):
     """The best learned matrices of a study, best first."""
 
     kind: Literal["kd_hpo export"] = "kd_hpo export"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = VERSION
     study: Name
     created: str
+    test_opened: NonNegativeInt = 0
+    """How often `kd-hpo apply --test` has opened the test split for a student of this file."""
     matrices: Annotated[tuple[ExportedMatrix, ...], Field(min_length=1)]
 
 
@@ -102,9 +114,19 @@ def load_export(path: Path) -> Export:
     try:
         return Export.model_validate_json(content)
     except ValidationError as error:
+        if newer := _newer_version(error):
+            raise ExportError(
+                f"{path} is an export of schema version {newer}, and this kd_hpo reads those up to {VERSION}; install a newer one"
+            ) from error
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ExportError(
             one_line(f"{path} is not an export of kd_hpo: {where}: {first['msg']}{more}; write it again with `kd-hpo export`")
         ) from error
+
+
+def _newer_version(error: ValidationError) -> int | None:
+    """The schema version of a file that a later kd_hpo wrote; None where that is not what is wrong."""
+    given = [each["input"] for each in error.errors(include_url=False) if each["loc"] == ("schema_version",)]
+    return next((version for version in given if type(version) is int and version > VERSION), None)

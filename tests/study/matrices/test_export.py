@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from kd_hpo.errors import StudyError
-from kd_hpo.study.matrices.apply import applied_config
 from kd_hpo.study.matrices.export import export_study
+from kd_hpo.study.matrices.forms import applied_config
 from kd_hpo.study.store.export_file import Export, load_export
 from kd_hpo.study.store.folder import StudyFolder, TestScores
+from kd_hpo.trial.result import TOTAL
 from tests.conftest import digits_study, digits_trial
 from tests.study.exports import add_trial
-from tests.study.helpers import record, result_of
+from tests.study.helpers import UNIFORM, record, result_of
 
 HELD = ((0.25, 0.25), (0.0, 0.25), (0.25, 0.0))
 
@@ -23,6 +24,29 @@ def test_the_mean_over_held_epochs_is_exported_beside_the_last_matrix_and_applie
     (entry,) = export_study(study, folder, tmp_path / "lambda.json", top=1).matrices
     assert (entry.weights, entry.held_mean) == (corner, HELD)
     assert applied_config(entry, []).weighting.matrix == HELD  # type: ignore[union-attr]
+
+
+def test_the_trajectory_is_that_of_the_records_with_the_strengths_that_were_learned(tmp_path: Path) -> None:
+    study = digits_study(tmp_path)
+    folder, corner = StudyFolder.of(study), ((0.0, 1.0), (0.0, 0.0), (0.0, 0.0))
+    records = [record(1, 0.5), record(2, 0.7, corner)]
+    add_trial(folder, "trial-000", result_of(records))
+    (entry,) = export_study(study, folder, tmp_path / "lambda.json", top=1).matrices
+    assert (entry.trajectory, entry.totals) == ((UNIFORM, corner), ())
+    learned = [each.replace(metrics={**each.metrics, TOTAL: total}) for each, total in zip(records, (1.0, 0.5), strict=True)]
+    add_trial(folder, "trial-000", result_of(learned))
+    assert export_study(study, folder, tmp_path / "lambda.json", top=1).matrices[0].totals == (1.0, 0.5)
+
+
+def test_an_export_that_is_written_again_still_knows_how_often_test_was_opened(tmp_path: Path) -> None:
+    study, path = digits_study(tmp_path), tmp_path / "lambda.json"
+    folder = StudyFolder.of(study)
+    add_trial(folder, "trial-000", result_of([record(1, 0.5)]))
+    assert export_study(study, folder, path, top=1).test_opened == 0
+    path.write_text(load_export(path).replace(test_opened=2).model_dump_json())
+    assert export_study(study, folder, path, top=1).test_opened == load_export(path).test_opened == 2
+    path.write_text(load_export(path).replace(study="another").model_dump_json())
+    assert export_study(study, folder, path, top=1).test_opened == 0
 
 
 def test_best_by_last_epoch_comes_first_and_the_way_back_is_whole(exported: Path) -> None:

@@ -44,9 +44,9 @@ def test_unequal_budgets_assistants_one_seed_and_no_control_are_told(tmp_path: P
 
 def test_markdown_has_the_table_and_its_conditions(comparison: Comparison) -> None:
     text = comparison_in_markdown(comparison)
-    assert "| student alone | 0.5000 ±.1000 | 0.7000 ±.0000 | 0.6000 ±.1000 | 2.7 | 11 | -0.1000 | - |" in text
-    assert "| mine | 0.5500 ±.0707 | 0.5500 ±.0707 | 0.6500 ±.0707 | 2.5 | 10 | - | - |" in text
-    assert "| - | - | - | - | - | - | - |" in text and "sp: 3 of 3 trials failed: it diverged" in text
+    assert "| student alone | 0.5000 ±.1000 | 0.7000 ±.0000 | 0.6000 ±.1000 | 2.7 | 11 | -0.1000 | - | unknown |" in text
+    assert "| mine | 0.5500 ±.0707 | 0.5500 ±.0707 | 0.6500 ±.0707 | 2.5 | 10 | - | - | - |" in text
+    assert "| - | - | - | - | - | - | - | unknown |" in text and "sp: 3 of 3 trials failed: it diverged" in text
     assert "Seeds 0 to 2." in text
 
 

@@ -77,11 +77,11 @@ def test_matrix_is_the_mean_over_seeds_with_the_names_of_its_layers(summary: Sum
 
 def test_wide_table_has_titles_and_what_was_tuned(summary: Summary) -> None:
     lines = shown(summary).splitlines()
-    assert lines[0].split() == ["method", "n", "test", "best", "val", "rank", "s", "diff.", "p", "tuning"]
+    assert lines[0].split() == ["method", "n", "test", "best", "val", "rank", "s", "diff.", "p", "not", "worse", "tuning"]
     ce, mine, learned = (re.split(r"  +", line.rstrip()) for line in lines[2:5])
-    assert ce[1:] == ["2", "0.4500 ±.0707", "0.6000 ±.0000", "0.5500 ±.0707", "2.0", "10", "control", "-", "none"]
+    assert ce[1:] == ["2", "0.4500 ±.0707", "0.6000 ±.0000", "0.5500 ±.0707", "2.0", "10", "control", "-", "-", "none"]
     assert mine[:3] == ["mine", "1 (1 failed)", "0.3000"]
-    assert learned[-3:-1] == ["+0.2000", "0.156"]  # differences .25 and .15: t = 4, p = 1 - (2 / pi) atan 4
+    assert learned[-4:-1] == ["+0.2000", "0.156", "unknown"]  # differences .25 and .15: t = 4, p = 1 - (2 / pi) atan 4
 
 
 def test_narrow_table_fits_a_log_of_80_columns(summary: Summary) -> None:
@@ -89,9 +89,9 @@ def test_narrow_table_fits_a_log_of_80_columns(summary: Summary) -> None:
     lines = text[: text.index("Learned lambda")].splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
     ce, mine, learned = (line.split() for line in lines[2:5])
-    assert ce == ["ce", "2", "0.450", "±.071", "0.600", "±.000", "0.550", "±.071", "2.0", "10", "control", "-"]
+    assert ce == ["ce", "2", "0.450", "±.071", "0.600", "±.000", "0.550", "±.071", "2.0", "10", "control", "-", "-"]
     assert mine[:4] == ["mine", "1", "(1", "failed)"]
-    assert learned[-2:] == ["+0.200", "0.156"]
+    assert learned[-3:] == ["+0.200", "0.156", "?"]
 
 
 def test_what_is_shown_names_failures_seeds_and_conditions(summary: Summary) -> None:

@@ -7,8 +7,8 @@ import pytest
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.task import Classification
 from kd_hpo.config.weightings import LearnedWeights, Uniform
-from kd_hpo.study.design.trials import trial_config
-from kd_hpo.study.results.best import start_of_lambda, start_of_seeds
+from kd_hpo.study.design.trials import compared_ids, trial_config
+from kd_hpo.study.results.best import seed_of_searches, start_of_lambda, start_of_seeds
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import RESULT, EpochRecord
@@ -72,3 +72,15 @@ def test_a_trial_starts_from_what_was_handed_on(folder: StudyFolder) -> None:
     assert isinstance(config.weighting, LearnedWeights)
     assert config.weighting.start == START
     assert config.kd.weight == 0.5
+
+
+def test_no_seed_of_the_comparison_is_that_of_the_searches_but_where_they_have_begun_so(tmp_path: Path) -> None:
+    """However many seeds are asked for later."""
+    small = digits_study(tmp_path, seed=3, compare={"methods": ["ce"], "seeds": 10_000})
+    folder = StudyFolder.of(small)
+    compared = {seed for _, seed in compared_ids(small).values()}
+    assert compared == set(range(3, 10_003)) and seed_of_searches(small, folder) not in compared
+    folder.write_status(TrialStatus(spec=TrialSpec(id="ce-s4", kind="compare", method="ce", seed=4), state="completed"))
+    assert seed_of_searches(small, folder) not in compared
+    folder.write_status(TrialStatus(spec=TrialSpec(id="hetero-t000", kind="search", method="hetero", seed=3), state="stopped"))
+    assert seed_of_searches(small, folder) == 3

@@ -13,7 +13,7 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.task import Classification
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.study.design.trials import searches
-from kd_hpo.study.results.comparison import COLUMNS, Comparison, compared, mean_ranks, paired, spread
+from kd_hpo.study.results.comparison import COLUMNS, Comparison, compared, mean_ranks, not_worse, paired, spread
 from kd_hpo.study.store.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.trial.parts import Prepared
 from tests.conftest import digits_study, digits_trial
@@ -74,6 +74,31 @@ def test_two_seeds_have_a_p_value() -> None:
 )
 def test_differences_that_have_no_p_value(ours: Mapping[int, float], others: Mapping[int, float], difference: float) -> None:
     assert paired(ours, others) == pytest.approx((difference, NAN), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("differences", "margin", "expected", "t"),
+    [
+        ((0.01, 0.02, 0.03), 0.005, "yes", 0.025 / (0.01 / 3**0.5)),
+        ((0.01, 0.02, 0.03), 0.0, "yes", 0.02 / (0.01 / 3**0.5)),
+        ((-0.03, -0.02, -0.01), 0.0, "no", -0.02 / (0.01 / 3**0.5)),
+        ((-0.03, -0.02, -0.01), 0.005, "unknown", -0.015 / (0.01 / 3**0.5)),  # worse by .02, as far as is known
+        ((-0.01, 0.0, 0.01), 0.005, "unknown", 0.005 / (0.01 / 3**0.5)),  # a tie, which says little
+        ((-0.01, 0.0, 0.01), 0.02, "yes", 0.02 / (0.01 / 3**0.5)),
+    ],
+)
+def test_not_worse_by_more_than_a_margin(differences: tuple[float, ...], margin: float, expected: str, t: float) -> None:
+    """The deviation is .01. At two degrees of freedom, P(T > t) is (1 - t / sqrt(2 + t^2)) / 2."""
+    ours, others = {seed: 0.5 + each for seed, each in enumerate(differences)}, dict.fromkeys(range(3), 0.5) | {9: 0.1}
+    p = (1 - t / (2 + t**2) ** 0.5) / 2
+    assert not_worse(ours, others, margin, Classification.goal) == (expected, pytest.approx(p))
+    assert not_worse(others, ours, margin, Classification.loss) == (expected, pytest.approx(p))  # where less is better
+
+
+@pytest.mark.parametrize("ours", [{}, {0: 0.9}, {0: 0.6, 1: 0.6}], ids=["none", "one seed", "no variance"])
+def test_whether_it_is_worse_is_not_known_of_so_little(ours: dict[int, float]) -> None:
+    found, p = not_worse(ours, {0: 0.5, 1: 0.5}, 0.005, Classification.goal)
+    assert found == "unknown" and math.isnan(p)
 
 
 def test_nothing_in_common_has_no_difference() -> None:
@@ -154,6 +179,9 @@ def test_differences_are_to_the_best_control_on_the_same_seeds(comparison: Compa
     learned = row(frame, LEARNED)
     assert learned["difference"] == pytest.approx(0.015)
     assert learned["p_value"] == pytest.approx(1 - 2 / math.pi * math.atan(3))  # t = .015 / (.00707 / sqrt 2) = 3
+    # of .01 and .02, .005 more is .02 on average: t = .02 / (.00707 / sqrt 2) = 4, and one side of p is 1 / 2 - atan(4) / pi
+    assert learned["not_worse"] == "unknown" and learned["p_not_worse"] == pytest.approx(0.5 - math.atan(4) / math.pi)
+    assert math.isnan(row(frame, "mine")["not_worse"])  # it is the best control
     assert row(frame, "ce")["difference"] == pytest.approx(-0.1) and math.isnan(row(frame, "ce")["p_value"])
     assert math.isnan(row(frame, "mine")["difference"])
 

@@ -3,10 +3,11 @@
 import math
 
 import pytest
+from scipy.stats import t
 
 from kd_hpo.config.task import Classification
 from kd_hpo.study.results.comparison import Comparison, MethodScores, Scores
-from kd_hpo.study.results.significance import FEWEST_TRIALS, against_controls, holm, trends
+from kd_hpo.study.results.significance import FEWEST_TRIALS, against_controls, holm, trends, trends_of_searches
 
 NAN = float("nan")
 
@@ -65,7 +66,27 @@ def test_a_setting_that_accuracy_rises_with() -> None:
     lr, weight = trends(points)
     assert (lr.setting, lr.trials, lr.correlation, weight.correlation) == ("lr", 6, pytest.approx(1), pytest.approx(-1))
     assert lr.p < 0.01
+    assert [lr.corrected, weight.corrected] == holm([lr.p, weight.p])
     assert (weight.setting, weight.trials) == ("weight", 6)
+
+
+def test_trends_that_are_told_together_are_corrected_for_their_number() -> None:
+    """By hand: of the three, sorted, the smallest p counts threefold, the next twofold, and none falls below the one before.
+    Eight values in order but for neighbours that have changed places: the sum of the squared differences d is 2 a swap, rho is
+    1 - 6 sum d^2 / (8 (64 - 1)), and p that of t = rho sqrt(6 / (1 - rho^2)) at six degrees of freedom."""
+    orders = {"lr": [0, 1, 2, 3, 4, 5, 7, 6], "decay": [1, 0, 3, 2, 5, 4, 7, 6], "warmup": [7, 3, 1, 6, 0, 5, 2, 4]}
+    p = {}
+    for name, order in orders.items():
+        rho = 1 - 6 * sum((i - each) ** 2 for i, each in enumerate(order)) / (8 * 63)
+        p[name] = 2 * float(t.sf(abs(rho) * (6 / (1 - rho**2)) ** 0.5, 6))
+    assert p["lr"] < p["decay"] < p["warmup"]
+    first = [point(i, i / 10, lr=float(orders["lr"][i]), decay=float(orders["decay"][i])) for i in range(8)]
+    second = [point(i, i / 10, warmup=float(orders["warmup"][i])) for i in range(8)]
+    found = trends_of_searches({"a": first, "b": second, "c": []})
+    lr, decay, warmup = 3 * p["lr"], max(3 * p["lr"], 2 * p["decay"]), p["warmup"]
+    assert {trend.setting: trend.corrected for trend in found["a"]} == pytest.approx({"lr": lr, "decay": decay})
+    assert [trend.corrected for trend in found["b"]] == pytest.approx([warmup]) and found["c"] == []
+    assert [trend.corrected for trend in trends(first)] == pytest.approx([2 * p["lr"], max(2 * p["lr"], p["decay"])])
 
 
 def test_few_trials_show_no_trend() -> None:

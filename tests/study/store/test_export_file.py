@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kd_hpo.errors import ExportError
 from kd_hpo.study.store.export_file import SCHEMA, Export, load_export
 
+EARLIER = Path(__file__).with_name("export-1.json")
 REGENERATE = """.venv/bin/python -c '
 import json
 from kd_hpo.study.store.export_file import SCHEMA, Export
@@ -44,6 +45,23 @@ def test_file_may_name_a_run_of_mlflow_or_none(exported: Path, tmp_path: Path) -
     assert [entry.mlflow_run_id for entry in load_export(tmp_path / "other.json").matrices] == [None, None]
 
 
+def test_file_that_the_first_version_wrote_is_read() -> None:
+    """Written by that version: without a trajectory, without a count."""
+    export = load_export(EARLIER)
+    assert (export.schema_version, export.test_opened, export.matrices[0].trajectory) == (1, 0, ())
+    assert export.matrices[0].held_mean == ((0.0, 1.0), (0.0, 0.0), (0.0, 0.0))
+    jsonschema.validate(json.loads(EARLIER.read_text()), json.loads(SCHEMA.read_text()))
+
+
+def test_file_of_a_later_version_is_refused_in_one_line_that_says_so(exported: Path, tmp_path: Path) -> None:
+    """Whatever else it may hold that is not known here."""
+    content = json.loads(exported.read_text()) | {"schema_version": 3, "kind": "kd_hpo export", "more": 1}
+    content["matrices"][0]["more"] = {}
+    (tmp_path / "later.json").write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=r"^.*later\.json is an export of schema version 3, .* up to 2; install a newer one$"):
+        load_export(tmp_path / "later.json")
+
+
 def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         *above, last = path.split(".")
@@ -61,19 +79,41 @@ def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (changed("schema_version", 2), r"schema_version.*1"),
+        (changed("schema_version", 0), r"schema_version.*1 or 2"),
+        (changed("schema_version", "3"), r"schema_version.*1 or 2"),
         (changed("kind", "other"), r"kind.*kd_hpo export"),
         (changed("matrices", []), r"matrices.*at least 1"),
         (changed("matrices.0.weights.0.0", -0.5), r"matrices\.0\.weights\.0\.0.*greater than or equal to 0"),
         (changed("matrices.1.held_mean.1", [0.5]), r"matrices\.1.*held_mean is not 3 rows \(teacher layers\) of 2"),
         (changed("matrices.0.scales", [[1.0, 1.0]]), r"matrices\.0.*scales is not 3 rows"),
+        (changed("matrices.0.trajectory.1", [[1.0, 0.0]]), r"matrices\.0.*trajectory\.1 is not 3 rows"),
+        (changed("matrices.0.trajectory.0.0.0", 0.75), r"matrices\.0.*trajectory\.0 sums to 1\.58"),
+        (changed("matrices.0.totals", [1.0]), r"matrices\.0.*totals has 1 numbers for a trajectory of 2 epochs"),
+        (changed("test_opened", -1), r"test_opened.*greater than or equal to 0"),
         (changed("matrices.0.weights.0.1", 0.25), r"matrices\.0.*weights sums to 0\.25; weights on the simplex sum to 1"),
         (changed("matrices.0.teacher", None), r"matrices\.0\.teacher.*required"),
         (changed("matrices.0.config.training.epochs", None), r"matrices\.0\.config\.training\.epochs.*required"),
         (changed("matrices.0.unknown", 3), r"matrices\.0\.unknown.*not permitted"),
         (changed("matrices.0.weights.0.0", "x"), r"matrices\.0\.weights\.0\.0.*valid number"),
     ],
-    ids=["version", "kind", "empty", "negative", "ragged", "shape", "sum", "missing", "deep", "unknown", "type"],
+    ids=[
+        "version",
+        "version in words",
+        "kind",
+        "empty",
+        "negative",
+        "ragged",
+        "shape",
+        "epoch",
+        "epoch's sum",
+        "totals",
+        "count",
+        "sum",
+        "missing",
+        "deep",
+        "unknown",
+        "type",
+    ],
 )
 def test_broken_export_is_named_in_one_line(
     exported: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.study.matrices.apply import apply_matrix
+from kd_hpo.study.matrices.apply import apply
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
@@ -291,15 +291,9 @@ def test_every_lambda_json_in_mlflow_can_be_applied(study: StudyConfig, prepared
     runs = {run.info.run_name: run.info.run_id for run in all_runs(client, experiment)}
     for name in ("hetero-s0", "summary"):
         path = Path(client.download_artifacts(runs[name], "lambda.json", str(tmp_path)))
-        applied = apply_matrix(
-            load_export(path),
-            rank=1,
-            overrides=["training.epochs=1"],
-            folder=tmp_path / name,
-            cache=cache,
-            report=lambda _: None,
-            progress=lambda _: None,
-        )
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cache").symlink_to(cache)
+        applied = apply(path, form="held", overrides=["training.epochs=1"], runs=tmp_path / name)
         held.append(applied.result.held_mean)
         assert load_export(path).matrices[0].mlflow_run_id == runs["hetero-s0"]
     assert held[0] == held[1]
