@@ -52,6 +52,7 @@ WITHOUT = {
     "trial/balancing": "the measure at a step: tests/trial/test_steps.py",
     "trial/inner": "the step as a direction sees it, against central differences: tests/trial/test_steps.py",
     "trial/learning": "lambda's learning against the formulas, step by step: tests/trial/test_steps.py",
+    "trial/parts": "what is prepared, as trials read it: tests/trial/test_teacher.py, test_given_teacher.py, tests/data",
     "trial/prepare": "the same, with assistants: tests/trial/test_assistants.py",
     "trial/rehearsal": "first steps before anything is trained: tests/trial/test_check.py",
     "trial/run": "the door of the loop: tests/trial/test_loop.py",

@@ -45,8 +45,9 @@ from kd_hpo.study.design.study_file import load_study
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder
+from kd_hpo.trial.data import choose_device
 from kd_hpo.trial.loop import CHECKPOINT
-from kd_hpo.trial.parts import Prepared, choose_device
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.student_alone import Alone, require_better_than_student

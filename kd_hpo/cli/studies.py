@@ -100,7 +100,8 @@ def teacher(study_file: Path, /, *, set_: Overrides = (), output: Output = AS_US
     from kd_hpo.study.design.study_file import load_study
     from kd_hpo.study.status_line import status_line
     from kd_hpo.study.store.folder import StudyFolder
-    from kd_hpo.trial.parts import load_data, plan_before_training, prepare_teacher
+    from kd_hpo.trial.data import load_data
+    from kd_hpo.trial.parts import plan_before_training, prepare_teacher
 
     study = load_study(study_file, set_)
     cache = StudyFolder.of(study).cache

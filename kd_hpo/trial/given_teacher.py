@@ -108,7 +108,7 @@ class Judge:
         )
 
     def require_worthy(self, cache: Path, tell: Callable[[str], None]) -> None:
-        """Raises ConfigError for one that is near chance, or that would be far better with a normalisation which it was not given."""
+        """Raises ConfigError for one that is near chance, or that would be far better with a normalisation it was not given."""
         images, reads = self.batches.images.digest, self.batches.normalisation
         told = [images, self.goal.metric, list(reads.mean), list(reads.std), network_digest(self.teacher.network)]
         cached(

@@ -7,22 +7,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
-from kd_hpo.config.data import DataKind, SplitSizes
-from kd_hpo.config.normalise import MeanAndStd
 from kd_hpo.config.trial import Network, Teacher, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import PairPlan, pair_plan
 from kd_hpo.core.tasks import Task, task
-from kd_hpo.data.augment import KeptViews
 from kd_hpo.data.batches import ImageBatches
-from kd_hpo.data.datasets import ImageSet, read_data
-from kd_hpo.data.images import few
-from kd_hpo.data.normalise import Normalisation, of_unit_pixels, reading, require_hooks
+from kd_hpo.data.normalise import Normalisation, reading, require_hooks
 from kd_hpo.data.remote import on_disk
-from kd_hpo.data.splits import Splits, make_splits, outer_in_train
+from kd_hpo.data.splits import Splits, outer_in_train
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError, Note, about
 from kd_hpo.nets.features import LOGITS, FeatureTap, freeze, layer_shapes
@@ -179,84 +173,6 @@ def reads_online(config: TrialConfig) -> bool:
             f"({names}); set teacher.features: online, or augment: [], or keep some views (teacher.cached_views: 4)"
         )
     return teacher.features == "online" or (bool(config.augment) and not teacher.cached_views)
-
-
-def kept_views(config: TrialConfig, images: ImageSet) -> KeptViews | None:
-    """Gives the views of the images that are drawn once, if any. Raises ConfigError for views that cannot be kept."""
-    teacher, wrong = config.teacher, ""
-    if not teacher.cached_views:
-        return None
-    if not config.augment:
-        wrong = "augment is empty, so that an image has one view only"
-    elif "mixup" in config.augment:
-        wrong = "augment has mixup, which mixes the images of a batch"
-    elif teacher.features == "online":
-        wrong = "teacher.features is online"
-    if wrong:
-        raise ConfigError(f"teacher.cached_views is {teacher.cached_views}, and {wrong}; set it to 0, or change that")
-    count, (_, _, height, width) = len(images.labels), images.images.shape
-    return KeptViews(config.augment, teacher.cached_views, count, height, width, teacher.seed)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a setting: auto takes CUDA where it is. Raises ConfigError where CUDA is asked for, and torch sees none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda was asked for, but torch sees no CUDA device here; use device: cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def load_images(data: DataKind, cache: Path, progress: Progress) -> ImageSet:
-    fields = {name: getattr(data, name) for name in type(data).model_fields if name not in DataKind.model_fields}
-    return read_data(data.kind, fields, cache, progress)
-
-
-def split(images: ImageSet, sizes: SplitSizes) -> Splits:
-    return make_splits(
-        images.labels,
-        images.test_start,
-        train=sizes.train,
-        outer=sizes.outer,
-        val=sizes.val,
-        test=sizes.test,
-        seed=sizes.seed,
-    )
-
-
-def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[ImageBatches, Splits]:
-    images = load_images(config.data, cache, progress)
-    splits = split(images, config.splits)
-    batches = ImageBatches(
-        images,
-        splits.train,
-        choose_device(config.device),
-        normalisation=normalisation_of(config.data, images),
-        precision=config.precision,
-        channels_last=config.channels_last,
-        views=kept_views(config, images),
-        workers=config.workers,
-    )
-    remarks = config.task.remarks(dict(zip(images.classes, batches.class_counts.tolist(), strict=True)))
-    for remark in (*remarks, *splits_without_classes(images, splits)):
-        progress(Note(remark))
-    return batches, splits
-
-
-def splits_without_classes(images: ImageSet, splits: Splits) -> list[str]:
-    """What should be known of splits that have no image of some classes: at most one line."""
-    told = []
-    for name in ("train", "outer", "val", "test"):
-        counts = np.bincount(images.labels[getattr(splits, name)], minlength=len(images.classes))
-        if absent := [label for label, count in zip(images.classes, counts, strict=True) if not count]:
-            told.append(f"{name} has no image of {few(absent, 3)}")
-    return ["; ".join(told)] if told else []
-
-
-def normalisation_of(data: DataKind, images: ImageSet) -> Normalisation | None:
-    """The normalisation that `data.normalise` names, None for the train split's. Raises ConfigError where it does not fit."""
-    channels = images.images.shape[1]
-    if isinstance(data.normalise, MeanAndStd):
-        return of_unit_pixels("given", data.normalise.mean, data.normalise.std, channels)
-    return of_unit_pixels("none", 0.0, 1.0, channels) if data.normalise == "none" else None
 
 
 def build(

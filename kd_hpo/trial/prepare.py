@@ -8,7 +8,8 @@ from kd_hpo.config.trial import Training, TrialConfig
 from kd_hpo.config.weightings import NoPairs, Uniform
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.trial.assistants import taught_by_assistants
-from kd_hpo.trial.parts import Prepared, Progress, load_data, plan_before_training, prepared_parts, reads_online
+from kd_hpo.trial.data import load_data
+from kd_hpo.trial.parts import Prepared, Progress, plan_before_training, prepared_parts, reads_online
 
 
 def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None, *, outer_trains: bool = False) -> Prepared:

@@ -15,7 +15,7 @@ from kd_hpo.config.settings import FilePath
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.data.cache import ImageSet, Labelling, Progress, new_images, open_or_build
 from kd_hpo.data.datasets import DATASETS, load_digits
-from kd_hpo.trial.parts import load_images
+from kd_hpo.trial.data import load_images
 from tests.conftest import digits_study
 
 

@@ -30,7 +30,7 @@ from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.store.export_file import SCHEMA, load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, tracking_uri
-from kd_hpo.trial.parts import load_data
+from kd_hpo.trial.data import load_data
 from kd_hpo.trial.result import EpochRecord
 from tests.conftest import digits_study
 from tests.security.listening import reachable_from_elsewhere

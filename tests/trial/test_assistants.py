@@ -11,7 +11,7 @@ from kd_hpo.config.trial import Assistant, Network, Training, TrialConfig
 from kd_hpo.nets.weights import load_weights
 from kd_hpo.trial import assistants as module
 from kd_hpo.trial.assistants import assistant_trial, taught_by_assistants
-from kd_hpo.trial.parts import load_data
+from kd_hpo.trial.data import load_data
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_trial

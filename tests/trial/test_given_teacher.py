@@ -11,7 +11,8 @@ from torch import Tensor
 
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import ConfigError, Note
-from kd_hpo.trial.parts import Prepared, build_teacher, load_data, task_of
+from kd_hpo.trial.data import load_data
+from kd_hpo.trial.parts import Prepared, build_teacher, task_of
 from kd_hpo.trial.prepare import prepare
 from tests.conftest import digits_trial
 

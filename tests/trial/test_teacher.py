@@ -10,7 +10,8 @@ from kd_hpo.core.tasks import Classification, Reduction, Task
 from kd_hpo.errors import ConfigError, DataError
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial import teacher as module
-from kd_hpo.trial.parts import Prepared, build, choose_device
+from kd_hpo.trial.data import choose_device
+from kd_hpo.trial.parts import Prepared, build
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.teacher import trained_teacher
 from tests.conftest import digits_trial

@@ -54,7 +54,7 @@ from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.study.tracking.best_student import export_best_student
 from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
-from kd_hpo.trial.parts import load_data
+from kd_hpo.trial.data import load_data
 from kd_hpo.trial.prepare import prepare, shared_settings
 
 ProgressReporters = Callable[[str, int], ProgressReporter]

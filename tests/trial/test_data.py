@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kd_hpo.errors import Note
-from kd_hpo.trial.parts import load_data
+from kd_hpo.trial.data import load_data
 from tests.conftest import digits_trial
 
 
