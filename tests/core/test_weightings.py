@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_hpo.core.learned import Learned
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.simplex import SIMPLEX_UPDATES, mirror_descent, normalised_direction, one_to_one
 from kd_hpo.core.weightings import (
     CONSTANT_WEIGHTINGS,
     Constant,
     InformationFlow,
-    Learned,
     RandomLayers,
     Replay,
     one_pair,

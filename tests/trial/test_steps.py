@@ -15,10 +15,10 @@ from torch.func import functional_call
 from kd_hpo.config.trial import Network, Student, TrialConfig
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.core.directions import DIRECTIONS, InnerStep
+from kd_hpo.core.learned import Learned
 from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.core.params import Params
 from kd_hpo.core.plan import LayerShape, pair_plan
-from kd_hpo.core.weightings import Learned
 from kd_hpo.data.batches import ImageBatches, Indices, drawn_batch, shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets
 from kd_hpo.trial.inner import inner_step

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.directions import GradientFlow
+from kd_hpo.core.learned import Learned
 from kd_hpo.core.simplex import SIMPLEX_UPDATES
-from kd_hpo.core.weightings import Compared, Constant, Learned
+from kd_hpo.core.weightings import Compared, Constant
 from kd_hpo.errors import ConfigError
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import TrialResult
