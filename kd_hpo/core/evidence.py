@@ -1,5 +1,6 @@
 """What hypergradients are known to say: a mean and its standard error for each pair, and the part that is beyond doubt."""
 
+from math import sqrt
 from typing import NamedTuple
 
 import torch
@@ -33,9 +34,9 @@ class Evidence:
 
     Each one is centred over the pairs, since only differences can move a point of the simplex, and divided by its own RMS, which
     makes early and late ones comparable. They are autocorrelated: the standard error is that of means of blocks (batch means,
-    Flegal & Jones 2010), whose size grows with their number, corrected by the lag-one correlation that blocks still have, less
-    its bias in short series (Kendall 1954) and with two of its own standard errors. Correlation and, in part, variance are pooled over pairs (Smyth 2004), or a trial
-    of a few updates would know neither.
+    Flegal & Jones 2010), whose size grows with their number, corrected by the lag-one correlation that blocks still have: less
+    its bias in short series (Kendall 1954), and with two standard errors of its own. Correlation and, in part, variance are
+    pooled over pairs (Smyth 2004), or a trial of a few updates would know neither.
     """
 
     def __init__(self, pairs: int) -> None:
