@@ -11,7 +11,7 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import ExportError
 from kd_hpo.study.store.folder import TestScores
-from kd_hpo.trial.result import LayerRecord
+from kd_hpo.trial.result import LayerRecord, Rows
 
 Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
 SCHEMA = Path(__file__).with_name("export.schema.json")
@@ -43,6 +43,9 @@ class ExportedMatrix(Settings):
     """How often lambda was updated in the trial; null in exports of earlier versions."""
     from_uniform: float | None = None
     """How far `held_mean` is from equal weights: half the sum of the differences, 0 for uniform, near 1 for one pair of many."""
+    t_values: Rows = ()
+    """(T, S): how many standard errors each pair's help stood above the average one's at the end, 0 where nothing is known; empty
+    where lambda did not move on evidence, and in exports of earlier versions."""
     scales: Matrix
     """(T, S): what each pair's gradient was last multiplied by, beside the total strength and lambda."""
     teacher_layers: tuple[LayerRecord, ...]
@@ -65,7 +68,7 @@ class ExportedMatrix(Settings):
     @model_validator(mode="after")
     def _fits(self) -> "ExportedMatrix":
         shape = len(self.teacher_layers), len(self.student_layers)
-        for name in ("weights", "held_mean", "scales"):
+        for name in ("weights", "held_mean", "scales", *(["t_values"] if self.t_values else [])):
             matrix = getattr(self, name)
             if (len(matrix), *{len(row) for row in matrix}) != shape:
                 raise ValueError(f"{name} is not {shape[0]} rows (teacher layers) of {shape[1]} (student layers)")
