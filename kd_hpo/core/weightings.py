@@ -86,7 +86,7 @@ class Gathers(Protocol):
         ...
 
     def t_values(self) -> Tensor | None:
-        """(T, S): how many standard errors a pair's help stands above the average one's, 0 where unknown; None: not gathered."""
+        """(T, S): how many standard errors a pair's help stands above the middle one's, 0 where unknown; None: not gathered."""
         ...
 
 

@@ -10,7 +10,7 @@ RESULT = "result.json"
 TOTAL = "weights/total"
 """What the strength of the pairs was multiplied by, 1 where it was neither learned nor follows a schedule."""
 KNOWN, KNOWN_FROM = "weights/known", 2.0
-"""How many pairs are known to help more or less than the average one, where lambda moves on evidence: by |t| above two."""
+"""How many pairs are known to help more or less than the middle one, where lambda moves on evidence: by |t| above two."""
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -32,7 +32,7 @@ class EpochRecord(Settings):
     held: bool
     """Whether the weights stand still from the start of the epoch to the trial's end."""
     t_values: Rows = ()
-    """(T, S): how many standard errors a pair's help stands above the average one's, 0 where it is not known yet; empty where
+    """(T, S): how many standard errors a pair's help stands above the middle one's, 0 where it is not known yet; empty where
     lambda does not move on evidence, and in results of earlier versions."""
 
 

@@ -23,6 +23,11 @@ def noise(updates: int, correlation: float, seed: int, helps: float = 0.0, pairs
         now = correlation * now + (1 - correlation**2) ** 0.5 * torch.randn(pairs, generator=generator)
 
 
+def scaled(h: Tensor) -> Tensor:
+    away = h - (h.sort().values[P // 2 - 1] + h.sort().values[P // 2]) / 2
+    return away / away.square().mean().sqrt()
+
+
 def gathered(hypergradients: Iterator[Tensor], pairs: int = P) -> Evidence:
     evidence = Evidence(pairs)
     for h in hypergradients:
@@ -31,12 +36,11 @@ def gathered(hypergradients: Iterator[Tensor], pairs: int = P) -> Evidence:
 
 
 def test_standard_error_of_independent_hypergradients_is_that_of_their_mean() -> None:
-    (known,) = [gathered(noise(320, 0.0, 0)).known()]
+    known = gathered(noise(320, 0.0, 0)).known()
     assert known is not None
-    expected = torch.stack([(h - h.mean()) / (h - h.mean()).square().mean().sqrt() for h in noise(320, 0.0, 0)])
+    expected = torch.stack([scaled(h) for h in noise(320, 0.0, 0)])
     torch.testing.assert_close(known.mean, expected.mean(0), rtol=1e-4, atol=1e-6)
-    # the correlation of blocks adds its own doubt, some 2 / sqrt(20 * 15) = .12: the error is then up to a fifth larger
-    assert 1.0 < float(known.error.mean()) * 320**0.5 < 1.35
+    assert float(known.error.mean()) * 320**0.5 == pytest.approx(1, abs=0.15)  # the level of the middle pair adds to it
 
 
 def test_standard_error_heeds_autocorrelation() -> None:
@@ -65,7 +69,7 @@ def test_pairs_that_help_are_found_and_share_alike_and_all_others_stay_equal() -
             weighting.learn(h.view(4, 4))
         weights = weighting.weights(0).flatten()
         assert weights[:2].min() > 0.2
-        torch.testing.assert_close(weights[0], weights[1])  # their difference is chance
+        assert weights[:2].max() < 1.5 * weights[:2].min()  # their difference is chance
         t = weighting.t_values()
         assert t is not None and (t.flatten()[:2] > 4).all() and t.flatten()[2:].max() < 4
 
@@ -79,7 +83,7 @@ def test_too_few_hypergradients_and_those_that_are_alike_say_nothing() -> None:
 
 def test_blocks_double_where_they_are_full_and_lose_nothing() -> None:
     evidence = gathered(noise(5 * BLOCKS + 3, 0.0, 0))
-    told = torch.stack([(h - h.mean()) / (h - h.mean()).square().mean().sqrt() for h in noise(5 * BLOCKS + 3, 0.0, 0)])
+    told = torch.stack([scaled(h) for h in noise(5 * BLOCKS + 3, 0.0, 0)])
     torch.testing.assert_close(evidence.state_dict()["sums"].sum(0), told.sum(0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(evidence.state_dict()["sums"][1], told[8:16].sum(0), rtol=1e-4, atol=1e-5)
 
@@ -124,7 +128,7 @@ def test_without_evidence_no_pair_is_left_out_and_with_it_those_that_look_best_s
     torch.testing.assert_close(weighting.weights(0), torch.full((4, 4), 1 / 16))
     signal = torch.zeros(4, 4)
     signal[0, 0] = 3.0
-    for h in noise(45, 0.0, 1):
+    for h in noise(200, 0.0, 1):
         weighting.learn(h.view(4, 4) - signal)
     weights = weighting.weights(0)
     assert int((weights > 0).sum()) == 3 and weights[0, 0] == weights.max()

@@ -29,14 +29,15 @@ class Stop(Exception):
     """Stands for a process that dies."""
 
 
+OFTEN = {"kind": "learned", "every": 3, "evidence": False}
 LATE = {"kind": "learned", "every": 3, "warmup": 0.4, "hold": 0.1, "evidence": False}  # the pairs' balance stands by then
 TWO_STAGES = {"stages": {"kind": "pairs_first", "share": 0.5}}  # the second one starts with epoch 3
 
 
 @pytest.mark.parametrize(("weighting", "changes"), [
     ({"kind": "learned", "every": 1, "hold": 0.1}, {}),
-    ({"kind": "learned", "every": 3, "evidence": False}, {}),
-    ({"kind": "learned", "every": 3, "evidence": False, "direction": {"kind": "diagonal_fisher"}, "outer_objective": "task_and_pairs"}, {}),
+    (OFTEN, {}),
+    (OFTEN | {"direction": {"kind": "diagonal_fisher"}, "outer_objective": "task_and_pairs"}, {}),
     (LATE | {"direction": {"kind": "unrolled", "steps": 3}, "strength_within": 2.0}, {}),
     (LATE | {"direction": {"kind": "drmad", "steps": 3}, "pairing": "one_to_one", "keep": 1}, {}),
     (LATE | {"direction": {"kind": "hyperdistill"}, "start": [[1, 2], [3, 4], [5, 6]], "forget": 0.2}, {}),

@@ -57,7 +57,7 @@ def how_well_known(learned: Learned) -> str:
         return f"Of none of the {cells} pairs is anything known: there were too few hypergradients, or too much alike."
     verb = "is" if learned.known == 1 else "are"
     return (
-        f"Of the {cells} pairs {learned.known} {verb} known to help more (+) or less (-) than the average pair, at |t| > "
+        f"Of the {cells} pairs {learned.known} {verb} known to help more (+) or less (-) than the middle pair, at |t| > "
         f"{KNOWN_FROM:g}; by chance alone about {0.05 * cells:.1f} would be."
     )
 

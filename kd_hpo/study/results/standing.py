@@ -76,12 +76,12 @@ class Learned:
     updates: int | None = None
     """How often lambda was updated in each trial; None where an earlier version has not said."""
     t_values: Rows = ()
-    """At the end, the mean over the trials: how many standard errors a pair's help stands above the average one's; empty where
+    """At the end, the mean over the trials: how many standard errors a pair's help stands above the middle one's; empty where
     lambda did not move on evidence."""
 
     @property
     def known(self) -> int:
-        """How many pairs are known to help more or less than the average one."""
+        """How many pairs are known to help more or less than the middle one."""
         return sum(abs(t) > KNOWN_FROM for row in self.t_values for t in row)
 
     @property

@@ -44,7 +44,7 @@ class ExportedMatrix(Settings):
     from_uniform: float | None = None
     """How far `held_mean` is from equal weights: half the sum of the differences, 0 for uniform, near 1 for one pair of many."""
     t_values: Rows = ()
-    """(T, S): how many standard errors each pair's help stood above the average one's at the end, 0 where nothing is known; empty
+    """(T, S): how many standard errors each pair's help stood above the middle one's at the end, 0 where nothing is known; empty
     where lambda did not move on evidence, and in exports of earlier versions."""
     scales: Matrix
     """(T, S): what each pair's gradient was last multiplied by, beside the total strength and lambda."""

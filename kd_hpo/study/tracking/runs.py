@@ -38,7 +38,7 @@ _METRIC, _MODE = "kd.metric", "kd.mode"
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
 T_SECTION = "weights_t_values"
-"""How many standard errors the help of a pair stands above that of the average one."""
+"""How many standard errors the help of a pair stands above that of the middle one."""
 _THUMBNAIL = 256
 _MATRICES = 25
 """Of a longer trial, MLflow gets the matrix at about so many epochs, and its epochs in as many parts; at its end it gets all."""
