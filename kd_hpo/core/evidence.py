@@ -29,6 +29,14 @@ class Known(NamedTuple):
     bound: Tensor
 
 
+def between_pairs(hypergradients: Tensor) -> Tensor:
+    """(..., P): each taken from the level of its middle pair, over the RMS of what is left; zero where all pairs are the same."""
+    away = hypergradients - hypergradients.quantile(0.5, dim=-1, keepdim=True)
+    rms = away.square().mean(-1, keepdim=True).sqrt()
+    same = rms <= torch.finfo(rms.dtype).eps * hypergradients.abs().amax(-1, keepdim=True)
+    return torch.where(same, 0.0, away / rms)
+
+
 class Evidence:
     """Gathers hypergradients of P pairs and says what they are evidence of.
 
@@ -45,14 +53,13 @@ class Evidence:
 
     def add(self, hypergradient: Tensor) -> None:
         """One of (P,); one that is the same for all pairs says nothing about them, and is not counted."""
-        away = hypergradient - hypergradient.quantile(0.5)
-        rms = away.square().mean().sqrt()
-        if rms <= torch.finfo(rms.dtype).eps * hypergradient.abs().max():
+        said = between_pairs(hypergradient)
+        if not said.any():
             return
         if self._count == BLOCKS * self._size:
             halves = self._sums.view(BLOCKS // 2, 2, -1).sum(1)
             self._sums, self._size = torch.cat([halves, torch.zeros_like(halves)]), 2 * self._size
-        self._sums[self._count // self._size] += away / rms
+        self._sums[self._count // self._size] += said
         self._count += 1
 
     def mean(self) -> Tensor:
