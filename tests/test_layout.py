@@ -23,7 +23,6 @@ WITHOUT = {
     "config/pairs": "settings, as files give them: tests/config/test_read.py, test_methods.py",
     "config/search": "settings, as files give them: tests/config/test_load.py, tests/study/search",
     "config/trial": "settings, as files give them: tests/config/test_read.py, test_methods.py",
-    "config/weightings": "settings, as files give them: tests/config/test_methods.py",
     "config/wording": "the words of what is refused: tests/config/test_read.py",
     "config/yaml_source": "lines and limits of a file: tests/config/test_read.py, tests/security/test_fuzz.py",
     "data/arrays": "files of a cache that are broken: tests/security/test_no_code_from_data.py",

@@ -176,6 +176,8 @@ SETTINGS: dict[str, dict[str, object]] = {
     "setting of another kind": {"weighting": {"kind": "uniform", "step": 0.1}},
     "a share above 1": {"weighting": {"kind": "learned", "warmup": 1.5}},
     "nothing to learn in": {"weighting": {"kind": "learned", "warmup": 0.5, "hold": 0.5}},
+    "an average beside evidence": {"weighting": {"kind": "learned", "evidence": True, "average": 0.5}},
+    "gathering without evidence": {"weighting": {"kind": "learned", "evidence": False, "gather": 0.1}},
     "nesterov without momentum": {"training": {"epochs": 1, "optimizer": {"kind": "sgd", "momentum": 0, "nesterov": True}}},
     "variance below its floor": {
         "pairs": {"loss": {"kind": "gaussian", "variance": {"kind": "learned", "start": 1e-4, "floor": 1e-3}}}

@@ -1,6 +1,6 @@
 """How the T x S pairs of a trial are weighted."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -133,7 +133,7 @@ class Learning(_Weighting):
     every: PositiveInt = 10
     """Inner steps between two updates of lambda."""
     warmup: Fraction = 0.04
-    """Share of the trial's steps with uniform weights, while the regressors become valid."""
+    """Share of the trial's steps with equal weights, or those of the start, while the regressors become valid."""
     hold: Fraction = 0.5
     """Share of the trial's steps, at its end, in which lambda is held still."""
     start: Matrix | None = None
@@ -155,14 +155,27 @@ class Learning(_Weighting):
     def learning(self) -> "Learning | None":
         return self
 
+    @property
+    def gathers(self) -> float | None:
+        """Share of the steps from which on hypergradients are gathered before lambda moves; None where they are not."""
+        return None
+
 
 class LearnedWeights(Learning):
     """lambda learned inside the trial by hypergradient on the outer split."""
 
     kind: Literal["learned"] = "learned"
+    evidence: bool = True
+    """Whether lambda moves on evidence only: by the part of the mean hypergradient that stands out of its standard error, so that
+    lambda stays at its start, or equal, where chance explains all; false: by its running average, however little that knows.
+    Settings that have `average` and not this are of an earlier version, and of `false`."""
+    gather: Fraction = 0.02
+    """With evidence: share of the trial's steps from which on hypergradients are gathered, before lambda moves by them after
+    `warmup`; no earlier than regressors begin to be valid, and with a start not before its `opening`."""
     update: Literal["mirror_descent", "softmax_logits", "projection"] = "mirror_descent"
     step: PositiveFloat = 0.03
     average: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Factor of the running average of hypergradients, without evidence; with it all that were gathered count alike."""
     mix: Fraction = 0.01
     """Share of the uniform point mixed in at each update."""
     forget: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -177,6 +190,27 @@ class LearnedWeights(Learning):
 
     strength_within: Annotated[float, Field(ge=1)] = 1.0
     """Above 1, the total strength is learned beside lambda, from pairs.strength up to so many times as much or as little."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "average" in given and "evidence" not in given:
+            return {**given, "evidence": False}
+        return given
+
+    @model_validator(mode="after")
+    def _of_the_rule(self) -> "LearnedWeights":
+        name = "average" if self.evidence else "gather"
+        if getattr(self, name) != type(self).model_fields[name].default:
+            rule, other = str(self.evidence).lower(), str(not self.evidence).lower()
+            raise ValueError(
+                f"{name} {getattr(self, name):g} says nothing where evidence is {rule}; leave it out, or set evidence: {other}"
+            )
+        return self
+
+    @property
+    def gathers(self) -> float | None:
+        return self.gather if self.evidence else None
 
 
 class OwnWeighting(Learning):

@@ -1,4 +1,4 @@
-"""How the T x S pairs are weighted: constant points of the simplex, a replayed trajectory, or learned weights."""
+"""How the T x S pairs are weighted: constant points of the simplex, or a replayed trajectory; `core.learned` has learned ones."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.plan import LayerShape, PairPlan
-from kd_hpo.core.simplex import SimplexUpdate, drawn_to, mix_with_uniform, normalised_direction, one_to_one, strongest, uniform
+from kd_hpo.core.simplex import uniform
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,19 @@ class Weighting(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """What a weighting may do beside: hear hypergradients before it moves, and say which of its pairs are known to help."""
+
+    def gather(self, hypergradient: Tensor, direct: Tensor | None = None) -> None:
+        """As `learn`, without moving."""
+        ...
+
+    def t_values(self) -> Tensor | None:
+        """(T, S): how many standard errors a pair's help stands above the middle one's, 0 where unknown; None: not gathered."""
+        ...
 
 
 class Constant:
@@ -193,105 +206,6 @@ class RandomLayers(Constant):
 
     def support(self) -> Tensor:
         return self._served
-
-
-OPEN = 0.1
-"""Share of the uniform point in weights that start from an earlier trial's: a pair that it had not may still come in."""
-
-
-class Learned(Constant):
-    """Weights that move on the simplex along a running average of their hypergradient.
-
-    served   (T, S), not 0 for the pairs that have a weight; they alone are the simplex
-    update   a step on the simplex (SIMPLEX_UPDATES)
-    step     its length: mirror descent multiplies a pair that stands one RMS out by exp(step)
-    average  factor of the running average of hypergradients, in [0, 1)
-    mix      share of the uniform point mixed in after each step, so that a pair can come back
-    forget   share of their way from the start that each step takes off the log weights: with a constant direction mirror
-             descent ends where a pair that stands one RMS out has exp(step / forget) times its weight, instead of at a corner
-    matched  whether only a one-to-one assignment of layers has weight
-    keep     how many of these pairs, the strongest, have weight; None keeps all
-    start    (T, S), from an earlier trial; None starts uniform, with all pairs alike until something has been learned
-    within   factor, at least 1, by which the total may grow or shrink; above 1 it is learned, its logarithm by the same step
-             times the mean of its own hypergradient over the root of that one's mean square
-
-    What is learned are the weights of all pairs, so that one without weight can come in.
-    """
-
-    learns = True
-
-    def __init__(
-        self,
-        served: Tensor,
-        update: SimplexUpdate,
-        *,
-        step: float,
-        average: float,
-        mix: float,
-        forget: float = 0.0,
-        matched: bool = False,
-        keep: int | None = None,
-        start: Tensor | None = None,
-        within: float = 1.0,
-    ) -> None:
-        self._served, self._informed = served > 0, start is not None
-        even = torch.ones(served.shape) if start is None else mix_with_uniform(start / start.sum(), OPEN)
-        self._start = even[self._served] / even[self._served].sum()
-        self._weights, self._average = self._start, torch.zeros_like(self._start)
-        self._update, self._step, self._factor, self._mix = update, step, average, mix
-        self._forget, self._matched, self._keep = forget, matched, keep
-        self._bound, self._log_total = math.log(within), torch.zeros(())
-        self._total_slope, self._total_square = torch.zeros(()), torch.zeros(())
-        self._shown = self._visible()
-
-    def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
-        return self._shown
-
-    def _visible(self) -> Tensor:
-        """(T, S): what is learned, as far as it has weight."""
-        weights = self._weights.new_zeros(self._served.shape).masked_scatter(self._served, self._weights)
-        if not self._informed and not self._average.any():
-            return weights
-        weights = one_to_one(weights) if self._matched else weights
-        return strongest(weights, self._keep) if self._keep else weights
-
-    def total(self, epoch: int) -> float:
-        return float(self._log_total.exp())
-
-    def support(self) -> Tensor:
-        return self._served
-
-    def learn(self, hypergradient: Tensor, direct: Tensor | None = None) -> None:
-        """Moves the weights, and the total where it is learned, against d L_out / d lambda (T, S).
-
-        The total acts through the student alone: the direct part knows lambda without its total.
-        """
-        if self._bound:
-            self._learn_total((self.weights(0) * hypergradient.to(self._weights)).sum())  # total * d L_out / d total
-        whole = hypergradient if direct is None else hypergradient + direct.to(hypergradient)
-        of_served = whole.to(self._weights)[self._served]
-        self._average = self._factor * self._average + (1 - self._factor) * of_served
-        direction = normalised_direction(self._average, self._weights)
-        remembered = drawn_to(self._start, self._weights, self._forget) if self._forget else self._weights
-        self._weights = mix_with_uniform(self._update(remembered, direction, self._step), self._mix)
-        self._shown = self._visible()
-
-    def _learn_total(self, slope: Tensor) -> None:
-        self._total_slope = torch.lerp(slope, self._total_slope, self._factor)
-        self._total_square = torch.lerp(slope.square(), self._total_square, self._factor)
-        direction = self._total_slope / self._total_square.sqrt().clamp_min(torch.finfo(slope.dtype).tiny)
-        self._log_total = (self._log_total - self._step * direction).clamp(-self._bound, self._bound)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        total = {"log_total": self._log_total, "total_slope": self._total_slope, "total_square": self._total_square}
-        return {"weights": self._weights, "average": self._average, **total}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._weights, self._average = state["weights"], state["average"]
-        self._log_total, self._total_slope, self._total_square = (
-            state[name] for name in ("log_total", "total_slope", "total_square")
-        )
-        self._shown = self._visible()
 
 
 def same_depth(shape: tuple[int, int]) -> Tensor:

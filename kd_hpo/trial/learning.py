@@ -10,21 +10,28 @@ from torch import Tensor, nn
 from kd_hpo.core.directions import InnerStep
 from kd_hpo.core.hypergradient import hypergradient
 from kd_hpo.core.params import Params
+from kd_hpo.core.weightings import Gathers
 from kd_hpo.data.batches import Indices, drawn_batch
 from kd_hpo.trial.passes import as_targets, buffers_of, pair_targets, plain_view, run_student
 from kd_hpo.trial.randomness import OUTER, random_state_kept
 from kd_hpo.trial.state import PairState, Trial
 
 
-def learn_weights(trial: Trial, pairs: PairState, step: InnerStep) -> None:
+def learn_weights(trial: Trial, pairs: PairState, step: InnerStep, *, moves: bool) -> None:
     """lambda <- a step on the simplex against d L_out / d lambda, the outer gradient being that of the parameters as they are
-    now, before or after the inner step: then of those that it has moved."""
+    now, before or after the inner step: then of those that it has moved.
+
+    moves  whether lambda moves, or the hypergradient is gathered only
+    """
     trained = {name: p for name, p in trial.parameters.items() if not step.gradient or name in step.gradient}
     with trial.hypergradient_time:
         outer, direct = outer_gradient(trial, pairs, trained)
         h = hypergradient_along(pairs, outer, step)
         if h.isfinite().all() and (direct is None or direct.isfinite().all()):
-            pairs.weighting.learn(h, direct)
+            if moves:
+                pairs.weighting.learn(h, direct)
+            elif isinstance(pairs.weighting, Gathers):
+                pairs.weighting.gather(h, direct)
         elif trial.lost is None:  # told at the end of the epoch, where a loss that was lost before it comes first
             trial.lost = trial.step
 

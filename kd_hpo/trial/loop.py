@@ -15,6 +15,7 @@ from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.balance import GradientBalance
 from kd_hpo.core.pair_losses import entropy
 from kd_hpo.core.plan import LayerShape
+from kd_hpo.core.weightings import Gathers
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.errors import CheckpointMismatch, Diverged
 from kd_hpo.files import Write, write_atomically
@@ -24,7 +25,7 @@ from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.passes import viewed
 from kd_hpo.trial.randomness import ORDER, random_state_kept
-from kd_hpo.trial.result import TOTAL, EpochRecord, LayerRecord, Rows, TrialResult
+from kd_hpo.trial.result import KNOWN, KNOWN_FROM, TOTAL, EpochRecord, LayerRecord, Rows, TrialResult
 from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.state import Trial
 from kd_hpo.trial.steps import train_step
@@ -159,19 +160,24 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
             metrics |= {f"{name}/{metric}": value for metric, value in of_split.metrics.items()}
             metrics[f"{name}/loss"] = of_split.loss
     weights = scales = torch.zeros(0, 0)
+    t_values: Rows = ()
     if trial.pairs is not None:
         weights, scales = trial.pairs.weighting.of_epoch(trial.epoch - 1), trial.pairs.balance.scales()
         metrics["weights/entropy"] = float(entropy(weights))
         metrics["weights/largest"] = float(weights.max())
         if missed := trial.pairs.balance.take_missed():
             metrics["weights/missed_measures"] = missed
+        if isinstance(trial.pairs.weighting, Gathers) and (t := trial.pairs.weighting.t_values()) is not None:
+            t_values = rows(t)
+            metrics[KNOWN] = float((t.abs() > KNOWN_FROM).sum())
         metrics[TOTAL] = trial.pairs.weighting.total(trial.epoch - 1)
         if trial.pairs.direction is not None and trial.pairs.direction.residual:
             metrics["weights/residual"] = trial.pairs.direction.residual
         if held:
             trial.pairs.held_sum += weights
             trial.pairs.held_epochs += 1
-    return EpochRecord(epoch=trial.epoch, metrics=metrics, weights=rows(weights), scales=rows(scales), held=held)
+    matrices = {"weights": rows(weights), "scales": rows(scales), "t_values": t_values}
+    return EpochRecord(epoch=trial.epoch, metrics=metrics, held=held, **matrices)
 
 
 def write_weights(trial: Trial, folder: Path, write: Write) -> None:

@@ -9,6 +9,8 @@ RESULT = "result.json"
 """Where a trial's folder has it."""
 TOTAL = "weights/total"
 """What the strength of the pairs was multiplied by, 1 where it was neither learned nor follows a schedule."""
+KNOWN, KNOWN_FROM = "weights/known", 2.0
+"""How many pairs are known to help more or less than the middle one, where lambda moves on evidence: by |t| above two."""
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -29,6 +31,9 @@ class EpochRecord(Settings):
     scales: Rows
     held: bool
     """Whether the weights stand still from the start of the epoch to the trial's end."""
+    t_values: Rows = ()
+    """(T, S): how many standard errors a pair's help stands above the middle one's, 0 where it is not known yet; empty where
+    lambda does not move on evidence, and in results of earlier versions."""
 
 
 class TrialResult(Settings):

@@ -30,7 +30,9 @@ class StepPlan:
     starts_stage: bool
     """Whether the student's optimiser and learning rate start anew before it."""
     learns: Literal["", "before", "after"]
-    """Whether lambda is updated, and which student the hypergradient looks from: the one before the step, or after it."""
+    """Whether the weighting hears a hypergradient, and which student that looks from: the one before the step, or after it."""
+    moves: bool
+    """Whether lambda moves by the hypergradient; else it is gathered only."""
     records: bool
     """Whether the direction of the hypergradient has to see the step."""
     measures: bool
@@ -82,13 +84,15 @@ class Schedule:
     def at(self, step: int) -> StepPlan:
         stage, held = self.stage(step), self.held(step)
         with_pairs, learning, look = stage != "task", self.learning, self.look
-        learns = with_pairs and self._learns(step)
+        moves = with_pairs and self._moves(step)
+        learns = moves or (with_pairs and self._gathers(step))
         records = with_pairs and not held and learning is not None and look is not None and look.needs(-step % learning.every)
         rests = learning is not None and bool(step % learning.idle_every) and not (learns or records)
         return StepPlan(
             stage=stage,
             starts_stage=bool(step) and step == self.steps_of_pairs,
             learns="" if not learns or look is None else "after" if look.after_step else "before",
+            moves=moves,
             records=records,
             measures=with_pairs and self._measures(step),
             held=held,
@@ -107,12 +111,23 @@ class Schedule:
     @property
     def updates(self) -> int:
         """How often lambda moves in the whole trial."""
-        return sum(self.stage(step) != "task" and self._learns(step) for step in range(self.steps)) if self.learning else 0
+        return sum(self.stage(step) != "task" and self._moves(step) for step in range(self.steps)) if self.learning else 0
 
-    def _learns(self, step: int) -> bool:
+    @property
+    def gathered(self) -> int:
+        """How many hypergradients the weighting hears in the whole trial, those that it does not move by among them."""
+        return sum(self.stage(step) != "task" and (self._moves(step) or self._gathers(step)) for step in range(self.steps))
+
+    def _moves(self, step: int) -> bool:
         if self.learning is None or step % self.learning.every or self.held(step):
             return False
         return self.learning.warmup * self.steps <= step
+
+    def _gathers(self, step: int) -> bool:
+        learning = self.learning
+        if learning is None or learning.gathers is None or step % learning.every or self._closed(step):
+            return False
+        return learning.gathers <= step / self.steps < learning.warmup
 
     def _closed(self, step: int) -> bool:
         """Whether lambda keeps its start for so long that the pairs which that leaves out need not be computed yet."""

@@ -42,7 +42,7 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
         measure_balance(trial, seen, due)
     step = inner_step(trial, seen, due) if due.looks else None
     if pairs and step and due.learns == "before":
-        learn_weights(trial, pairs, step)
+        learn_weights(trial, pairs, step, moves=due.moves)
     losses = inner_gradients(trial, seen, due)
     resting = resting_numbers(trial, due)  # now: lambda may move before the regressors do
     trial.optimizer.step()
@@ -51,7 +51,7 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
         if due.records:
             pairs.direction.record(step)
         if due.learns == "after":
-            learn_weights(trial, pairs, step)
+            learn_weights(trial, pairs, step, moves=due.moves)
     if pairs and seen.targets:
         pairs.optimizer.step_but(resting)  # only now: the hypergradient belongs to the regressors that the step used
     trial.lr_schedule.step()

@@ -11,6 +11,7 @@ from kd_hpo.config import weightings as settings
 from kd_hpo.config.pairs import Pairs
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.attention import Attention
+from kd_hpo.core.learned import Learned
 from kd_hpo.core.pair_losses import PairLoss
 from kd_hpo.core.plan import PairPlan
 from kd_hpo.core.simplex import SIMPLEX_UPDATES
@@ -18,7 +19,6 @@ from kd_hpo.core.weightings import (
     CONSTANT_WEIGHTINGS,
     Constant,
     InformationFlow,
-    Learned,
     RandomLayers,
     Replay,
     Weighting,
@@ -70,7 +70,7 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
                 served,
                 update,
                 step=weighting.step,
-                average=weighting.average,
+                average=None if weighting.evidence else weighting.average,
                 mix=weighting.mix,
                 forget=weighting.forget,
                 matched=weighting.pairing == "one_to_one",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.attention import Attention
+from kd_hpo.core.learned import Learned
 from kd_hpo.core.simplex import SIMPLEX_UPDATES
-from kd_hpo.core.weightings import Constant, InformationFlow, Learned, RandomLayers, Replay
+from kd_hpo.core.weightings import Constant, InformationFlow, RandomLayers, Replay
 from kd_hpo.testing import WeightingContract
 from kd_hpo.testing.weighting import B, MakeWeighting
 
@@ -39,6 +40,9 @@ MAKERS: dict[str, MakeWeighting] = {
     "learned_matched": partial(learned, matched=True),
     "learned_few": partial(learned, keep=2),
     "learned_from_a_start": partial(learned, start=START, forget=0.1),
+    **{f"on_evidence_{update}": partial(learned, update=update, average=None) for update in SIMPLEX_UPDATES},
+    "on_evidence_matched": partial(learned, average=None, matched=True, keep=2),
+    "on_evidence_from_a_start": partial(learned, average=None, start=START, forget=0.1, within=3.0),
     "learned_strength": partial(learned, within=3.0),
 }
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from kd_hpo.core.comparisons import Comparison
 from kd_hpo.core.directions import GradientFlow, InnerStep, Share
 from kd_hpo.core.gradient_scaling import scaled_identity
+from kd_hpo.core.learned import Learned
 from kd_hpo.core.maps import as_map, pooled
 from kd_hpo.core.params import Params, scaled
 from kd_hpo.core.plan import LayerShape, PairPlan, Size
 from kd_hpo.core.simplex import mirror_descent
 from kd_hpo.core.tasks import Classification, Reduction
-from kd_hpo.core.weightings import Constant, Learned
+from kd_hpo.core.weightings import Constant
 from kd_hpo.testing import (
     DirectionContract,
     LogitLossContract,

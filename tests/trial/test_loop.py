@@ -29,13 +29,15 @@ class Stop(Exception):
     """Stands for a process that dies."""
 
 
-LATE = {"kind": "learned", "every": 3, "warmup": 0.4, "hold": 0.1}  # the pairs' balance stands by then
+OFTEN = {"kind": "learned", "every": 3, "evidence": False}
+LATE = {"kind": "learned", "every": 3, "warmup": 0.4, "hold": 0.1, "evidence": False}  # the pairs' balance stands by then
 TWO_STAGES = {"stages": {"kind": "pairs_first", "share": 0.5}}  # the second one starts with epoch 3
 
 
 @pytest.mark.parametrize(("weighting", "changes"), [
-    ({"kind": "learned", "every": 3}, {}),
-    ({"kind": "learned", "every": 3, "direction": {"kind": "diagonal_fisher"}, "outer_objective": "task_and_pairs"}, {}),
+    ({"kind": "learned", "every": 1, "hold": 0.1}, {}),
+    (OFTEN, {}),
+    (OFTEN | {"direction": {"kind": "diagonal_fisher"}, "outer_objective": "task_and_pairs"}, {}),
     (LATE | {"direction": {"kind": "unrolled", "steps": 3}, "strength_within": 2.0}, {}),
     (LATE | {"direction": {"kind": "drmad", "steps": 3}, "pairing": "one_to_one", "keep": 1}, {}),
     (LATE | {"direction": {"kind": "hyperdistill"}, "start": [[1, 2], [3, 4], [5, 6]], "forget": 0.2}, {}),
@@ -111,7 +113,7 @@ def test_pairs_without_weight_are_left_out_while_none_of_them_can_get_any(
     cache: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], expected: str, alike: int
 ) -> None:
     """How many are computed in each quarter of the steps; the student is as it would be with all of them."""
-    config = digits_trial(weighting={"kind": "learned", "every": 1, **settings})
+    config = digits_trial(weighting={"kind": "learned", "every": 1, "evidence": False, **settings})
     computed: list[int] = []
 
     def counted(trial: Trial, pairs: PairState, weighted_only: bool) -> Tensor | None:
@@ -149,7 +151,7 @@ def test_pairs_without_weight_rest_between_where_the_trial_says_so(
 
 
 def test_weights_start_uniform_are_learned_between_and_held_at_the_end(cache: Path, prepared: Prepared) -> None:
-    config = digits_trial(weighting={"kind": "learned", "every": 1, "warmup": 0.25, "hold": 0.5})
+    config = digits_trial(weighting={"kind": "learned", "every": 1, "warmup": 0.25, "hold": 0.5, "evidence": False})
     result = run_trial(config, lambda _: None, cache=cache, prepared=prepared)
     first, second, third, fourth = result.records
     assert {round(weight, 6) for row in first.weights for weight in row} == {round(1 / 6, 6)}
@@ -218,6 +220,7 @@ def test_a_hypergradient_that_is_not_finite_moves_nothing_and_is_told(
 
 def test_projection_that_forgets_stays_on_the_simplex(cache: Path, prepared: Prepared) -> None:
     learned = {"kind": "learned", "every": 1, "warmup": 0.0, "update": "projection", "step": 0.5, "mix": 0.0, "forget": 0.2}
+    learned |= {"evidence": False}
     result = run_trial(digits_trial(weighting=learned), lambda _: None, cache=cache, prepared=prepared)
     assert any(weight == 0 for row in result.last.weights for weight in row)
     assert sum(map(sum, result.last.weights)) == pytest.approx(1)

@@ -78,7 +78,7 @@ def test_views_differ_from_step_to_step_and_come_again_after_a_resume(cache: Pat
 
 
 def test_learned_weights_with_views(cache: Path) -> None:
-    weighting = {"kind": "learned", "every": 2, "outer_objective": "task_and_pairs"}
+    weighting = {"kind": "learned", "every": 2, "outer_objective": "task_and_pairs", "evidence": False}
     result = run_trial(digits_trial(augment=ALL, weighting=weighting), lambda _: None, cache=cache)
     assert sum(map(sum, result.held_mean)) == pytest.approx(1, abs=1e-5)
     assert len({round(x, 9) for row in result.held_mean for x in row}) > 1
@@ -87,7 +87,7 @@ def test_learned_weights_with_views(cache: Path) -> None:
 @pytest.mark.parametrize("settings", [{"precision": "bfloat16"}, {"channels_last": True}])
 def test_precision_and_memory_format_change_little(cache: Path, prepared: Prepared, settings: dict[str, object]) -> None:
     """The same trial in another number format: close losses, float32 weights and records, another value than float32's."""
-    weighting = {"kind": "learned", "every": 2}
+    weighting = {"kind": "learned", "every": 2, "evidence": False}
     plain = run_trial(digits_trial(weighting=weighting), lambda _: None, cache=cache, prepared=prepared)
     other = run_trial(digits_trial(weighting=weighting, **settings), lambda _: None, cache=cache)
     assert other.last.metrics["train/loss"] == pytest.approx(plain.last.metrics["train/loss"], rel=0.1)
@@ -145,7 +145,7 @@ def test_the_views_of_outer_images_that_train_are_kept_too(cache: Path) -> None:
 
 
 def test_a_trial_of_kept_views_learns_and_its_held_out_images_are_plain(cache: Path) -> None:
-    weighting = {"kind": "learned", "every": 2, "direction": {"kind": "neumann", "terms": 2}}
+    weighting = {"kind": "learned", "every": 2, "direction": {"kind": "neumann", "terms": 2}, "evidence": False}
     config = with_settings(digits_trial(augment=ALL[:2], weighting=weighting), KEPT)
     prepared = prepare(config, cache)
     result = run_trial(config, lambda _: None, cache=cache, prepared=prepared)

@@ -35,7 +35,7 @@ def due(found: list[StepPlan], name: str) -> list[int]:
 
 def test_trial_without_pairs_has_the_task_alone_at_every_step() -> None:
     (plan,) = set(plans())
-    assert plan == StepPlan("task", False, "", False, False, True, False, False)
+    assert plan == StepPlan("task", False, "", False, False, False, True, False, False)
     assert not plan.remembers
 
 
@@ -48,9 +48,21 @@ def test_weights_that_do_not_learn_are_held_and_computed_whole() -> None:
 
 def test_lambda_moves_at_every_so_many_step_between_warmup_and_hold() -> None:
     found = plans(Pairs(), LearnedWeights(every=10, warmup=0.15, hold=0.4))
-    assert due(found, "learns") == [20, 30, 40, 50]
+    assert due(found, "moves") == [20, 30, 40, 50]
     assert due(found, "held") == list(range(60, 100))
     assert Schedule(STEPS, Pairs(), LearnedWeights(every=10, warmup=0.15, hold=0.4), Look()).updates == 4
+
+
+def test_hypergradients_are_gathered_before_lambda_moves_where_it_moves_on_evidence() -> None:
+    learning = LearnedWeights(every=10, warmup=0.35, hold=0.4, gather=0.1)
+    assert due(plans(Pairs(), learning), "learns") == [10, 20, 30, 40, 50]
+    assert due(plans(Pairs(), learning), "moves") == [40, 50]
+    schedule = Schedule(STEPS, Pairs(), learning, Look())
+    assert (schedule.updates, schedule.gathered) == (2, 5)
+    averaged = LearnedWeights(every=10, warmup=0.35, hold=0.4, evidence=False)
+    assert due(plans(Pairs(), averaged), "learns") == [40, 50]
+    closed = LearnedWeights(every=10, warmup=0.35, hold=0.4, gather=0.1, start=EACH_WAY, opening=0.2)
+    assert due(plans(Pairs(), closed), "learns") == [20, 30, 40, 50]  # what the start leaves out is open from 15 on
 
 
 @pytest.mark.parametrize(("after_step", "expected"), [(False, "before"), (True, "after")])

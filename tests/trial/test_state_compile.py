@@ -13,7 +13,7 @@ from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_trial
 
-LEARNED = {"kind": "learned", "every": 2}
+LEARNED = {"kind": "learned", "every": 2, "evidence": False}
 
 
 COMPILE = torch.compile

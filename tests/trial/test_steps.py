@@ -15,10 +15,10 @@ from torch.func import functional_call
 from kd_hpo.config.trial import Network, Student, TrialConfig
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.core.directions import DIRECTIONS, InnerStep
+from kd_hpo.core.learned import Learned
 from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.core.params import Params
 from kd_hpo.core.plan import LayerShape, pair_plan
-from kd_hpo.core.weightings import Learned
 from kd_hpo.data.batches import ImageBatches, Indices, drawn_batch, shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets
 from kd_hpo.trial.inner import inner_step
@@ -249,7 +249,7 @@ def test_learning_moves_no_buffer_and_no_random_number(cache: Path, prepared: Pr
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_student_with_frozen_parameters_learns_with_the_others(prepared: Prepared, direction: str) -> None:
-    weighting = learned(every=1, direction={"kind": direction})
+    weighting = learned(every=1, direction={"kind": direction}, evidence=False)
     trial = start_trial(digits_trial(weighting=weighting, pairs={"balance": BALANCED}), prepared)
     first, *_ = trial.student.parameters()
     first.requires_grad_(False)

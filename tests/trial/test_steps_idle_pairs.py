@@ -35,7 +35,7 @@ def numbers(pairs: PairState, t: int, s: int) -> list[Tensor]:
 @pytest.mark.parametrize("variance", ["learned", "fixed"])
 def test_what_a_step_leaves_out_stays_exactly_where_it_was(prepared: Prepared, variance: str) -> None:
     config = digits_trial(
-        weighting={"kind": "learned", "every": 1, "warmup": 0.0, "hold": 0.75, "keep": 1, "outer_batch": 32},
+        weighting={"kind": "learned", "every": 1, "warmup": 0.0, "hold": 0.75, "keep": 1, "outer_batch": 32, "evidence": False},
         pairs={"loss": {"kind": "gaussian", "variance": {"kind": variance}}, "balance": {"kind": "none"}},
     )
     trial = start_trial(config, prepared)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.directions import GradientFlow
+from kd_hpo.core.learned import Learned
 from kd_hpo.core.simplex import SIMPLEX_UPDATES
-from kd_hpo.core.weightings import Compared, Constant, Learned
+from kd_hpo.core.weightings import Compared, Constant
 from kd_hpo.errors import ConfigError
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import TrialResult
@@ -21,7 +22,7 @@ START = [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
 
 
 def mirror(served: Tensor, start: Tensor | None = None, step: float = 0.03) -> Learned:
-    """What `kind: learned` makes by default."""
+    """What `kind: learned` makes without evidence."""
     return Learned(served, SIMPLEX_UPDATES["mirror_descent"], step=step, average=0.9, mix=0.01, start=start)
 
 
@@ -71,7 +72,7 @@ def told(result: TrialResult) -> list[Any]:
 def test_learned_weighting_of_ones_own_moves_as_the_built_in_one(
     cache: Path, prepared: Prepared, start: list[list[float]] | None
 ) -> None:
-    built_in = {"kind": "learned", "step": 0.1, "start": start, **WHEN}
+    built_in = {"kind": "learned", "evidence": False, "step": 0.1, "start": start, **WHEN}
     of_ones_own = own("mirror", options={"step": 0.1}, start=start, **WHEN)
     one, other = (
         run_trial(digits_trial(weighting=w), lambda _: None, cache=cache, prepared=prepared) for w in (built_in, of_ones_own)

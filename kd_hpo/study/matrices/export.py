@@ -58,6 +58,7 @@ def _exported(folder: StudyFolder, rank: int, spec: TrialSpec, result: TrialResu
         totals=() if all(total == 1 for total in totals) else totals,
         updates=result.updates,
         from_uniform=from_uniform(result.held_mean),
+        t_values=result.last.t_values,
         scales=result.last.scales,
         teacher_layers=result.teacher_layers,
         student_layers=result.student_layers,

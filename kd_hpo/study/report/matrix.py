@@ -23,7 +23,7 @@ from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.colours import VIRIDIS, colours, ink_on
 from kd_hpo.study.report.escaping import in_code, in_html, in_script
 from kd_hpo.study.report.words import shorten
-from kd_hpo.trial.result import Rows
+from kd_hpo.trial.result import KNOWN_FROM, Rows
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -175,6 +175,11 @@ def matrix_in_markdown(teacher_layers: Sequence[str], student_layers: Sequence[s
     texts = drawn_cells(matrix, 1.0).texts
     rows = [f"| {in_code(name)} | {' | '.join(row)} |" for name, row in zip(teacher_layers, texts, strict=True)]
     return "\n".join([head, "|---" * (len(student_layers) + 1) + "|", *rows])
+
+
+def t_texts(t_values: Rows) -> list[list[str]]:
+    """(T, S): t-values as they are read, those that are known with a mark."""
+    return [[f"{t:+.1f}{'*' if abs(t) > KNOWN_FROM else ''}" for t in row] for row in t_values]
 
 
 def matrix_on_terminal(rows: Sequence[str], columns: Sequence[str], matrix: Rows, *, margin: str) -> Table:

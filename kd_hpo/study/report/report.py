@@ -24,12 +24,13 @@ from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import compared_ids
 from kd_hpo.study.report.comparison import caption, failures, not_worse_in_words
 from kd_hpo.study.report.escaping import in_code, in_markdown
-from kd_hpo.study.report.matrix import MatrixHistory, matrix_in_markdown, matrix_page
+from kd_hpo.study.report.matrix import MatrixHistory, matrix_in_markdown, matrix_page, t_texts
 from kd_hpo.study.report.plots import comparison_figure, curves_figure, search_figure, settings_figure, svg
 from kd_hpo.study.report.repeats import HEADS, repeats_caption, repeats_rows
 from kd_hpo.study.report.sentences import (
     headline,
     how_it_moved,
+    how_well_known,
     matrix_in_words,
     missing,
     next_commands,
@@ -230,6 +231,16 @@ class Report:
     def matrix_table(self) -> str:
         learned = self.findings.learned
         return matrix_in_markdown(learned.teacher_names, learned.student_names, learned.matrix) if learned else ""
+
+    @property
+    def known_words(self) -> str:
+        return how_well_known(self.findings.learned) if self.findings.learned else ""
+
+    @property
+    def known_rows(self) -> list[tuple[str, list[str]]]:
+        """A row a teacher layer, with the t-value of each pair; none where lambda did not move on evidence."""
+        learned = self.findings.learned
+        return list(zip(learned.teacher_names, t_texts(learned.t_values), strict=True)) if learned and learned.t_values else []
 
     @property
     def course(self) -> list[tuple[int, list[float]]]:

@@ -10,6 +10,7 @@ from kd_hpo.study.results.findings import Findings
 from kd_hpo.study.results.pairs import FEW_UPDATES, from_uniform, strongest_pairs
 from kd_hpo.study.results.significance import Significance, Trend
 from kd_hpo.study.results.standing import Learned, Standing
+from kd_hpo.trial.result import KNOWN_FROM
 
 ENOUGH_SEEDS = 5
 """Below, the report proposes more: with three, a difference has to be four deviations for p below .05."""
@@ -45,6 +46,20 @@ def how_it_moved(learned: Learned) -> str:
         return "Lambda was never updated: this is what it started from."
     few = f"; fewer than {FEW_UPDATES} updates say little" if learned.updates < FEW_UPDATES else ""
     return f"Lambda was updated {learned.updates} times a trial, and stands {far}{few}."
+
+
+def how_well_known(learned: Learned) -> str:
+    """Which of the weights are more than chance; empty where lambda did not move on evidence."""
+    if not learned.t_values:
+        return ""
+    cells = _cells(learned)
+    if not any(map(any, learned.t_values)):
+        return f"Of none of the {cells} pairs is anything known: there were too few hypergradients, or too much alike."
+    verb = "is" if learned.known == 1 else "are"
+    return (
+        f"Of the {cells} pairs {learned.known} {verb} known to help more (+) or less (-) than the middle pair, at |t| > "
+        f"{KNOWN_FROM:g}; by chance alone about {0.05 * cells:.1f} would be."
+    )
 
 
 def _cells(learned: Learned) -> int:

@@ -13,7 +13,7 @@ from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.comparison import caption, failures, not_worse_in_words
 from kd_hpo.study.report.matrix import matrix_on_terminal
 from kd_hpo.study.report.repeats import HEADS, repeats_caption, repeats_rows
-from kd_hpo.study.report.sentences import headline, how_it_moved, missing, progress_of, whose
+from kd_hpo.study.report.sentences import headline, how_it_moved, how_well_known, missing, progress_of, whose
 from kd_hpo.study.report.words import number, p_value, with_spread
 from kd_hpo.study.results.comparison import Comparison
 from kd_hpo.study.results.findings import Findings
@@ -66,7 +66,7 @@ def render_learned(learned: Learned, width: int) -> RenderableType:
     lines = [Text(line, "bold") for line in _wrapped([title], width)]
     teacher, student = ([one_line(name) for name in names] for names in (learned.teacher_names, learned.student_names))
     left = max(map(len, teacher)) + 2
-    moved = [Text(line, "dim") for line in _wrapped([how_it_moved(learned)], width)]
+    moved = [Text(line, "dim") for line in _wrapped(list(filter(None, [how_it_moved(learned), how_well_known(learned)])), width)]
     if left + sum(max(len(name), _CELL) + 3 for name in student) < width:
         return Group(*lines, matrix_on_terminal(teacher, [f" {name} " for name in student], learned.matrix, margin=" "), *moved)
     if left + len(student) * (_CELL + 1) < width:

@@ -14,7 +14,7 @@ from kd_hpo.study.design.trials import compared_ids, searches
 from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.comparison import read_comparison
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
-from kd_hpo.trial.result import LayerRecord, Rows, TrialResult
+from kd_hpo.trial.result import KNOWN_FROM, LayerRecord, Rows, TrialResult
 
 _ENDED = {"search": ("completed", "stopped", "failed"), "compare": ("completed", "failed")}
 
@@ -75,6 +75,14 @@ class Learned:
     """After each epoch, the mean over the trials."""
     updates: int | None = None
     """How often lambda was updated in each trial; None where an earlier version has not said."""
+    t_values: Rows = ()
+    """At the end, the mean over the trials: how many standard errors a pair's help stands above the middle one's; empty where
+    lambda did not move on evidence."""
+
+    @property
+    def known(self) -> int:
+        """How many pairs are known to help more or less than the middle one."""
+        return sum(abs(t) > KNOWN_FROM for row in self.t_values for t in row)
 
     @property
     def teacher_names(self) -> tuple[str, ...]:
@@ -171,6 +179,7 @@ def _learned(method: str, trials: Sequence[str], results: Sequence[TrialResult],
         epochs=tuple(record.epoch for record in epochs),
         course=tuple(map(_rows, course)),
         updates=results[0].updates,
+        t_values=_rows(np.mean([result.last.t_values for result in results], axis=0)) if results[0].last.t_values else (),
     )
 
 

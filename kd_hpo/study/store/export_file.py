@@ -11,7 +11,7 @@ from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import ExportError
 from kd_hpo.study.store.folder import TestScores
-from kd_hpo.trial.result import LayerRecord
+from kd_hpo.trial.result import LayerRecord, Rows
 
 Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
 SCHEMA = Path(__file__).with_name("export.schema.json")
@@ -50,6 +50,9 @@ class ExportedMatrix(Settings):
     """How often lambda was updated in the trial; null in exports of earlier versions."""
     from_uniform: float | None = None
     """How far `held_mean` is from equal weights: half the sum of the differences, 0 for uniform, near 1 for one pair of many."""
+    t_values: Rows = ()
+    """(T, S): how many standard errors each pair's help stood above the middle one's at the end, 0 where nothing is known; empty
+    where lambda did not move on evidence, and in exports of earlier versions."""
     scales: Matrix
     """(T, S): what each pair's gradient was last multiplied by, beside the total strength and lambda."""
     teacher_layers: tuple[LayerRecord, ...]
@@ -74,7 +77,8 @@ class ExportedMatrix(Settings):
         shape = len(self.teacher_layers), len(self.student_layers)
         on_simplex = {"weights": self.weights, "held_mean": self.held_mean}
         on_simplex |= {f"trajectory.{epoch}": matrix for epoch, matrix in enumerate(self.trajectory)}
-        for name, matrix in {**on_simplex, "scales": self.scales}.items():
+        others = {"scales": self.scales} | ({"t_values": self.t_values} if self.t_values else {})
+        for name, matrix in {**on_simplex, **others}.items():
             if (len(matrix), *{len(row) for row in matrix}) != shape:
                 raise ValueError(f"{name} is not {shape[0]} rows (teacher layers) of {shape[1]} (student layers)")
         for name, matrix in on_simplex.items():

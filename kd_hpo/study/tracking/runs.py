@@ -37,6 +37,8 @@ _METRIC, _MODE = "kd.metric", "kd.mode"
 """Of a trial's run: what its task is measured by, and which way of it is better."""
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
+T_SECTION = "weights_t_values"
+"""How many standard errors the help of a pair stands above that of the middle one."""
 _THUMBNAIL = 256
 _MATRICES = 25
 """Of a longer trial, MLflow gets the matrix at about so many epochs, and its epochs in as many parts; at its end it gets all."""
@@ -176,7 +178,7 @@ class RunLog:
             if shown:
                 self._log_picture(record.epoch, record.weights, at)
                 answered()
-            values = record.metrics | (layers.cells(record.weights) if shown else {})
+            values = record.metrics | (layers.shown(record) if shown else {})
             if sum(len(metrics) for _, metrics in waiting) + len(values) > _MOST_METRICS:
                 self._log_metrics(waiting)
                 answered()
@@ -238,10 +240,15 @@ class PairLayers:
         self.largest = min(1.0, 8 / max(len(teacher) * len(student), 1))
         """The top of the pictures' colour scale, the same at every epoch and in every trial."""
 
-    def cells(self, weights: Sequence[Sequence[float]]) -> dict[str, float]:
+    def shown(self, record: EpochRecord) -> dict[str, float]:
+        """The weight of each pair and, unless they are too many for a call together, how well it is known."""
+        few = 2 * len(self.names[0]) * len(self.names[1]) + len(record.metrics) <= _MOST_METRICS
+        return self.cells(record.weights) | (self.cells(record.t_values, T_SECTION) if few else {})
+
+    def cells(self, weights: Sequence[Sequence[float]], section: str = MATRIX_SECTION) -> dict[str, float]:
         """One metric a pair; the numbers keep layers in order of depth and names apart that MLflow cannot spell."""
         return {
-            f"{MATRIX_SECTION}/{t + 1:02d} {_spelled(teacher)} to {s + 1:02d} {_spelled(student)}": weights[t][s]
+            f"{section}/{t + 1:02d} {_spelled(teacher)} to {s + 1:02d} {_spelled(student)}": weights[t][s]
             for t, teacher in enumerate(self.names[0] if weights else ())
             for s, student in enumerate(self.names[1])
         }
@@ -256,7 +263,7 @@ class PairLayers:
             "student_layers": self.names[1],
             "held_epochs": held,
             "held_mean": mean_matrix([r.weights for r in records if r.held]) if held else None,
-            "epochs": [{"epoch": r.epoch, "weights": r.weights, "scales": r.scales} for r in records],
+            "epochs": [{"epoch": r.epoch, "weights": r.weights, "scales": r.scales, "t_values": r.t_values} for r in records],
         }
 
 

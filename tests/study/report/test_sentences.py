@@ -3,10 +3,10 @@
 import pytest
 
 from kd_hpo.config.task import Classification
-from kd_hpo.study.report.sentences import how_it_moved, of_test, of_trend
+from kd_hpo.study.report.sentences import how_it_moved, how_well_known, of_test, of_trend
 from kd_hpo.study.results.significance import Significance, Trend
 from kd_hpo.study.results.standing import Learned
-from kd_hpo.trial.result import LayerRecord
+from kd_hpo.trial.result import LayerRecord, Rows
 from tests.study.results.test_significance import NAN, method
 
 GOAL = Classification.goal
@@ -45,3 +45,19 @@ def test_how_lambda_moved_is_told_with_what_that_is_worth(updates: int | None, w
     one, rows = (LayerRecord(name="fc", shape=(1, 1, 1)),), ((0.75,), (0.25,))
     layers = (*one, *one), one
     assert words in how_it_moved(Learned("hetero", ("hetero-s0",), True, *layers, rows, rows, rows, (1,), (rows,), updates))
+
+
+@pytest.mark.parametrize(
+    ("t_values", "words"),
+    [
+        ((), ""),
+        (((0.0,), (0.0,)), "none of the 2 pairs"),
+        (((3.1,), (-1.9,)), "Of the 2 pairs 1 is known"),
+        (((3.1,), (-2.1,)), "Of the 2 pairs 2 are known to help more (+) or less (-)"),
+    ],
+)
+def test_which_weights_are_known_is_told(t_values: Rows, words: str) -> None:
+    one, rows = (LayerRecord(name="fc", shape=(1, 1, 1)),), ((0.75,), (0.25,))
+    layers = (*one, *one), one
+    learned = Learned("hetero", ("hetero-s0",), True, *layers, rows, rows, rows, (1,), (rows,), 50, t_values)
+    assert words in how_well_known(learned) and bool(how_well_known(learned)) == bool(words)

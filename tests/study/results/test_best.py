@@ -41,7 +41,7 @@ def searched(folder: StudyFolder, cache: Path, number: int, *, val: float, weigh
 
 
 PAIRS = {"balance": {"kind": "gradient", "measures": 1}}
-LEARNED = LearnedWeights(every=1, warmup=0.0, hold=0.5, step=0.3).model_dump()
+LEARNED = LearnedWeights(every=1, warmup=0.0, hold=0.5, step=0.3, evidence=False).model_dump()
 
 
 def test_the_best_completed_trial_hands_on_the_matrix_that_it_held(folder: StudyFolder, cache: Path, prepared: Prepared) -> None:
