@@ -263,7 +263,10 @@ class PairLayers:
             "student_layers": self.names[1],
             "held_epochs": held,
             "held_mean": mean_matrix([r.weights for r in records if r.held]) if held else None,
-            "epochs": [{"epoch": r.epoch, "weights": r.weights, "scales": r.scales, "t_values": r.t_values} for r in records],
+            "epochs": [
+                {"epoch": r.epoch, "weights": r.weights, "scales": r.scales} | ({"t_values": r.t_values} if r.t_values else {})
+                for r in records
+            ],
         }
 
 
