@@ -20,7 +20,9 @@ _LEAST = 0.1
 
 
 class Known(NamedTuple):
-    """mean, error  (P,): of the hypergradients as `Evidence` scales them, a mean that is below 0 where the pair helps
+    """What is known of P pairs.
+
+    mean, error  (P,): of the hypergradients as `Evidence` scales them, a mean that is below 0 where the pair helps
     bound        (P,): how far from 0 a mean must be to be more than chance
     """
 
@@ -63,11 +65,11 @@ class Evidence:
         self._count += 1
 
     def mean(self) -> Tensor:
-        """(P,): of what was gathered, known or not."""
+        """Gives the mean (P,) of what was gathered, known or not."""
         return self._sums.sum(0) / max(self._count, 1)
 
     def known(self) -> Known | None:
-        """None while there is too little to tell chance by."""
+        """Gives mean, error and bound; None while there is too little to tell chance by."""
         if self._count < FEWEST:
             return None
         blocks = self._count // self._size
@@ -86,7 +88,7 @@ class Evidence:
         return Known(self.mean(), error, float(stdtrit(_SHARED + free, 1 - DOUBT / (2 * len(error)))) * error)
 
     def direction(self) -> Tensor:
-        """(P,): the mean hypergradient as far as it is known, in units of the RMS of all means; zero where nothing stands out.
+        """Gives the mean hypergradient (P,) as far as it is known, in units of the RMS of all means; 0 where nothing stands out.
 
         A mean m is taken times ((m / bound)^2 - 1), from 0 to 1 (firm shrinkage, Gao & Bruce 1997): nothing within its bound,
         which is such that of pairs that are all alike none is moved but in DOUBT of the trials (Bonferroni, Student's t), and
@@ -105,7 +107,7 @@ class Evidence:
         return torch.where(mean < 0, helps, moved) / mean.square().mean().sqrt().clamp_min(torch.finfo(mean.dtype).tiny)
 
     def t_values(self) -> Tensor:
-        """(P,): how many standard errors each pair's help stands above the middle pair's; 0 while nothing is known."""
+        """Tells how many standard errors (P,) each pair's help stands above the middle pair's; 0 while nothing is known."""
         known = self.known()
         return torch.zeros_like(self._sums[0]) if known is None else -known.mean / known.error
 
