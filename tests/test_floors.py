@@ -190,33 +190,6 @@ LEANS = re.compile(
 )
 """How a phrase begins that is read with the name or with what stands before it; `Whether ...` of what is true or false may."""
 
-FRAGMENTS_IN = {
-    "kd_hpo.core.weightings",
-    "kd_hpo.core.simplex",
-    "kd_hpo.config.weightings",
-    "kd_hpo.trial.weighting",
-    "kd_hpo.trial.learning",
-    "kd_hpo.trial.schedule",
-    "kd_hpo.trial.steps",
-    "kd_hpo.trial.given_teacher",
-    "kd_hpo.trial.assistants",
-    "kd_hpo.data.pixels",
-    "kd_hpo.data.image_folder",
-    "kd_hpo.data.images",
-    "kd_hpo.data.items",
-    "kd_hpo.data.content",
-    "kd_hpo.data.callable_set",
-    "kd_hpo.study.store.export_file",
-    "kd_hpo.study.design.trials",
-    "kd_hpo.study.run.driver",
-    "kd_hpo.study.run.checks",
-    "kd_hpo.cli.matrices",
-    "kd_hpo.study.matrices",
-    "kd_hpo.study.results",
-    "kd_hpo.study.report",
-}
-"""Modules and rooms whose docstrings still have to be gone through; what is done is taken out."""
-
 
 def public_docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """The docstrings of a module and of its public classes, functions and methods, with their lines."""
@@ -235,11 +208,7 @@ def is_sentence(first_line: str) -> bool:
     return re.match("[A-Z0-9`]", first_line) is not None and first_line[-1] in ".:" and LEANS.match(first_line) is None
 
 
-def still_to_do(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in FRAGMENTS_IN)
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if not still_to_do(name)])
+@pytest.mark.parametrize("module", MODULES)
 def test_docstring_begins_with_a_sentence(module: str) -> None:
     said = public_docstrings(ast.parse(MODULES[module].read_text()))
     found = [(line, text.splitlines()[0]) for line, text in said if not is_sentence(text.splitlines()[0])]
@@ -260,10 +229,6 @@ def test_docstring_begins_with_a_sentence(module: str) -> None:
 def test_a_fragment_is_told(first_line: str) -> None:
     assert not is_sentence(first_line)
     assert is_sentence("Whether it learns.") and is_sentence("`a` of B, where it is one:")
-
-
-def test_what_is_still_to_do_is_there() -> None:
-    assert all(name in MODULES or any(module.startswith(f"{name}.") for module in MODULES) for name in FRAGMENTS_IN)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ class InformationFlow(_Weighting):
 
 
 class RandomLayers(_Weighting):
-    """As many teacher layers as the student has, drawn anew each epoch, in order: one for each student layer (RAIL-KD).
+    """Pairs drawn anew each epoch: as many teacher layers as the student has, in order, one for each student layer (RAIL-KD).
 
     Haidar et al. 2022. What it needs to be equal to lambda is to know nothing: a control that all pairs are tried in.
     """
@@ -122,7 +122,7 @@ class CrossLayerAttention(_Weighting):
 
 
 class Learning(_Weighting):
-    """How and when lambda moves along its hypergradient on the outer split, inside a trial."""
+    """The settings that say how and when lambda moves along its hypergradient on the outer split, inside a trial."""
 
     direction: Direction = GradientFlowDirection()
     outer_objective: Literal["task", "task_and_teacher", "task_and_pairs"] = "task"
@@ -157,12 +157,12 @@ class Learning(_Weighting):
 
     @property
     def gathers(self) -> float | None:
-        """Share of the steps from which on hypergradients are gathered before lambda moves; None where they are not."""
+        """The share of the steps from which on hypergradients are gathered before lambda moves; None where they are not."""
         return None
 
 
 class LearnedWeights(Learning):
-    """lambda learned inside the trial by hypergradient on the outer split."""
+    """A matrix lambda that is learned inside the trial by hypergradient on the outer split."""
 
     kind: Literal["learned"] = "learned"
     evidence: bool = True
@@ -214,8 +214,11 @@ class LearnedWeights(Learning):
 
 
 class OwnWeighting(Learning):
-    """A weighting of your own: a callable that gets the served pairs (T, S), 0 where the loss cannot compare, and the options,
-    and returns a kd_hpo.core.weightings.Weighting; where that learns, at the steps that the settings here say."""
+    """A weighting of your own: a callable that returns a kd_hpo.core.weightings.Weighting.
+
+    It gets the served pairs (T, S), 0 where the loss cannot compare, and the options. Where the weighting learns, it does so at
+    the steps that the settings here say.
+    """
 
     kind: Literal["callable"] = "callable"
     callable: Callable

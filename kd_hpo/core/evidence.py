@@ -32,7 +32,10 @@ class Known(NamedTuple):
 
 
 def between_pairs(hypergradients: Tensor) -> Tensor:
-    """(..., P): each taken from the level of its middle pair, over the RMS of what is left; zero where all pairs are the same."""
+    """Takes each hypergradient from the level of its middle pair, over the RMS of what is left: (..., P) -> (..., P).
+
+    Zero where all pairs are the same.
+    """
     away = hypergradients - hypergradients.quantile(0.5, dim=-1, keepdim=True)
     rms = away.square().mean(-1, keepdim=True).sqrt()
     same = rms <= torch.finfo(rms.dtype).eps * hypergradients.abs().amax(-1, keepdim=True)
@@ -54,7 +57,7 @@ class Evidence:
         self._sums, self._count, self._size = torch.zeros(BLOCKS, pairs), 0, 1
 
     def add(self, hypergradient: Tensor) -> None:
-        """One of (P,); one that is the same for all pairs says nothing about them, and is not counted."""
+        """Adds a hypergradient (P,); one that is the same for all pairs says nothing about them, and is not counted."""
         said = between_pairs(hypergradient)
         if not said.any():
             return

@@ -10,18 +10,18 @@ SimplexUpdate = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def mirror_descent(weights: Tensor, direction: Tensor, step: float) -> Tensor:
-    """Exponentiated gradient (Kivinen & Warmuth 1997): a weight's log moves by the evidence, whatever the weight is."""
+    """Takes a step of exponentiated gradient (Kivinen & Warmuth 1997): a weight's log moves by the evidence, whatever it is."""
     return torch.softmax((weights.log() - step * direction).flatten(), 0).view_as(weights)
 
 
 def softmax_logits(weights: Tensor, direction: Tensor, step: float) -> Tensor:
-    """A gradient step on logits whose softmax is the weights: a small weight hardly moves."""
+    """Takes a gradient step on logits whose softmax is the weights: a small weight hardly moves."""
     slope = weights * (direction - (weights * direction).sum())
     return torch.softmax((weights.log() - step * slope).flatten(), 0).view_as(weights)
 
 
 def projection(weights: Tensor, direction: Tensor, step: float) -> Tensor:
-    """A gradient step and back to the nearest point of the simplex (Duchi et al. 2008): weights become exactly 0."""
+    """Takes a gradient step and goes back to the nearest point of the simplex (Duchi et al. 2008): weights become exactly 0."""
     point = (weights - step * direction).flatten()
     point = point - point.max()  # the nearest point is the same, and rounding cannot lose the 1 however long the step
     ordered = point.sort(descending=True).values
@@ -42,23 +42,24 @@ def uniform(shape: tuple[int, int]) -> Tensor:
 
 
 def mix_with_uniform(weights: Tensor, share: float) -> Tensor:
-    """(1 - share) of the weights and a share of the uniform point, so that no weight is stuck at 0."""
+    """Mixes (1 - share) of the weights with a share of the uniform point, so that no weight is stuck at 0."""
     return (1 - share) * weights + share / weights.numel()
 
 
 def drawn_to(start: Tensor, weights: Tensor, share: float) -> Tensor:
-    """weights^(1 - share) * start^share, brought to sum 1: the logarithms forget a share of their way from the start.
+    """Draws weights to their start: weights^(1 - share) * start^share, brought to sum 1.
 
-    A weight of exactly 0, as `projection` makes them, stays 0.
+    The logarithms forget a share of their way from the start. A weight of exactly 0, as `projection` makes them, stays 0.
     """
     way = torch.lerp(weights.log(), start.log(), share)
     return torch.softmax(torch.where(weights == 0, -torch.inf, way).flatten(), 0).view_as(weights)
 
 
 def one_to_one(weights: Tensor) -> Tensor:
-    """(T, S) -> (T, S), of sum 1: each teacher layer with at most one student layer, each student layer with at most one.
+    """Keeps the weights of one pairing: each teacher layer with at most one student layer, each student layer with at most one.
 
-    It is the assignment with the largest product of weights (Kuhn 1955); its pairs keep their proportions.
+    (T, S) -> (T, S), of sum 1. The pairing is the assignment with the largest product of weights (Kuhn 1955); its pairs keep
+    their proportions.
     """
     rows, columns = linear_sum_assignment(weights.clamp_min(torch.finfo(weights.dtype).tiny).log().cpu().numpy(), maximize=True)
     kept = torch.zeros_like(weights)
@@ -67,7 +68,7 @@ def one_to_one(weights: Tensor) -> Tensor:
 
 
 def strongest(weights: Tensor, count: int) -> Tensor:
-    """The so many largest weights, in their proportions, of sum 1; the others are 0."""
+    """Keeps the `count` largest weights, in their proportions, of sum 1; the others are 0."""
     kept = torch.zeros_like(weights).flatten()
     places = weights.flatten().topk(min(count, weights.numel())).indices
     kept[places] = weights.flatten()[places]
@@ -75,7 +76,7 @@ def strongest(weights: Tensor, count: int) -> Tensor:
 
 
 def normalised_direction(average: Tensor, weights: Tensor) -> Tensor:
-    """A hypergradient centred on <weights, h> and divided by its RMS: a step size then means the same in every network.
+    """Centres a hypergradient on <weights, h> and divides it by its RMS: a step size then means the same in every network.
 
     A hypergradient that is the same for all pairs says nothing about them: the direction is zero.
     """

@@ -33,31 +33,31 @@ class Weighting(Protocol):
 
     @property
     def learns(self) -> bool:
-        """Whether it moves along hypergradients: `learn` is then called at each update."""
+        """Whether the weighting moves along hypergradients: `learn` is then called at each update."""
         ...
 
     @property
     def reads_features(self) -> bool:
-        """Whether its weights are those of a batch: it is then given the features that are compared, else None."""
+        """Whether the weights are those of a batch: the weighting is then given the features that are compared, else None."""
         ...
 
     def weights(self, epoch: int, features: Compared | None = None) -> Tensor:
-        """(T, S), not negative, sum 1; or (B', T, S), those of each example.
+        """Gives the weights (T, S), not negative and of sum 1; or (B', T, S), those of each example.
 
         Where they carry a gradient, that of the training loss trains what `parameter_groups` has.
         """
         ...
 
     def of_epoch(self, epoch: int) -> Tensor:
-        """(T, S), what is recorded of an epoch that has just been trained; asked once, at its end."""
+        """Gives the weights (T, S) that are recorded of an epoch that has just been trained; asked once, at its end."""
         ...
 
     def total(self, epoch: int) -> float:
-        """What the epoch's weights are multiplied by, beside the trial's strength: 1 but for schedules."""
+        """Gives what the epoch's weights are multiplied by, beside the trial's strength: 1 but for schedules."""
         ...
 
     def support(self) -> Tensor:
-        """(T, S), True for the pairs that may have a weight in some epoch: the others need not be compared."""
+        """Tells which pairs may have a weight in some epoch: True in (T, S); the others need not be compared."""
         ...
 
     def learn(self, hypergradient: Tensor, direct: Tensor | None = None) -> None:
@@ -69,7 +69,7 @@ class Weighting(Protocol):
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters that the training loss trains, in groups of torch.optim.Adam with a learning rate each."""
+        """The parameters that the training loss trains, in groups of torch.optim.Adam with a learning rate each."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -79,19 +79,22 @@ class Weighting(Protocol):
 
 @runtime_checkable
 class Gathers(Protocol):
-    """What a weighting may do beside: hear hypergradients before it moves, and say which of its pairs are known to help."""
+    """A weighting that also hears hypergradients before it moves, and says which of its pairs are known to help."""
 
     def gather(self, hypergradient: Tensor, direct: Tensor | None = None) -> None:
-        """As `learn`, without moving."""
+        """Hears a hypergradient as `learn` does, without moving the weights."""
         ...
 
     def t_values(self) -> Tensor | None:
-        """(T, S): how many standard errors a pair's help stands above the middle one's, 0 where unknown; None: not gathered."""
+        """Tells how many standard errors a pair's help stands above the middle one's: (T, S), 0 where unknown.
+
+        None where no hypergradients are gathered.
+        """
         ...
 
 
 class Constant:
-    """One point of the simplex for the whole trial."""
+    """A weighting by one point of the simplex for the whole trial."""
 
     learns = reads_features = False
 
@@ -123,7 +126,7 @@ class Constant:
 
 
 class Replay(Constant):
-    """A recorded trajectory: matrices (T, S) as they stood at the end of each epoch.
+    """A weighting by a recorded trajectory: matrices (T, S) as they stood at the end of each epoch.
 
     Each is the one that the next epoch starts from, and that it is trained with; the first epoch's is `start` (T, S), or uniform
     over the served pairs (T, S), as where lambda is learned. The last one serves any epoch beyond. So do the totals, one a
@@ -209,7 +212,7 @@ class RandomLayers(Constant):
 
 
 def same_depth(shape: tuple[int, int]) -> Tensor:
-    """Equal weights on S pairs: student layer s with the teacher layer at the same relative depth, the last with the last."""
+    """Weighs S pairs equally: student layer s with the teacher layer at the same relative depth, the last with the last."""
     T, S = shape
     weights = torch.zeros(shape)
     for s in range(S):
@@ -225,7 +228,7 @@ def one_pair(shape: tuple[int, int], t: int, s: int) -> Tensor:
 
 
 def selected_pair(plan: PairPlan, which: str) -> tuple[int, int]:
-    """(t, s) by place, the logits aside: the "middle" layers, the "last" ones, or the "last_map" (else the last)."""
+    """Finds a pair (t, s) by place, the logits aside: the "middle" layers, the "last" ones, or the "last_map" (else the last)."""
 
     def place(layers: Sequence[LayerShape]) -> int:
         count = len(layers) - plan.logits_pair
@@ -236,7 +239,7 @@ def selected_pair(plan: PairPlan, which: str) -> tuple[int, int]:
 
 
 def random_point(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A uniformly random point of the simplex: normalised exponential variables."""
+    """Draws a uniformly random point of the simplex: normalised exponential variables."""
     weights = torch.empty(shape).exponential_(generator=generator)
     return weights / weights.sum()
 

@@ -16,7 +16,7 @@ from kd_hpo.errors import DataError, KdHpoError
 def load_callable(
     cache: Path, callable: str, arguments: Mapping[str, Any], size: int | None = None, *, progress: Progress = lambda _: None
 ) -> ImageSet:
-    """The data set that `package.module:callable` returns when called with the arguments, or the tuple of two: train, test.
+    """Reads the data set that `package.module:callable` returns for the arguments, or the tuple of two: train, test.
 
     A data set has len and [i], which is (image, label): `as_image` says what an image may be, a label is a whole number from
     0 up; its `classes`, where it has them, name the classes. Items are read once, in this thread, into the cache; all are

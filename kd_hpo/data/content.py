@@ -17,7 +17,7 @@ _NESTED = 8
 
 
 def labels_of(data_set: Any, depth: int = 0) -> npt.NDArray[np.int64] | None:
-    """(len(data_set),): labels that it seems to hold, for who compares them with some items; None where it holds none."""
+    """Finds labels that a data set seems to hold, (len(data_set),), to be compared with some items; None where it holds none."""
     if depth > _NESTED:
         return None
     found = _whole_numbers(_nested_labels(data_set, depth))
@@ -57,7 +57,7 @@ def _whole_numbers(values: Any) -> npt.NDArray[np.int64] | None:
 
 
 def digest_of_content(data_set: Any, depth: int = 0) -> bytes:
-    """sha256 of what it holds a value an item: arrays, tensors, lists of words or paths, and sizes and times of files."""
+    """The sha256 of what a data set holds a value an item: arrays, tensors, words or paths, and sizes and times of files."""
     digest = hashlib.sha256()
     held = vars(data_set) if hasattr(data_set, "__dict__") else {}
     for name, value in sorted(held.items()):

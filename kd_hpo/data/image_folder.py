@@ -29,7 +29,7 @@ MANY = 4096  # images: below it processes take longer to start than they save
 
 
 def load_image_folder(cache: Path, path: Path | str, size: int | None = None, *, progress: Progress = lambda _: None) -> ImageSet:
-    """Images as path/<class>/*.png, or path/train/<class>/*.png with a test half in path/test/<class>/*.png.
+    """Reads images as path/<class>/*.png, or path/train/<class>/*.png with a test half in path/test/<class>/*.png.
 
     path  a folder, or `s3://BUCKET/PREFIX`, which is fetched into the cache
     size  None keeps the images as they are, all of one size; a number resizes the shorter side to it and crops the centre
@@ -71,7 +71,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies in an image folder, before any image is opened."""
+    """The content of an image folder, before any image is opened."""
 
     files: list[str]
     labelling: Labelling
@@ -130,7 +130,7 @@ def _twice(found: list[Found]) -> list[str]:
 
 @dataclass
 class LeftOut:
-    """What lies among the images and is none of them."""
+    """The entries of a folder that lie among the images and are none of them."""
 
     suffixes: Counter[str] = field(default_factory=Counter)
     """Of files that no suffix or signature says to be images."""
@@ -231,7 +231,7 @@ def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
 
 
 def may_be_image(name: str) -> bool:
-    """Whether a file of that name may be one."""
+    """Whether a file of that name may be an image."""
     return name.lower().endswith(SUFFIXES) or not Path(name).suffix
 
 

@@ -23,7 +23,7 @@ _FEW_LEVELS = 16
 class Images(Protocol):
     @property
     def what(self) -> str:
-        """What they are, in the plural: "images under /data/pets"."""
+        """The words for the images, in the plural: "images under /data/pets"."""
         ...
 
     def __len__(self) -> int: ...
@@ -32,16 +32,18 @@ class Images(Protocol):
 
     @property
     def how(self) -> Depiction:
-        """How they are brought to 8 bits; what is not known of it yet is decided by all of them."""
+        """The way that the images are brought to 8 bits; what is not known of it yet is decided by all of them."""
         ...
 
     def look(self, index: int) -> Look:
-        """What this one says about that."""
+        """Tells what one image says about how all are brought to 8 bits."""
         ...
 
     def read(self, index: int) -> Image.Image:
-        """Of mode L or RGB. A DataError ends the reading; Undecided has all images looked at first; any other error makes this
-        image one of the broken ones.
+        """Reads one image, in mode L or RGB.
+
+        A DataError ends the reading; Undecided has all images looked at first; any other error makes this image one of the
+        broken ones.
         """
         ...
 
@@ -64,7 +66,7 @@ Part = Callable[[int, int], Images]
 def write_images(
     images: Images, folder: Path, progress: Progress, *, threads: int = 1, part: Part | None = None
 ) -> tuple[str, ...]:
-    """Writes them to an array from `new_images`: all grey (C = 1), or all RGB (C = 3) if any has colour.
+    """Writes images to an array from `new_images`: all grey (C = 1), or all RGB (C = 3) if any has colour.
 
     part  given, as many processes as threads read them instead
     Returns words on how they were read, where that is no matter of course.
@@ -215,12 +217,12 @@ def _unreadable(images: Images, broken: Sequence[str]) -> DataError:
 
 
 def kind_of(value: Any) -> str:
-    """For a message: "a dict", "a tuple of 3"."""
+    """Names the kind of a value in a message: "a dict", "a tuple of 3"."""
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
 
 
 def reason(error: Exception) -> str:
-    """Why an image cannot be read, in a few words."""
+    """Tells why an image cannot be read, in a few words."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow can read"
     said = str(error).strip().splitlines()

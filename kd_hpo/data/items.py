@@ -21,7 +21,7 @@ HALVES = ("train", "test")
 
 
 class DataSet(Protocol):
-    """Of (image, label), as torch's map-style data sets are."""
+    """A data set of (image, label), as torch's map-style data sets are."""
 
     def __len__(self) -> int: ...
 
@@ -63,7 +63,10 @@ class Items:
         return look_at(self._item(index)[0])
 
     def labelling(self, notes: tuple[str, ...] = ()) -> Labelling:
-        """Once every item is read. Labels that no class names are numbered in their order; each is the name of its class."""
+        """Gives the labels and the names of the classes, once every item is read.
+
+        Labels that no class names are numbered in their order; each is the name of its class.
+        """
         labels, classes = self._labels, self.classes
         if classes is None:
             found, labels = np.unique(labels, return_inverse=True)
@@ -76,7 +79,7 @@ class Items:
         return Labelling(labels.astype(np.int64), classes, len(self.halves[0]) if len(self.halves) > 1 else None, notes)
 
     def digest(self) -> str:
-        """sha256 of lengths, class names, all labels, and as much of the pixels as can be had, in hex.
+        """Gives the sha256 of lengths, class names, all labels, and as much of the pixels as can be had, in hex.
 
         What the data sets hold as arrays or lists of words, one for each item, counts whole; so do sizes and times of files that
         such lists name. SAMPLE evenly spread items of each half are read; all are where nothing that the data sets
@@ -137,7 +140,7 @@ class Items:
 
 
 def class_names(source: str, data_sets: Iterable[Any]) -> tuple[str, ...] | None:
-    """What the data sets call their classes; None if none says. Those of one name are told apart by their numbers.
+    """Tells what the data sets call their classes; None if none says. Those of one name are told apart by their numbers.
 
     Raises DataError if the data sets do not agree.
     """

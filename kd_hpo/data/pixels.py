@@ -18,7 +18,7 @@ MAX_PIXELS = 2**26
 
 
 class Unreadable(Exception):
-    """Why one image cannot be read; whoever reads many counts and names such images."""
+    """An error that says why one image cannot be read; whoever reads many counts and names such images."""
 
 
 def require_size(size: int | None) -> None:
@@ -27,7 +27,7 @@ def require_size(size: int | None) -> None:
 
 
 def fitted(image: Image.Image, size: int | None) -> Image.Image:
-    """The shorter side resized to `size`, then the centre square; the image as it is for None."""
+    """Resizes the shorter side to `size`, then crops the centre square; gives the image as it is for None."""
     return image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
 
@@ -40,11 +40,11 @@ class Deep:
 
     @property
     def peak(self) -> int:
-        """Its highest level, of what is drawn."""
+        """The highest level of what is drawn."""
         return int(self.levels[..., :3].max())
 
     def at_bits(self, bits: int) -> Image.Image:
-        """Of 8 bits, where the levels fill so many; opacity fills 16."""
+        """Gives the image of 8 bits, where the levels fill so many; opacity fills 16."""
         drawn = np.minimum(self.levels[..., :3] >> (bits - 8), 255)
         return Image.fromarray(np.concatenate([drawn, self.levels[..., 3:] >> 8], 2).astype(np.uint8))
 
@@ -55,7 +55,7 @@ Stored = Image.Image | Deep
 
 @dataclass
 class Depiction:
-    """How what 8 bits do not hold is brought to them, in all images of a data set alike; None until it is known."""
+    """The way that what 8 bits do not hold is brought to them, in all images of a data set alike; None until it is known."""
 
     bits: int | None = None
     """How many bits the grey levels of images of 16 bits fill."""
@@ -63,7 +63,7 @@ class Depiction:
     """The grey level under what is transparent."""
 
     def decide(self, looks: Iterable["Look"]) -> tuple[str, ...]:
-        """By all images of the data set; gives words about it."""
+        """Decides by the looks of all images of the data set; gives words about what was decided."""
         peak, ink, deep_ink, cover, words = 0, 0.0, 0.0, 0.0, list[str]()
         for look in looks:
             peak, cover = max(peak, look.peak or 0), cover + look.cover
@@ -82,7 +82,7 @@ class Depiction:
 
 
 class Look(NamedTuple):
-    """What an image says about how those of its data set are brought to 8 bits."""
+    """The look of one image: what it says about how those of its data set are brought to 8 bits."""
 
     peak: int | None
     """Its highest level, of 16 bits."""
@@ -95,7 +95,7 @@ class Look(NamedTuple):
 
 
 class Undecided(Exception):
-    """How this image is read depends on the others of its data set."""
+    """An error that says that how an image is read depends on the others of its data set."""
 
 
 def look_at(image: Stored) -> Look:
@@ -115,7 +115,7 @@ def look_at(image: Stored) -> Look:
 
 
 def depicted(image: Stored, how: Depiction) -> Image.Image:
-    """Of mode L or RGB. Raises Undecided where `how` does not say how it is read."""
+    """Gives the image in mode L or RGB. Raises Undecided where `how` does not say how it is read."""
     if isinstance(image, Deep):
         if how.bits is None:
             raise Undecided
@@ -151,7 +151,7 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image] | None:
 
 
 def open_file(file: Path, size: int | None = None) -> Stored:
-    """The first frame of an image file, upright (EXIF), as it is stored; a JPEG no larger than is needed for `size`."""
+    """Reads the first frame of an image file, upright (EXIF), as it is stored; a JPEG no larger than is needed for `size`."""
     with Image.open(file) as opened:
         kind = opened.format
         if size is not None:
@@ -166,7 +166,7 @@ def open_file(file: Path, size: int | None = None) -> Stored:
 
 
 def halved(image: Image.Image) -> str | None:
-    """What an image is of which Pillow gives the high byte of 16 bits alone; None for others, and where nothing tells it.
+    """Names an image of which Pillow gives the high byte of 16 bits alone; None for others, and where nothing tells it.
 
     A TIFF says its bits in a tag. In the file, those of a PNG follow signature, chunk head, width and height; the highest level
     of a PPM follows its magic number, width and height, between which comments may stand.
@@ -201,7 +201,7 @@ def _deep_png(file: Path) -> Deep:
 
 
 def raw_image(value: Any, name: str) -> Image.Image:
-    """What a data set gives as an image, called `name` in a message, for `depicted`.
+    """Makes, for `depicted`, an image of what a data set gives as one, called `name` in a message.
 
     value  a PIL image; or a tensor or array of (H, W), (C, H, W) or (H, W, C), with C 1 or 3, of uint8 or of floats in [0, 1]
     Raises DataError for anything else.

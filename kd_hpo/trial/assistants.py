@@ -24,7 +24,7 @@ from kd_hpo.trial.teacher import HOW_FEATURES_ARE_READ
 def taught_by_assistants(
     config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
 ) -> TrialConfig:
-    """The trial with its last assistant as its teacher, which was taught by the one before it, and so on."""
+    """Gives the trial with its last assistant as its teacher, which was taught by the one before it, and so on."""
     for number, assistant in enumerate(config.assistants, 1):
         trial = assistant_trial(config, assistant)
         networks = prepare_teacher(trial, batches, splits, cache, progress).network, build_student(trial, batches, cache)
@@ -48,7 +48,7 @@ def taught_by_assistants(
 
 
 def digest_of_training(trial: TrialConfig, batches: ImageBatches, splits: Splits, networks: Sequence[nn.Module]) -> str:
-    """Of all that acts on the weights that a trial without assistants gives its student.
+    """The digest of all that acts on the weights that a trial without assistants gives its student.
 
     networks  the teacher as it teaches, however it came to its weights, if it acts on them; then the student at its start
     """
@@ -73,7 +73,7 @@ def digest_of_training(trial: TrialConfig, batches: ImageBatches, splits: Splits
 
 
 def assistant_trial(config: TrialConfig, assistant: Assistant) -> TrialConfig:
-    """The trial whose student is the assistant, on the same data; it does not depend on the student's settings or seed."""
+    """Makes the trial whose student is the assistant, on the same data; the student's settings and seed do not act on it."""
     return config.replace(
         assistants=(),
         student=Student(network=assistant.network, layers=assistant.layers).model_dump(),
@@ -95,7 +95,7 @@ def train_assistant(
     progress: Progress,
     weights: Path,
 ) -> None:
-    """Writes its weights.
+    """Trains an assistant, the student of the trial, and writes its weights to `weights`.
 
     folder  its checkpoint, should the training be interrupted
     """

@@ -38,12 +38,12 @@ _TRIED: dict[str, tuple[Any, Any]] = {
 
 
 def is_given(teacher: Teacher) -> bool:
-    """Whether its weights are not of a training of kd_hpo's."""
+    """Whether a teacher's weights are not of a training of kd_hpo's."""
     return teacher.weights is not None or teacher.training is None
 
 
 def teacher_normalisation(teacher: Teacher, network: nn.Module, batches: ImageBatches) -> Normalisation:
-    """What `teacher.normalise` says. Raises ConfigError where that does not fit the images or the network."""
+    """Gives what `teacher.normalise` says. Raises ConfigError where that does not fit the images or the network."""
     wanted, channels = teacher.normalise, batches.input_shape[0]
     if wanted == "data":
         return batches.normalisation
@@ -66,17 +66,17 @@ def teacher_normalisation(teacher: Teacher, network: nn.Module, batches: ImageBa
 
 
 def logarithm(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-    """Probabilities to logits, as a hook of the network that gives them; none is so small that it has no logarithm."""
+    """Turns probabilities into logits, as a hook of the network that gives them; none is so small that it has no logarithm."""
     return output.clamp_min(torch.finfo(output.dtype).tiny).log()
 
 
 def of_logarithm(refuses: Callable[[object], str | None], output: object) -> str | None:
-    """What is wrong with probabilities, by what is wrong with their logarithms."""
+    """Tells what is wrong with probabilities, by what is wrong with their logarithms."""
     return refuses(output.log() if isinstance(output, Tensor) and output.is_floating_point() else output)
 
 
 def where_to_look(batches: ImageBatches) -> str:
-    """What usually is wrong with a given teacher that knows too little, and how to go on with it: after `look`."""
+    """Words, after `look`, what usually is wrong with a given teacher that knows too little, and how to go on with it."""
     classes = batches.images.classes
     order = f"{', '.join(classes[:3])}{', ...' * (len(classes) > 3)}"
     return (
@@ -87,9 +87,9 @@ def where_to_look(batches: ImageBatches) -> str:
 
 @dataclass(frozen=True)
 class Judge:
-    """Of a given teacher on `val`.
+    """The judge of a given teacher on `val`: whether it is worth learning from.
 
-    Its verdict is kept in the cache, so that the trials of a study need not ask again.
+    The verdict is kept in the cache, so that the trials of a study need not ask again.
     """
 
     teacher: TrainedTeacher
@@ -108,7 +108,10 @@ class Judge:
         )
 
     def require_worthy(self, cache: Path, tell: Callable[[str], None]) -> None:
-        """Raises ConfigError for one that is near chance, or that would be far better with a normalisation it was not given."""
+        """Checks that the teacher is worth learning from.
+
+        Raises ConfigError for one that is near chance, or that would be far better with a normalisation it was not given.
+        """
         images, reads = self.batches.images.digest, self.batches.normalisation
         told = [images, self.goal.metric, list(reads.mean), list(reads.std), network_digest(self.teacher.network)]
         cached(

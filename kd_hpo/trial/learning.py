@@ -18,8 +18,9 @@ from kd_hpo.trial.state import PairState, Trial
 
 
 def learn_weights(trial: Trial, pairs: PairState, step: InnerStep, *, moves: bool) -> None:
-    """lambda <- a step on the simplex against d L_out / d lambda, the outer gradient being that of the parameters as they are
-    now, before or after the inner step: then of those that it has moved.
+    """Moves lambda by a step on the simplex against d L_out / d lambda, the hypergradient.
+
+    The outer gradient is that of the parameters as they are now, before or after the inner step: then of those that it has moved.
 
     moves  whether lambda moves, or the hypergradient is gathered only
     """
@@ -37,7 +38,7 @@ def learn_weights(trial: Trial, pairs: PairState, step: InnerStep, *, moves: boo
 
 
 def hypergradient_along(pairs: PairState, outer: Params, last: InnerStep) -> Tensor:
-    """(T, S): what lambda does to the outer loss through the student, over the steps that the direction looks at.
+    """Gives what lambda does to the outer loss through the student, (T, S), over the steps that the direction looks at.
 
     outer  dL_out/dw
     """
@@ -53,10 +54,10 @@ def hypergradient_along(pairs: PairState, outer: Params, last: InnerStep) -> Ten
 
 
 def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Parameter]) -> tuple[Params, Tensor | None]:
-    """On a fresh batch of the outer split, at w as it is now: dL_out/dw of the trained parameters; dL_out/dlambda at fixed w.
+    """Gives dL_out/dw of the trained parameters, and dL_out/dlambda at fixed w, on a fresh batch of the outer split.
 
-    The batch goes through the student in parts of a training batch: it then takes no more memory than a step, and batch norm
-    sees as many images as there.
+    Both are at w as it is now. The batch goes through the student in parts of a training batch: it then takes no more memory
+    than a step, and batch norm sees as many images as there.
     """
     assert trial.schedule.learning is not None
     batch = drawn_batch(trial.prepared.splits.outer, trial.schedule.learning.outer_batch, trial.config.seed, OUTER, trial.step)
@@ -74,13 +75,13 @@ def outer_gradient(trial: Trial, pairs: PairState, trained: Mapping[str, nn.Para
 
 
 def parts_of(images: int, batch_size: int) -> int:
-    """In how many parts of about a training batch the outer batch goes: never one image alone, unless training has that too."""
+    """Tells in how many parts of about a training batch the outer batch goes: no part is one image unless training has such."""
     parts = ceil(images / batch_size)
     return parts if batch_size == 1 else max(1, min(parts, images // 2))
 
 
 def outer_loss(trial: Trial, pairs: PairState, batch: Indices, of: str) -> tuple[Tensor, Tensor | None]:
-    """L_out on plain images of the outer split; its derivative in lambda at fixed w, where it has lambda."""
+    """Gives L_out on plain images of the outer split, and its derivative in lambda at fixed w, where it has lambda."""
     batches, targets = trial.prepared.batches, trial.prepared.targets
     seen = plain_view(batches, batch)
     output, features = run_student(trial, seen.x, buffers_of(trial))

@@ -24,7 +24,7 @@ class Look(Protocol):
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What is due at one step."""
+    """The plan of one step of a trial: what is due at it."""
 
     stage: Stage
     starts_stage: bool
@@ -72,12 +72,12 @@ class Schedule:
 
     @property
     def steps_of_pairs(self) -> int:
-        """How many steps, from the first one, have the pairs alone."""
+        """The number of steps, from the first one, that have the pairs alone."""
         stages = self.pairs.stages if self.pairs else None
         return ceil(stages.share * self.steps) if isinstance(stages, PairsFirst) else 0
 
     def steps_of_stage(self, step: int) -> int:
-        """How many steps the stage has that the step belongs to."""
+        """Tells how many steps the stage has that a step belongs to."""
         first = self.steps_of_pairs
         return first if step < first else self.steps - first
 
@@ -110,12 +110,12 @@ class Schedule:
 
     @property
     def updates(self) -> int:
-        """How often lambda moves in the whole trial."""
+        """The number of times that lambda moves in the whole trial."""
         return sum(self.stage(step) != "task" and self._moves(step) for step in range(self.steps)) if self.learning else 0
 
     @property
     def gathered(self) -> int:
-        """How many hypergradients the weighting hears in the whole trial, those that it does not move by among them."""
+        """The number of hypergradients that the weighting hears in the whole trial, those that it does not move by among them."""
         return sum(self.stage(step) != "task" and (self._moves(step) or self._gathers(step)) for step in range(self.steps))
 
     def _moves(self, step: int) -> bool:

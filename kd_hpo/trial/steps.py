@@ -20,7 +20,7 @@ from kd_hpo.trial.state import PairState, Trial
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Of one batch, each a number on the device: the terms of the inner loss, and the metric of the task's goal."""
+    """The terms of the inner loss on one batch, and the metric of the task's goal, each a number on the device."""
 
     task: Tensor
     kd: Tensor
@@ -28,12 +28,12 @@ class StepLosses:
     reached: Tensor
 
     def stacked(self) -> Tensor:
-        """(4,)"""
+        """Stacks the numbers in their order: (4,)."""
         return torch.stack([each.to(self.task) for each in (self.task, self.kd, self.pairs, self.reached)])
 
 
 def train_step(trial: Trial, batch: Indices) -> StepLosses:
-    """w <- w - lr * dL_in/dw on the batch; where it is due, lambda moves along its hypergradient too."""
+    """Takes a step on a batch: w <- w - lr * dL_in/dw; where it is due, lambda moves along its hypergradient too."""
     due, pairs = trial.schedule.at(trial.step), trial.pairs
     if due.starts_stage:
         trial.start_stage()
@@ -76,7 +76,7 @@ def inner_gradients(trial: Trial, seen: Seen, due: StepPlan) -> StepLosses:
 
 
 def pair_term(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets, due: StepPlan) -> PairTerm:
-    """With the weights beta * lambda * scale of this step."""
+    """Makes the term of the pairs, with the weights beta * lambda * scale of this step."""
     weighting, epoch = pairs.weighting, trial.epoch
     compared = compared_features(pairs, features, targets) if weighting.reads_features else None
     weights = weighting.weights(epoch, compared).to(targets.logits)
@@ -85,7 +85,7 @@ def pair_term(trial: Trial, pairs: PairState, features: list[Tensor], targets: T
 
 
 def compared_features(pairs: PairState, features: list[Tensor], targets: Targets) -> Compared:
-    """Those of the student, and of the teacher at the finest resolution that any pair reads it at."""
+    """Gives the features that are compared: the student's, and the teacher's at the finest resolution that any pair reads."""
     plan, found = pairs.losses.plan, dict[int, Tensor]()
     for size in sorted(plan.sizes, reverse=True):
         layers = plan.blocks[size]

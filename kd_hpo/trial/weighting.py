@@ -34,7 +34,7 @@ _CPU = torch.device("cpu")
 
 
 def served_pairs(loss: PairLoss, plan: PairPlan, pairs: Pairs) -> Tensor:
-    """(T, S), 1 where the loss serves the pair. Raises FeatureMismatch where it does not and none may be left out."""
+    """Tells which pairs the loss serves: 1 in (T, S). Raises FeatureMismatch where one is not, and may not be left out."""
     T, S = plan.shape
     found = {(t, s): loss.serves(plan.teacher[t], plan.student[s], plan.target_size(t, s)) for t in range(T) for s in range(S)}
     reasons = {pair: reason for pair, reason in found.items() if reason and not (plan.logits_pair and pair == (T - 1, S - 1))}
@@ -54,7 +54,7 @@ def served_pairs(loss: PairLoss, plan: PairPlan, pairs: Pairs) -> Tensor:
 
 
 def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device: torch.device = _CPU) -> Weighting:
-    """Weights over the served pairs (T, S); what the training loss trains of them is on the device.
+    """Makes the weighting of the served pairs (T, S); what the training loss trains of it is on the device.
 
     Raises ConfigError or FeatureMismatch where the settings do not fit the plan's T x S layers, or weigh no served pair.
     """
@@ -108,7 +108,7 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
 
 
 def own_weighting(weighting: settings.OwnWeighting, served: Tensor, plan: PairPlan) -> Weighting:
-    """What the user's callable makes. Raises ConfigError where that is no Weighting, or learns and should not."""
+    """Gives the weighting that the user's callable makes. Raises ConfigError where it is none, or learns and should not."""
     start = _start(weighting, served, plan)
     options = weighting.options if start is None else {**weighting.options, "start": start}
     made = import_callable(weighting.callable)(served, **options)
@@ -127,7 +127,7 @@ def own_weighting(weighting: settings.OwnWeighting, served: Tensor, plan: PairPl
 
 
 def compared_examples(config: TrialConfig, batch: int) -> int:
-    """How many examples of a batch, its first ones, the pairs are compared on."""
+    """Tells how many examples of a batch, its first ones, the pairs are compared on."""
     return ceil(config.pairs.batch_share * batch)
 
 

@@ -25,7 +25,7 @@ _NOTHING = object()
 
 
 def method_of(study: StudyConfig, name: str) -> Method:
-    """A method as the study gives it, or as METHODS has it. Raises ConfigError for one that is nowhere."""
+    """Gives a method as the study has it, or as METHODS has it. Raises ConfigError for one that is nowhere."""
     own = {method.name: method for method in study.compare.methods if isinstance(method, Method)}
     method = own.get(name) or Method(name=name, base=name)
     if method.base not in METHODS:
@@ -34,7 +34,7 @@ def method_of(study: StudyConfig, name: str) -> Method:
 
 
 def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
-    """The whole configuration of one trial: the file's, the method's settings over it, then the seed.
+    """Makes the whole configuration of one trial: the file's, the method's settings over it, then the seed.
 
     A method puts its settings over those of `search.space`: plain training stays without KD, whatever weight was found.
     What was searched in the method's own space comes last.
@@ -57,14 +57,14 @@ def is_judged(config: TrialConfig, epoch: int) -> bool:
 
 
 def judged_records(study: StudyConfig, folder: StudyFolder, spec: TrialSpec) -> list[EpochRecord]:
-    """Of the trial's epochs on disk, those that a scheduler and Optuna have been told of."""
+    """Reads the trial's epochs on disk that a scheduler and Optuna have been told of."""
     records = folder.records(spec.id)
     config = trial_config(study, spec) if records else None
     return [record for record in records if config and is_judged(config, record.epoch)]
 
 
 def method_trials(study: StudyConfig) -> dict[str, TrialConfig]:
-    """Of each method that the study searches or compares, a trial at the settings of the file."""
+    """Makes a trial at the settings of the file for each method that the study searches or compares."""
     names = [*method_names(study), *([study.search.method] if study.search.trials else [])]
     return {name: trial_config(study, TrialSpec(id=name, kind="compare", method=name, seed=study.seed)) for name in names}
 
@@ -74,7 +74,7 @@ def applied(method: Method, trial: TrialConfig) -> TrialConfig:
 
 
 def as_matrix(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with all cells weighting.matrix.t.s as one fixed matrix: cell by cell, there would have to be one before."""
+    """Gives the settings with all cells weighting.matrix.t.s as one fixed matrix: each alone would need one to be there."""
     cells = {tuple(map(int, path.removeprefix(CELL).split("."))): settings[path] for path in settings if path.startswith(CELL)}
     others = {path: value for path, value in settings.items() if not path.startswith(CELL)}
     if not cells:
@@ -98,7 +98,7 @@ class Searched:
 
 
 def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
-    """Every search of the study by its method; a method whose space is empty has none.
+    """Makes every search of the study, by its method; a method whose space is empty has none.
 
     shape  (T, S), the layers of the study's pairs
     Raises ConfigError where nothing in the space acts on the method that `search` names, or where `tpe_lambda` has no trials.
@@ -125,7 +125,7 @@ def searched(study: StudyConfig, name: str, trials: int, shape: tuple[int, int])
 
 
 def as_in_file(study: StudyConfig, name: str) -> TrialConfig:
-    """A trial of the method at the settings of the file."""
+    """Makes a trial of the method at the settings of the file."""
     return trial_config(study, TrialSpec(id=name, kind="search", method=name, seed=study.seed))
 
 
@@ -149,7 +149,7 @@ def _cells(shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
 
 
 def untried(searches: Iterable[Searched]) -> list[str]:
-    """What the first trials of searches cannot have of the settings as they are, since no choice holds it; a line each."""
+    """Tells what the first trials of searches cannot have of the settings as they are, since no choice holds it; a line each."""
     found: dict[tuple[str, str], list[str]] = {}
     for search in searches:
         for path, value in search.first.items():
@@ -163,7 +163,10 @@ def untried(searches: Iterable[Searched]) -> list[str]:
 
 
 def trials_of_its_own(study: StudyConfig, name: str) -> int:
-    """Of a method that `search` does not name: `tune`; of the black-box control, as many as learned lambda is searched with."""
+    """Tells how many trials are searched of a method that `search` does not name.
+
+    They are `tune`; of the black-box control, as many as learned lambda is searched with. Raises ConfigError where it has none.
+    """
     if method_of(study, name).base != TPE_LAMBDA:
         return study.compare.tune
     if not (trials := max(study.compare.tune, study.search.trials)):
@@ -172,7 +175,7 @@ def trials_of_its_own(study: StudyConfig, name: str) -> int:
 
 
 def space_of(study: StudyConfig, name: str, shape: tuple[int, int]) -> dict[str, Range]:
-    """The settings that a search of the method chooses: those of `search.space` that act on it, and its own."""
+    """Gives the settings that a search of the method chooses: those of `search.space` that act on it, and its own."""
     space = {path: study.space[path] for path in acting_paths(study, name)} | own_space(study, name)
     if method_of(study, name).base == TPE_LAMBDA:
         space |= dict.fromkeys(_cells(shape), UniformRange(low=0, high=1))
@@ -180,13 +183,13 @@ def space_of(study: StudyConfig, name: str, shape: tuple[int, int]) -> dict[str,
 
 
 def own_paths(study: StudyConfig, name: str) -> set[str]:
-    """What the method has ranges of its own for."""
+    """The paths of the settings that the method has ranges of its own for."""
     method = method_of(study, name)
     return {*METHODS[method.base].space, *method.space}
 
 
 def own_space(study: StudyConfig, name: str) -> dict[str, Range]:
-    """The ranges that the method brings with it, around what the study sets there, and over them those that it gives it."""
+    """The ranges that the method brings with it, around what the study sets there, and over them those of the study."""
     method = method_of(study, name)
     config = as_in_file(study, name).model_dump(mode="json") if method.set else {}
     brought = METHODS[method.base].space
@@ -202,7 +205,7 @@ def _around_set(chosen: Range, value: Any) -> Range:
 
 
 def acting_paths(study: StudyConfig, name: str) -> list[str]:
-    """The paths of `search.space` that act on the method: of two of their values, its trials come out different.
+    """Finds the paths of `search.space` that act on the method: of two of their values, its trials come out different.
 
     A path for which the method has a range of its own is not among them.
     """

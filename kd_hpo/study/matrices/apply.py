@@ -50,7 +50,7 @@ class Applied:
         return result
 
     def document(self) -> dict[str, Any]:
-        """As plain data, for --json and for the folder."""
+        """Gives the students as plain data, for --json and for the folder."""
         tested = self.test
         chosen = _reached(self.result)
         ends = {end: chosen[end] | {"test": tested and getattr(tested, end)} for end in ("last", "best")}
@@ -123,7 +123,7 @@ def apply(
 
 
 def best_on_val(results: Mapping[Form, TrialResult | str]) -> Form:
-    """The form whose student is best on `val` after the last epoch, by the task's metric, then by its loss; the first of equals.
+    """Finds the form whose student is best on `val` after the last epoch, by the metric, then by the loss; the first of equals.
 
     Raises Diverged where none has come to its end.
     """

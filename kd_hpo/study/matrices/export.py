@@ -15,7 +15,7 @@ from kd_hpo.trial.result import RESULT, TOTAL, TrialResult
 
 
 def trial_export(folder: StudyFolder, status: TrialStatus) -> str | None:
-    """The matrix of one trial as an export of its own, in JSON; None unless the trial was completed and has learned one."""
+    """Writes the matrix of one trial as an export of its own, in JSON; None unless it was completed and has learned one."""
     if status.state != "completed" or not (folder.trial(status.spec.id) / RESULT).is_file():
         return None
     result = folder.result(status.spec.id)
@@ -25,7 +25,7 @@ def trial_export(folder: StudyFolder, status: TrialStatus) -> str | None:
 
 
 def export_of(study: str, matrices: Sequence[ExportedMatrix]) -> Export:
-    """Ranked as they come: the first one is the best."""
+    """Makes an export of matrices, ranked as they come: the first one is the best."""
     ranked = tuple(matrix.replace(rank=rank) for rank, matrix in enumerate(matrices, 1))
     return Export(study=study, created=datetime.now(UTC).isoformat(timespec="seconds"), matrices=ranked)
 

@@ -30,7 +30,7 @@ def matrix_of_rank(export: Export, rank: int) -> ExportedMatrix:
 
 
 def forms_of(entry: ExportedMatrix, form: Form | None = None) -> tuple[Form, ...]:
-    """Those that the export holds what they need for; the named one alone, where one is named.
+    """Tells which forms the export holds what they need for; the named one alone, where one is named.
 
     Raises ExportError for one that is not to be had.
     """
@@ -50,9 +50,10 @@ def forms_of(entry: ExportedMatrix, form: Form | None = None) -> tuple[Form, ...
 
 
 def configs_of(entry: ExportedMatrix, overrides: Sequence[str], form: Form | None = None) -> dict[Form, TrialConfig]:
-    """The trial of each form that `forms_of` gives. Where one is to be chosen, settings of `weighting` are those of `learned`.
+    """Makes the trial of each form that `forms_of` gives.
 
-    Raises ConfigError or ExportError as `applied_config` does.
+    Where one is to be chosen, settings of `weighting` are those of `learned`. Raises ConfigError or ExportError as
+    `applied_config` does.
     """
     forms = forms_of(entry, form)
     of_lambda = [each for each in overrides if _path(each).partition(".")[0] == "weighting"]
@@ -62,7 +63,7 @@ def configs_of(entry: ExportedMatrix, overrides: Sequence[str], form: Form | Non
 
 
 def applied_config(entry: ExportedMatrix, overrides: Sequence[str], form: Form = "held") -> TrialConfig:
-    """The trial that the matrix was learned in, with its layers, lambda as the form says and a seed of its own; then overrides.
+    """Makes the trial that a matrix was learned in anew: its layers, lambda as the form says, a seed of its own; then overrides.
 
     Raises ExportError where the file names code that no override names, ConfigError for settings that are not accepted.
     """
@@ -84,7 +85,7 @@ def applied_config(entry: ExportedMatrix, overrides: Sequence[str], form: Form =
 
 
 def replayed(entry: ExportedMatrix, epochs: int) -> ReplayedMatrices:
-    """The recorded trajectory, stretched to so many epochs: each has the matrix that stood after the same share of the trial."""
+    """Stretches the recorded trajectory to so many epochs: each has the matrix of the same share of the recorded trial."""
     recorded, totals = len(entry.trajectory), entry.totals or (1.0,) * len(entry.trajectory)
     start = entry.config.weighting.learning.start if entry.config.weighting.learning else None
     after = [round(recorded * epoch / epochs) for epoch in range(1, epochs + 1)]  # so many epochs of the record
@@ -101,7 +102,10 @@ def _equal(entry: ExportedMatrix) -> Matrix:
 
 
 def refuse_code(data: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Raises ExportError where the file names code to import that the user has not named too: no file runs code by itself."""
+    """Checks that the file names no code to import that the user has not named too: no file runs code by itself.
+
+    Raises ExportError where it does.
+    """
     given = [_path(override) for override in overrides]
     for path, reference in _named_code(data):
         if not any(path == start or path.startswith(f"{start}.") for start in given):

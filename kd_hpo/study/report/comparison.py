@@ -11,7 +11,7 @@ from kd_hpo.study.results.comparison import LEVEL, Comparison, MethodScores
 
 
 def caption(comparison: Comparison, *, table: bool = True) -> list[str]:
-    """What the numbers depend on, a sentence a line.
+    """Says what the numbers of a comparison depend on, a sentence a line.
 
     table  whether they stand under the columns of Comparison.frame; else its columns are told elsewhere
     """
@@ -48,13 +48,13 @@ def caption(comparison: Comparison, *, table: bool = True) -> list[str]:
 
 
 def not_worse_in_words(row: Mapping[Any, Any]) -> str:
-    """Of a row of Comparison.frame: yes, no, unknown; a dash for the best control itself."""
+    """Words what a row of Comparison.frame says of not being worse: yes, no, unknown; a dash for the best control itself."""
     found = row["not_worse"]
     return found if isinstance(found, str) else "-"
 
 
 def failures(comparison: Comparison) -> list[str]:
-    """A line for each method of which trials have failed, with what the first of them said."""
+    """Tells of each method of which trials have failed, in a line with what the first of them said."""
     return [
         f"{method.name}: {len(method.failures)} of {len(comparison.seeds)} trials failed: {method.failures[0]}"
         for method in comparison.methods
@@ -63,7 +63,7 @@ def failures(comparison: Comparison) -> list[str]:
 
 
 def comparison_in_markdown(comparison: Comparison) -> str:
-    """The table, a row a method, and under it what failed and what the numbers depend on."""
+    """Makes the table of a comparison, a row a method, and under it what failed and what the numbers depend on."""
     lines = ["| method | test | best | val | rank | s | difference | p | not worse |", "|---|---|---|---|---|---|---|---|---|"]
     for row in comparison.frame().to_dict("records"):
         scores = [with_spread(row[name], row[f"{name}_sd"]) for name in ("test", "test_best", "val")]
@@ -75,7 +75,7 @@ def comparison_in_markdown(comparison: Comparison) -> str:
 
 
 def chosen(method: MethodScores) -> str:
-    """The settings that were searched and have been chosen for a method's trials; a matrix of single weights as their number."""
+    """Words the searched settings that were chosen for a method's trials; a matrix of single weights as their number."""
     weights = [path for path in method.settings if path.startswith(CELL)]
     words = [
         f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {brief(value)}"

@@ -16,23 +16,23 @@ _STREAMLIT = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~:$&^=])")
 
 
 def in_html(text: object) -> str:
-    """The text for an element or a quoted attribute of HTML."""
+    """Writes text for an element or a quoted attribute of HTML."""
     return escape(one_line(str(text)))
 
 
 def in_script(data: object) -> str:
-    """JSON for a <script> data block: without <, > and &, no text in it can end the block. Raises ValueError at a nan."""
+    """Writes JSON for a <script> data block: without <, > and &, no text in it can end the block. Raises ValueError at a nan."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def in_markdown(text: object) -> str:
-    """The text on one line of Markdown: it makes no link, picture, heading, formula or tag, and ends no cell of a table."""
+    """Writes text on one line of Markdown: it makes no link, picture, heading, formula or tag, and ends no cell of a table."""
     return _MARKDOWN.sub(r"\\\1", one_line(str(text)))
 
 
 def in_code(text: object) -> str:
-    """The text as a code span of Markdown, also in a table; nothing for an empty one.
+    """Writes text as a code span of Markdown, also in a table; nothing for an empty one.
 
     A bar would end the cell of a table, and where there is none its escape would be shown: it becomes a broken bar.
     """
@@ -44,10 +44,10 @@ def in_code(text: object) -> str:
 
 
 def in_streamlit(text: object) -> str:
-    """The text where Streamlit reads Markdown, and emoji, colours and formulae beside it."""
+    """Writes text for Streamlit, which reads Markdown, and emoji, colours and formulae beside it."""
     return _STREAMLIT.sub(r"\\\1", one_line(str(text)))
 
 
 def in_plotly(text: object, letters: int = 34) -> str:
-    """The text in a figure of plotly, which reads some HTML; a long one without its middle."""
+    """Writes text for a figure of plotly, which reads some HTML; a long one without its middle."""
     return escape(shorten(one_line(str(text)), letters), quote=False)

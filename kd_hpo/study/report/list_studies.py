@@ -43,7 +43,7 @@ class Listed:
 
 
 def list_studies(runs: Path) -> list[Listed]:
-    """By name. A study whose folder cannot be read is listed as broken, with what is wrong."""
+    """Lists the studies of a folder by name. One whose folder cannot be read is listed as broken, with what is wrong."""
     return [_listed(StudyFolder(path.parent)) for path in sorted(runs.glob("*/study.yaml"))]
 
 

@@ -56,7 +56,7 @@ class MatrixHistory:
 
 @dataclass(frozen=True)
 class DrawnCells:
-    """What every drawing of a (T, S) matrix shows in its cells, a row a teacher layer from the top down.
+    """The content of the cells of every drawing of a (T, S) matrix, a row a teacher layer from the top down.
 
     texts   (T, S), the weight with three digits
     papers  (T, S, 3), the colour of the cell
@@ -74,7 +74,7 @@ class DrawnCells:
 
 
 def drawn_cells(matrix: ArrayLike, largest: float) -> DrawnCells:
-    """The cells of a matrix (T, S) of weights.
+    """Makes the cells of a matrix (T, S) of weights.
 
     largest  the weight that the brightest colour stands for; above it the colour stays, and what is not finite is grey
     """
@@ -85,9 +85,10 @@ def drawn_cells(matrix: ArrayLike, largest: float) -> DrawnCells:
 
 
 def matrix_page(title: str, history: MatrixHistory) -> str:
-    """One HTML page: the matrix of an epoch with a slider over epochs, and the largest pairs over epochs. Opens at the last.
+    """Makes one HTML page: the matrix of an epoch with a slider over epochs, and the largest pairs over epochs.
 
-    Weights are written with six significant digits, so that a long trial of many pairs stays a small file.
+    It opens at the last epoch. Weights are written with six significant digits, so that a long trial of many pairs stays a small
+    file.
     """
     data = {
         "teacher": history.teacher_layers,
@@ -103,7 +104,7 @@ def matrix_page(title: str, history: MatrixHistory) -> str:
 def matrix_image(
     title: str, teacher_layers: Sequence[str], student_layers: Sequence[str], matrix: ArrayLike, *, vmax: float
 ) -> NDArray[np.uint8]:
-    """The same matrix as a picture, for a slider over epochs: (T, S) weights -> (400, 480, 3).
+    """Draws the matrix of an epoch as a picture, for a slider over epochs: (T, S) weights -> (400, 480, 3).
 
     vmax  the weight that the brightest colour stands for: the same at every epoch, or epochs cannot be compared
     Weights are printed in the cells up to 100 pairs. Drawn with PIL: about 5 ms, where matplotlib takes 70 to 220.
@@ -170,7 +171,7 @@ def matrix_image(
 
 
 def matrix_in_markdown(teacher_layers: Sequence[str], student_layers: Sequence[str], matrix: Rows) -> str:
-    """The matrix (T, S) as a table: a row a teacher layer, a column a student layer."""
+    """Writes the matrix (T, S) as a table: a row a teacher layer, a column a student layer."""
     head = f"| teacher \\ student | {' | '.join(map(in_code, student_layers))} |"
     texts = drawn_cells(matrix, 1.0).texts
     rows = [f"| {in_code(name)} | {' | '.join(row)} |" for name, row in zip(teacher_layers, texts, strict=True)]
@@ -178,12 +179,12 @@ def matrix_in_markdown(teacher_layers: Sequence[str], student_layers: Sequence[s
 
 
 def t_texts(t_values: Rows) -> list[list[str]]:
-    """(T, S): t-values as they are read, those that are known with a mark."""
+    """Words the t-values of pairs (T, S) as they are read, those that are known with a mark."""
     return [[f"{t:+.1f}{'*' if abs(t) > KNOWN_FROM else ''}" for t in row] for row in t_values]
 
 
 def matrix_on_terminal(rows: Sequence[str], columns: Sequence[str], matrix: Rows, *, margin: str) -> Table:
-    """The matrix (T, S) as a coloured table, its brightest colour at its largest weight.
+    """Makes a coloured table of the matrix (T, S), its brightest colour at its largest weight.
 
     margin  spaces on both sides of a weight
     """

@@ -1,5 +1,4 @@
-"""The pictures of a study: methods side by side, and the task's metric over the epochs, over the trials of a search and
-against its settings.
+"""The pictures of a study: methods side by side, and the metric over epochs, over the trials of a search and its settings.
 
 Values of settings are untrusted words: they reach a figure on one line, and are not read as formulae.
 """
@@ -31,14 +30,14 @@ _MOST_COLUMNS, _MOST_PANELS = 4, 24
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
-    """A PNG of comparison_figure."""
+    """Writes a PNG of comparison_figure."""
     picture = BytesIO()
     comparison_figure(comparison).savefig(picture, format="png")
     write_atomically(path, picture.getvalue())
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """A row a method; a point a seed at its score on `test` after the last epoch, mean and deviation beside."""
+    """Draws a row a method: a point a seed at its score on `test` after the last epoch, mean and deviation beside."""
     methods = comparison.methods
     figure = _figure(8, 1.4 + 0.45 * len(methods))
     axes = figure.add_subplot()
@@ -69,7 +68,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 
 def curves_figure(curves: Mapping[str, Sequence[Sequence[float]]], goal: Goal) -> Figure:
-    """The metric on `val` over the epochs: a line a method, the mean over its seeds, each of which has a list of values."""
+    """Draws the metric on `val` over the epochs: a line a method, the mean over its seeds, each of which has a list of values."""
     figure = _figure(8, 3.6)
     axes = figure.add_subplot()
     for i, (method, seeds) in enumerate(curves.items()):
@@ -84,7 +83,7 @@ def curves_figure(curves: Mapping[str, Sequence[Sequence[float]]], goal: Goal) -
 
 
 def search_figure(searches: Mapping[str, Sequence[Mapping[str, object]]], goal: Goal) -> Figure:
-    """A panel a searched method: its trials in order, each at the value on `val` that it reached, and the best so far.
+    """Draws a panel a searched method: its trials in order, each at the value on `val` that it reached, and the best so far.
 
     searches  points as `searched_points` gives them, by method
     """
@@ -120,7 +119,7 @@ def _search_panel(axes: Axes, method: str, points: Sequence[Mapping[str, object]
 
 
 def settings_figure(points: Sequence[Mapping[str, object]], goal: Goal) -> Figure:
-    """The metric on `val` against each outer setting of a search: a panel a setting, a mark a trial.
+    """Draws the metric on `val` against each outer setting of a search: a panel a setting, a mark a trial.
 
     points  of one search, as `searched_points` gives them
     Positive numbers that span more than a decade get a logarithmic axis; words and booleans a place each. A trial without the
@@ -184,7 +183,7 @@ def _score(point: Mapping[str, object]) -> float:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an <svg> element for a page that gives its colours as --ink, --faint, --grid, --link and --bad."""
+    """Writes a figure as an <svg> element for a page that gives its colours as --ink, --faint, --grid, --link and --bad."""
     text = StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "kd_hpo"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})

@@ -8,7 +8,7 @@ HEADS = ("method", "repeats", "seeds", "test", "between", "within", "difference"
 
 
 def repeats_rows(repeated: Repeated) -> list[tuple[str, ...]]:
-    """A row a method, in words, below HEADS."""
+    """Makes the rows of the table over repeats, one a method, in words, below HEADS."""
     rows = []
     for row in repeated.frame().to_dict("records"):
         numbers = [number(row[name], ".4f") for name in ("test", "between", "within")]
@@ -19,7 +19,7 @@ def repeats_rows(repeated: Repeated) -> list[tuple[str, ...]]:
 
 
 def repeats_caption(repeated: Repeated) -> str:
-    """What the numbers depend on."""
+    """Says what the numbers of the table over repeats depend on."""
     studies, margin = [each.study for each in repeated.comparisons], repeated.comparisons[0].margin
     return (
         f"Over {len(studies)} repeats, each with its own search, teacher and split ({', '.join(studies)}). "

@@ -52,7 +52,10 @@ TEMPLATES = {".html": "report.html.jinja", ".md": "report.md.jinja"}
 
 
 def write_report(folder: StudyFolder, path: Path, now: datetime) -> Findings:
-    """Raises ConfigError for a file of another kind, StudyError where there is no study or its folder is broken."""
+    """Writes the findings of a study to one file.
+
+    Raises ConfigError for a file of another kind, StudyError where there is no study or its folder is broken.
+    """
     if path.suffix not in TEMPLATES:
         raise ConfigError(f"{path} ends in {path.suffix!r}; give a file that ends in {' or '.join(TEMPLATES)}")
     report = Report(read_findings(folder), now)
@@ -71,7 +74,7 @@ def write_report(folder: StudyFolder, path: Path, now: datetime) -> Findings:
 
 @dataclass(frozen=True)
 class Report:
-    """What the templates are given, beside the findings: words, tables and pictures."""
+    """The words, tables and pictures that the templates are given, beside the findings."""
 
     findings: Findings
     now: datetime
@@ -101,7 +104,7 @@ class Report:
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """What was asked, a line each."""
+        """The rows that say what was asked of the study, each a name and its words."""
         study, training = self.findings.study, self.findings.study.training
         each = f"{training.epochs} epochs, batches of {training.batch_size}, {training.optimizer.kind}"
         facts = [
@@ -150,7 +153,7 @@ class Report:
 
     @property
     def layers(self) -> list[tuple[str, str]]:
-        """Teacher layer and student layer in a row, each with its shape; empty where one has more than the other."""
+        """The teacher layer and student layer of each row, each with its shape; empty where one has more than the other."""
         learned = self.findings.learned
         if learned is None:
             return []
@@ -162,7 +165,7 @@ class Report:
 
     @property
     def teacher(self) -> list[str]:
-        """How good it is, and beside what."""
+        """The sentences on how good the teacher is, and beside what."""
         comparison, name = self.findings.comparison, self.findings.study.teacher.network.name
         if comparison is None:
             result = self._some_result()
@@ -182,13 +185,13 @@ class Report:
 
     @cached_property
     def searches(self) -> dict[str, list[dict[str, object]]]:
-        """Trials by method, the method that learns lambda first."""
+        """The trials of the searches by method, the method that learns lambda first."""
         found, learned = searched_points(self.findings.folder, self.goal), self.findings.learned
         return dict(sorted(found.items(), key=lambda item: learned is None or item[0] != learned.method))
 
     @property
     def search_rows(self) -> list[tuple[str, int, str, str]]:
-        """Method, trials, the best one, and which settings mattered."""
+        """A row a searched method: its name, its trials, the best one, and which settings mattered."""
         found = trends_of_searches(self.searches)
         return [
             (method, len(points), best_in_words(points, self.goal), settings_in_words(points, found[method], self.goal))
@@ -256,7 +259,7 @@ class Report:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Of the comparison's table, with the test of the method that learns lambda against each."""
+        """The rows of the comparison's table, with the test of the method that learns lambda against each."""
         if self.findings.comparison is None:
             return []
         found = {test.control.name: test for test in self.findings.tests}
@@ -269,7 +272,7 @@ class Report:
 
     @property
     def conditions(self) -> list[str]:
-        """What the numbers of the comparison depend on."""
+        """The sentences on what the numbers of the comparison depend on."""
         return caption(self.findings.comparison, table=False) if self.findings.comparison else []
 
     @property
@@ -293,7 +296,7 @@ class Report:
 
     @property
     def curves_plot(self) -> Markup | None:
-        """None where no trial of the comparison has come to its end."""
+        """The plot of the metric over the epochs; None where no trial of the comparison has come to its end."""
         curves = self._curves()
         return Markup(svg(curves_figure(curves, self.goal))) if curves else None
 
@@ -311,7 +314,7 @@ class Report:
 
 
 def best_in_words(points: Sequence[Mapping[str, object]], goal: Goal) -> str:
-    """.9123 (hetero-t003)"""
+    """Words the best trial of a search: 0.9123 (hetero-t003); none completed."""
     done = [point for point in points if point["state"] == "completed" and point["score"] is not None]
     best = max(done, key=lambda point: goal.worth(float(str(point["score"]))), default=None)
     return f"{best['score']:.4f} ({best['trial']})" if best else "none completed"
@@ -329,11 +332,11 @@ def described(network: Network) -> str:
 
 
 def shaped(layer: LayerRecord) -> str:
-    """conv2 (32 x 6 x 6)"""
+    """Words a layer with its shape: conv2 (32 x 6 x 6)."""
     return f"{layer.name} ({' x '.join(map(str, layer.shape))})"
 
 
 def with_arguments(name: str, arguments: Mapping[str, Any]) -> str:
-    """plain_conv {channels: [16, 32], hidden: 64}"""
+    """Words a name with its arguments: plain_conv {channels: [16, 32], hidden: 64}."""
     written = yaml.safe_dump(dict(arguments), default_flow_style=True, sort_keys=False, width=float("inf")).strip()
     return f"{name} {written}" if arguments else name

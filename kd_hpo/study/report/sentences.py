@@ -26,19 +26,19 @@ _SAID = {
 
 
 def progress_of(standing: Standing) -> str:
-    """How far a study has come: finished; unfinished, 3 of 20 trials."""
+    """Words how far a study has come: finished; unfinished, 3 of 20 trials."""
     return standing.state if standing.state == "finished" else f"{standing.state}, {standing.ended} of {standing.planned} trials"
 
 
 def whose(learned: Learned) -> str:
-    """What the matrix is the mean of: hetero, mean of 5 seeds."""
+    """Words what the matrix is the mean of: hetero, mean of 5 seeds."""
     if not learned.compared:
         return f"{learned.method}, the best trial of the search so far, {learned.trials[0]}"
     return f"{learned.method}, mean of {len(learned.trials)} seeds" if len(learned.trials) > 1 else f"{learned.method}, one seed"
 
 
 def how_it_moved(learned: Learned) -> str:
-    """How often lambda was updated, and how far from equal weights it stands; that it is little, where it is."""
+    """Says how often lambda was updated, and how far from equal weights it stands; that it is little, where it is."""
     far = f"{from_uniform(learned.matrix):.2f} from equal weights (0), of {1 - 1 / _cells(learned):.2f} for a single pair"
     if learned.updates is None:
         return f"Lambda stands {far}."
@@ -49,7 +49,7 @@ def how_it_moved(learned: Learned) -> str:
 
 
 def how_well_known(learned: Learned) -> str:
-    """Which of the weights are more than chance; empty where lambda did not move on evidence."""
+    """Says which of the weights are more than chance; empty where lambda did not move on evidence."""
     if not learned.t_values:
         return ""
     cells = _cells(learned)
@@ -67,20 +67,20 @@ def _cells(learned: Learned) -> int:
 
 
 def of_test(test: Significance) -> str:
-    """How a method does beside a control: better; better, but not after correction; a tie; not tested; and for worse."""
+    """Words how a method does beside a control: better; better, but not after correction; a tie; not tested; and for worse."""
     if test.sign in ("tie", "untested"):
         return {"tie": "a tie", "untested": "not tested"}[test.sign]
     return test.sign if test.survives else f"{test.sign}, but not after correction"
 
 
 def of_trend(trend: Trend, goal: Goal) -> str:
-    """How the metric went with a setting."""
+    """Words how the metric went with a setting."""
     direction = "rises" if trend.correlation > 0 else "falls"
     return f"{goal.name} {direction} with {trend.setting} (rank correlation {trend.correlation:+.2f}, {trend.trials} trials)"
 
 
 def headline(findings: Findings) -> list[str]:
-    """What came out, in two or three sentences."""
+    """Says what came out of a study, in two or three sentences."""
     learned, comparison = findings.learned, findings.comparison
     if comparison is None or learned is None or not findings.tests:
         return [_without_tests(findings)]
@@ -124,7 +124,7 @@ def _gap(findings: Findings) -> list[str]:
 
 
 def pairs_in_words(learned: Learned, most: int = 5) -> list[tuple[str, str, str]]:
-    """Teacher layer, student layer and what the pair weighs, the heaviest first; without those of less than an even share."""
+    """Words the heaviest pairs: teacher layer, student layer and the weight; without those of less than an even share."""
     even, several = 1 / (len(learned.teacher) * len(learned.student)), len(learned.trials) > 1
 
     def weight(t: int, s: int) -> str:
@@ -136,7 +136,7 @@ def pairs_in_words(learned: Learned, most: int = 5) -> list[tuple[str, str, str]
 
 
 def matrix_in_words(learned: Learned) -> str:
-    """How concentrated the matrix is."""
+    """Says how concentrated the matrix is."""
     weights = sorted((weight for row in learned.matrix for weight in row), reverse=True)
     total = sum(weights)
     half = next(n for n in range(1, len(weights) + 1) if sum(weights[:n]) >= 0.5 * total)
@@ -146,7 +146,7 @@ def matrix_in_words(learned: Learned) -> str:
 
 
 def missing(findings: Findings) -> list[str]:
-    """What a finished study would have, and this one has not."""
+    """Tells what a finished study would have, and this one has not."""
     found = []
     for name, counts in (("search", findings.standing.search), ("comparison", findings.standing.compare)):
         left = {method: count.planned - count.ended for method, count in counts.items() if count.ended < count.planned}
@@ -167,7 +167,7 @@ def missing(findings: Findings) -> list[str]:
 
 
 def next_commands(findings: Findings) -> list[tuple[str, str]]:
-    """A command and what it does."""
+    """Gives the commands that lead on from the findings, each with what it does."""
     name, folder = findings.study.name, findings.folder
     option = "" if findings.study.runs == Path("runs").absolute() else f" --runs {shlex.quote(str(findings.study.runs))}"
     if not findings.finished:

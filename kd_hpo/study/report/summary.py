@@ -31,7 +31,7 @@ _SHORT = {"yes": "y", "no": "n", "unknown": "?", "-": "-"}
 
 @dataclass(frozen=True)
 class Summary:
-    """Of a study that has come to its end."""
+    """The summary of a study that has come to its end."""
 
     comparison: Comparison
     learned: Learned | None
@@ -43,7 +43,7 @@ class Summary:
 
 
 def render(comparison: Comparison, learned: Learned | None, width: int) -> RenderableType:
-    """The comparison and the matrix as a person reads them on a terminal of that width, 80 columns or more."""
+    """Renders the comparison and the matrix for a terminal of that width, 80 columns or more."""
     lines = [Text(line, "red") for line in _wrapped(failures(comparison), width)]
     lines += [Text(line, "dim") for line in _wrapped(caption(comparison), width)]
     shown: list[RenderableType] = [_table(comparison, wide=width >= _WIDE), Text(), *lines]
@@ -51,7 +51,7 @@ def render(comparison: Comparison, learned: Learned | None, width: int) -> Rende
 
 
 def render_repeated(repeated: Repeated, width: int) -> RenderableType:
-    """The table over the repeats, a row a method."""
+    """Renders the table over the repeats, a row a method."""
     table = _bare_table(wide=width >= _WIDE)
     for head in HEADS:
         table.add_column(head, justify="left" if head == "method" else "right")
@@ -61,7 +61,7 @@ def render_repeated(repeated: Repeated, width: int) -> RenderableType:
 
 
 def render_learned(learned: Learned, width: int) -> RenderableType:
-    """The matrix; where it is too wide even with numbers for names, its largest weights."""
+    """Renders the matrix; where it is too wide even with numbers for names, its largest weights."""
     title = f"Learned lambda ({whose(learned)}): which teacher layer (row) teaches which student layer (column)"
     lines = [Text(line, "bold") for line in _wrapped([title], width)]
     teacher, student = ([one_line(name) for name in names] for names in (learned.teacher_names, learned.student_names))
@@ -80,7 +80,7 @@ def render_learned(learned: Learned, width: int) -> RenderableType:
 
 
 def render_standing(standing: Standing, width: int) -> RenderableType:
-    """A row a method: how much of it is done."""
+    """Renders how far a study has come: a row a method with how much of it is done."""
     table = _bare_table(wide=width >= _WIDE)
     table.add_column("method")
     for name in ("search", "best val", "seeds", "best val"):
@@ -92,7 +92,7 @@ def render_standing(standing: Standing, width: int) -> RenderableType:
 
 
 def render_findings(findings: Findings, width: int) -> RenderableType:
-    """What a study has come to so far: of one that is not finished, how much of each method is done comes first."""
+    """Renders what a study has come to so far; of one that is not finished, how much of each method is done comes first."""
     about = Text.assemble((findings.study.name, "bold"), f": {progress_of(findings.standing)}")
     said = [Text(line) for line in _wrapped(headline(findings), width)]
     if findings.comparison is not None and findings.finished:

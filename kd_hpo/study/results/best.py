@@ -11,7 +11,7 @@ on. What was found to be the best at a seed is so by chance too, and would have 
 
 
 def seed_of_searches(study: StudyConfig, folder: StudyFolder) -> int:
-    """Of every trial of the study's searches: none of the comparison's seeds.
+    """The seed of every trial of the study's searches: none of the comparison's seeds.
 
     Searches that an earlier version began, at the comparison's first one, go on with it: their trials are compared.
     """
@@ -24,13 +24,13 @@ def searched_trials(folder: StudyFolder, method: str) -> list[TrialStatus]:
 
 
 def best_searched(study: StudyConfig, folder: StudyFolder, method: str) -> TrialStatus | None:
-    """The completed trial of the method's search that is the best by `search.by` after its last epoch."""
+    """Finds the completed trial of the method's search that is the best by `search.by` after its last epoch."""
     completed = [s for s in searched_trials(folder, method) if s.state == "completed"]
     return max(completed, key=lambda status: study.goal.merit(folder.records(status.spec.id)[-1].metrics), default=None)
 
 
 def start_of_lambda(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:
-    """The matrix that the best trial of the method's search has held, for its next one to start from.
+    """Gives the matrix that the best trial of the method's search has held, for its next one to start from.
 
     None where the study does not carry lambda on, where no trial is completed yet, or where the method learns no lambda.
     """
@@ -40,7 +40,7 @@ def start_of_lambda(study: StudyConfig, folder: StudyFolder, method: str) -> Mat
 
 
 def start_of_seeds(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:
-    """The matrix that the best trial of the method's search started from, for the trials of the comparison.
+    """Gives the matrix that the best trial of the method's search started from, for the trials of the comparison.
 
     Not the one it ended with: where a matrix is right late in a trial and wrong early in it, no trial that starts from one
     is the best. None where the best trial started without.
@@ -50,7 +50,7 @@ def start_of_seeds(study: StudyConfig, folder: StudyFolder, method: str) -> Matr
 
 
 def learned_trials(study: StudyConfig, folder: StudyFolder) -> list[tuple[TrialSpec, TrialResult]]:
-    """The completed trials that have learned their pair weights, best first by `search.by` after the last epoch."""
+    """Finds the completed trials that have learned their pair weights, best first by `search.by` after the last epoch."""
     done = [status.spec for status in folder.statuses() if status.state == "completed"]
     results = [(spec, folder.result(spec.id)) for spec in done]
     learned = [(spec, result) for spec, result in results if result.config.weighting.learning]

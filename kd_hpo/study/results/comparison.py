@@ -48,7 +48,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one completed trial: the task's metric, which is a share in [0, 1] where it is accuracy."""
+    """The scores of one completed trial: the task's metric, which is a share in [0, 1] where it is accuracy."""
 
     test: float
     test_best: float
@@ -76,7 +76,7 @@ class MethodScores:
     """What was chosen for its trials, by dotted paths; empty where nothing was searched."""
 
     def all(self, name: str) -> dict[int, float]:
-        """One of the scores by seed."""
+        """Gives the score of that name of every completed trial, by seed."""
         return {seed: getattr(scores, name) for seed, scores in self.by_seed.items()}
 
 
@@ -102,7 +102,7 @@ class Comparison:
         return max(controls, key=lambda method: self.goal.worth(mean(method.all("test").values())), default=None)
 
     def frame(self) -> pd.DataFrame:
-        """A row a method; COLUMNS says what each column is."""
+        """Gives the comparison as a data frame of a row a method; COLUMNS says what each column is."""
         ranks = mean_ranks([method.all("test") for method in self.methods], self.seeds, self.goal)
         rows = []
         for method, rank in zip(self.methods, ranks, strict=True):
@@ -120,7 +120,7 @@ class Comparison:
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def document(self) -> dict[str, Any]:
-        """As JSON: the rows of the frame with the scores of every seed; null for what does not exist."""
+        """Gives the comparison as JSON: the rows of the frame with the scores of every seed; null for what does not exist."""
         rows = [
             {name: None if value != value else value for name, value in row.items()} for row in self.frame().to_dict("records")
         ]
@@ -147,7 +147,7 @@ class Comparison:
 
 
 def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched]) -> Comparison:
-    """What the study's folder holds of its comparison, once all of its trials have ended and `test` has been opened."""
+    """Reads what the study's folder holds of its comparison, once all of its trials have ended and `test` has been opened."""
     from kd_hpo.study.results.final_scores import score_on_test  # with torch, which a comparison that is read does without
 
     splits = prepared.splits
@@ -197,7 +197,7 @@ def is_control(study: StudyConfig, spec: TrialSpec) -> bool:
 
 
 def read_comparison(study: StudyConfig, folder: StudyFolder) -> Comparison | None:
-    """The comparison as `write` left it; None where the study has not come so far. Raises StudyError for a broken file."""
+    """Reads the comparison as `write` left it; None where the study has not come so far. Raises StudyError for a broken file."""
     path = folder.comparison("json")
     if not path.is_file():
         return None
@@ -250,22 +250,22 @@ LEVEL = 0.05
 
 
 def spread(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; nan for what so few values do not have."""
+    """Gives mean and sample standard deviation; nan for what so few values do not have."""
     numbers = list(values)
     return mean(numbers) if numbers else NAN, stdev(numbers) if len(numbers) > 1 else NAN
 
 
 def mean_ranks(methods: Sequence[Mapping[int, float]], seeds: Sequence[int], goal: Goal) -> list[float]:
-    """Of each method, by its score at each seed: 1 is the best, ties share the mean of their ranks, none at all is last.
+    """Ranks methods by their score at each seed, and gives the mean rank of each: 1 is the best.
 
-    nan for a method without any score.
+    Ties share the mean of their ranks, no score at a seed is last; nan for a method without any score.
     """
     ranks = [rankdata([-goal.worth(scores[seed]) if seed in scores else float("inf") for scores in methods]) for seed in seeds]
     return [float(mean(rank[i] for rank in ranks)) if scores else NAN for i, scores in enumerate(methods)]
 
 
 def paired(scores: Mapping[int, float], others: Mapping[int, float]) -> tuple[float, float]:
-    """The mean difference at the seeds that both have, and the p-value of the paired t-test.
+    """Gives the mean difference at the seeds that both have, and the p-value of the paired t-test.
 
     nan for the difference without such a seed, for the p-value at fewer than two or where all differences are the same.
     """
@@ -278,7 +278,7 @@ def paired(scores: Mapping[int, float], others: Mapping[int, float]) -> tuple[fl
 def not_worse(
     scores: Mapping[int, float], others: Mapping[int, float], margin: float, goal: Goal
 ) -> tuple[Literal["yes", "no", "unknown"], float]:
-    """Whether a method is worse than another by no more than the margin, and the p-value of its being worse by that or more.
+    """Tells whether a method loses no more than the margin to another, and the p-value of its losing that or more.
 
     A paired t-test over the seeds that both have, one-sided (non-inferiority: Wellek 2010, section 3.2). yes where p is below
     LEVEL; no where the test of the other side is, p above 1 - LEVEL; unknown between, at fewer than two seeds, and where all
@@ -292,7 +292,7 @@ def not_worse(
 
 
 def differences_of(scores: Mapping[int, float], others: Mapping[int, float]) -> list[float]:
-    """At the seeds that both have, in their order."""
+    """Gives the differences of the scores at the seeds that both have, in their order."""
     return [scores[seed] - others[seed] for seed in sorted(scores.keys() & others.keys())]
 
 

@@ -26,7 +26,7 @@ def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared,
 
 
 def student_on_test(config: TrialConfig, folder: Path, prepared: Prepared) -> TestScores:
-    """The student of a trial with the weights in its folder: of the last epoch, and of the best one by `val`.
+    """Scores the student of a trial with the weights in its folder: of the last epoch, and of the best one by `val`.
 
     Raises ConfigError where they do not fit the student.
     """
@@ -40,5 +40,5 @@ def student_on_test(config: TrialConfig, folder: Path, prepared: Prepared) -> Te
 
 
 def score_on_test(network: nn.Module, prepared: Prepared) -> float:
-    """By the metric of the task's goal: of classification, the share of the images whose class the largest logit names."""
+    """Scores a network by the metric of the task's goal: of classification, the share whose class the largest logit names."""
     return score(network, prepared.task, prepared.batches, prepared.splits.test).value

@@ -27,14 +27,14 @@ class Findings:
 
     @property
     def tests(self) -> list[Significance]:
-        """The method that has learned the matrix against each control of the comparison; none where either is missing."""
+        """The tests of the method that has learned the matrix against each control; none where either is missing."""
         if self.comparison is None or self.learned is None:
             return []
         compared = [method.name for method in self.comparison.methods if method.by_seed]
         return against_controls(self.comparison, self.learned.method) if self.learned.method in compared else []
 
     def document(self) -> dict[str, Any]:
-        """As plain data, for --json."""
+        """Gives the findings as plain data, for --json."""
         learned = self.learned
         return {
             "study": self.study.name,
@@ -57,7 +57,7 @@ class Findings:
 
 
 def read_findings(folder: StudyFolder) -> Findings:
-    """Raises StudyError where there is no study, or where a file of it is broken."""
+    """Reads the findings of a study. Raises StudyError where there is no study, or where a file of it is broken."""
     study = folder.read_settings()
     stands, comparison = standing(study, folder), read_comparison(study, folder)
     return Findings(study, folder, stands, comparison, learned_weights(study, folder), read_repeated(study))

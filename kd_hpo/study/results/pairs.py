@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 
 def strongest_pairs(matrix: ArrayLike, most: int | None = None, *, above: float = -math.inf) -> list[tuple[int, int]]:
-    """The places (t, s) of the pairs of a matrix (T, S), the heaviest first.
+    """Gives the places (t, s) of the pairs of a matrix (T, S), the heaviest first.
 
     most   how many of them; None for all
     above  only pairs that weigh more than this
@@ -26,6 +26,6 @@ FEW_UPDATES = 50
 
 
 def from_uniform(matrix: ArrayLike) -> float:
-    """How far weights (T, S) of sum 1 are from equal ones: half the sum of the differences, 0 to 1 - 1 / (T S)."""
+    """Tells how far weights (T, S) of sum 1 are from equal ones: half the sum of the differences, 0 to 1 - 1 / (T S)."""
     weights = np.asarray(matrix, dtype=float)
     return float(np.abs(weights - 1 / weights.size).sum() / 2)

@@ -55,7 +55,7 @@ class Repeated:
         return max(controls, key=lambda name: controls[name], default=None)
 
     def frame(self) -> pd.DataFrame:
-        """A row a method; REPEATS_COLUMNS says what each column is."""
+        """Gives the repeats as a data frame of a row a method; REPEATS_COLUMNS says what each column is."""
         first, control = self.comparisons[0], self.control
         rows = []
         for method in first.methods:
@@ -74,7 +74,7 @@ class Repeated:
         return pd.DataFrame(rows, columns=list(REPEATS_COLUMNS))
 
     def document(self) -> dict[str, Any]:
-        """As JSON: the rows of the frame; null for what does not exist."""
+        """Gives the repeats as JSON: the rows of the frame; null for what does not exist."""
         first, rows = self.comparisons[0], self.frame().to_dict("records")
         return {
             "studies": [comparison.study for comparison in self.comparisons],
@@ -98,7 +98,7 @@ class Repeated:
 
 
 def read_repeated(study: StudyConfig) -> Repeated | None:
-    """Of a study that asks for several repeats, once each has its comparison; None before, and of any other study."""
+    """Reads the repeats of a study that asks for several, once each has its comparison; None before, and of any other study."""
     studies = repeats_of(study)
     found = [read_comparison(each, StudyFolder.of(each)) for each in studies] if len(studies) > 1 else []
     there = tuple(comparison for comparison in found if comparison is not None)
@@ -110,7 +110,7 @@ def repeat_means(scores: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
 
 
 def pooled(scores: Mapping[int, Mapping[int, float]]) -> float:
-    """The standard deviation within repeats: the deviations of each from its own mean; nan where no repeat has two seeds."""
+    """Pools the deviations from the mean of each repeat to one standard deviation; nan where no repeat has two seeds."""
     means, degrees = repeat_means(scores), sum(len(by_seed) - 1 for by_seed in scores.values())
     squares = sum((score - means[repeat]) ** 2 for repeat, by_seed in scores.items() for score in by_seed.values())
     return sqrt(squares / degrees) if degrees else NAN
@@ -119,7 +119,7 @@ def pooled(scores: Mapping[int, Mapping[int, float]]) -> float:
 def on_common_seeds(
     ours: Mapping[int, Mapping[int, float]], others: Mapping[int, Mapping[int, float]]
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """The means of both in each repeat, over the seeds that both have there."""
+    """Gives the means of two methods in each repeat, over the seeds that both have there."""
     common = {repeat: ours[repeat].keys() & others[repeat].keys() for repeat in ours.keys() & others.keys()}
     shared = sorted(repeat for repeat, seeds in common.items() if seeds)
     first, second = ({r: mean(of[r][seed] for seed in sorted(common[r])) for r in shared} for of in (ours, others))

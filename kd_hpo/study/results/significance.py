@@ -16,7 +16,7 @@ FEWEST_TRIALS = 5
 
 @dataclass(frozen=True)
 class Significance:
-    """One method against another, over the seeds that both have."""
+    """The test of one method against another, over the seeds that both have."""
 
     control: MethodScores
     difference: float
@@ -42,7 +42,7 @@ class Significance:
 
 @dataclass(frozen=True)
 class Trend:
-    """How the task's metric went with one outer setting, over the trials of a search."""
+    """The trend of the task's metric with one outer setting, over the trials of a search."""
 
     setting: str
     trials: int
@@ -64,7 +64,7 @@ def against_controls(comparison: Comparison, name: str) -> list[Significance]:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979); nan stays, and does not count."""
+    """Corrects p-values for their number (Holm 1979); nan stays, and does not count."""
     order = sorted((i for i, p in enumerate(values) if p == p), key=lambda i: values[i])
     corrected, highest = [float("nan")] * len(values), 0.0
     for rank, i in enumerate(order):
@@ -74,7 +74,7 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def trends(points: Sequence[Mapping[str, object]]) -> list[Trend]:
-    """Of each numeric setting that has varied over FEWEST_TRIALS or more, the strongest first.
+    """Finds the trend with each numeric setting that has varied over FEWEST_TRIALS or more, the strongest first.
 
     points  as `searched_points` gives them; those that never reached a score are left out
     A trial that the scheduler has stopped ranks as it stood then: it was stopped for being behind. Corrected for the number of
@@ -93,7 +93,10 @@ def trends(points: Sequence[Mapping[str, object]]) -> list[Trend]:
 
 
 def trends_of_searches(searches: Mapping[str, Sequence[Mapping[str, object]]]) -> dict[str, list[Trend]]:
-    """Those of each search, by its method, corrected for the number of settings of all: a report tells them together."""
+    """Finds the trends of each search, by its method, corrected for the number of settings of all.
+
+    A report tells them together.
+    """
     found = {method: trends(points) for method, points in searches.items()}
     corrected = iter(_corrected([trend for each in found.values() for trend in each]))
     return {method: [next(corrected) for _ in each] for method, each in found.items()}

@@ -21,7 +21,7 @@ _ENDED = {"search": ("completed", "stopped", "failed"), "compare": ("completed",
 
 @dataclass(frozen=True)
 class Count:
-    """Trials of one method in the search or in the comparison."""
+    """The counts of trials of one method, in the search or in the comparison."""
 
     ended: int
     planned: int
@@ -31,7 +31,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a study has come."""
+    """The standing of a study: how far it has come."""
 
     state: Literal["finished", "running", "unfinished"]
     search: Mapping[str, Count]
@@ -50,7 +50,7 @@ class Standing:
 
     @property
     def best(self) -> float:
-        """nan where no trial is completed."""
+        """The best value of the metric on `val` that any trial has reached; nan where no trial is completed."""
         best = [count.best for count in (*self.search.values(), *self.compare.values()) if count.best == count.best]
         return self.goal.best(best)
 
@@ -81,7 +81,7 @@ class Learned:
 
     @property
     def known(self) -> int:
-        """How many pairs are known to help more or less than the middle one."""
+        """The number of pairs that are known to help more or less than the middle one."""
         return sum(abs(t) > KNOWN_FROM for row in self.t_values for t in row)
 
     @property
@@ -94,7 +94,7 @@ class Learned:
 
 
 def standing(study: StudyConfig, folder: StudyFolder) -> Standing:
-    """Raises StudyError where a file of the folder is broken."""
+    """Reads how far a study has come. Raises StudyError where a file of its folder is broken."""
     statuses = folder.statuses()
     finished = is_finished(study, folder, statuses)
     planned: dict[str, Counter[str]] = {"compare": Counter(name for name, _ in compared_ids(study).values())}
@@ -124,7 +124,10 @@ def is_finished(study: StudyConfig, folder: StudyFolder, statuses: Sequence[Tria
 
 
 def learned_weights(study: StudyConfig, folder: StudyFolder) -> Learned | None:
-    """Those of the first method of the comparison that learns them, else of the best trial of a search; None without either."""
+    """Reads the pair weights of the first method of the comparison that learns them, else of the best trial of a search.
+
+    None without either.
+    """
     for method in method_names(study):
         ids = [trial for trial, (name, _) in compared_ids(study).items() if name == method]
         done = [trial for trial in ids if (status := folder.status(trial)) and status.state == "completed"]
@@ -136,7 +139,7 @@ def learned_weights(study: StudyConfig, folder: StudyFolder) -> Learned | None:
 
 
 def searched_points(folder: StudyFolder, goal: Goal) -> dict[str, list[dict[str, object]]]:
-    """How each trial of each method's search ended, with its settings: its score is its value of the metric on `val`."""
+    """Reads how each trial of each method's search ended, with its settings: its score is its value of the metric on `val`."""
     found: dict[str, list[dict[str, object]]] = {}
     for status in folder.statuses():
         if status.spec.kind == "search":

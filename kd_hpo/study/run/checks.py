@@ -32,7 +32,7 @@ def settle_settings(study: StudyConfig, folder: StudyFolder) -> None:
 
 
 def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
-    """Raises StudyError where a study with other settings has begun under the name.
+    """Checks that no study with other settings has begun under the name. Raises StudyError where one has.
 
     A study whose data or layers turned out wrong has not begun: its settings may be mended. One that has begun may compare
     more methods, at more seeds, and be repeated more often.
@@ -53,7 +53,7 @@ def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
 
 
 def refuse_other_code(study: StudyConfig, folder: StudyFolder) -> None:
-    """Raises StudyError where code of the user's own has changed since trials ended that ran it: later ones ran other code."""
+    """Checks that code of the user's own is what trials that have ended ran. Raises StudyError where it has changed since."""
     there, here = folder.code(), code_of(study)
     changed = sorted(name for name in there.keys() & here.keys() if there[name] != here[name])
     if changed and any(status.state in ("completed", "stopped") for status in folder.statuses()):
@@ -65,13 +65,13 @@ def refuse_other_code(study: StudyConfig, folder: StudyFolder) -> None:
 
 
 def code_of(study: StudyConfig) -> dict[str, str]:
-    """sha256 of the files of the user's own code that the study names, and of those that they import, by module."""
+    """The sha256 of the files of the user's own code that the study names, and of those that they import, by module."""
     named = modules_named(study.model_dump(mode="json", exclude={"tracking", "resources", "runs", "name"}))
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in own_code(named).items()}
 
 
 def check_methods(study: StudyConfig) -> None:
-    """Raises ConfigError for a method's settings or ranges that do not fit, before anything runs."""
+    """Checks methods' settings and ranges, before anything runs. Raises ConfigError where they do not fit."""
     for method, config in method_trials(study).items():
         for path, chosen in own_space(study, method).items() if study.compare.tune else ():
             for _, value in probes(chosen):
@@ -82,7 +82,7 @@ def check_methods(study: StudyConfig) -> None:
 
 
 def check_starts(study: StudyConfig) -> None:
-    """Raises ConfigError for a range that does not hold the number that the study has there, which a search starts from.
+    """Checks that ranges hold the numbers that the study has there, which searches start from. Raises ConfigError if not.
 
     A number that a method has from its paper, and the study does not give, may lie outside of a range that the study gives it.
     """
@@ -101,7 +101,7 @@ def check_starts(study: StudyConfig) -> None:
 
 
 def few_updates(study: StudyConfig, splits: Splits) -> list[str]:
-    """What to know of methods whose lambda hardly has the steps to learn, a line each."""
+    """Tells of methods whose lambda hardly has the steps to learn, a line each."""
     told = []
     for method, config in method_trials(study).items():
         if (learning := config.weighting.learning) is None:
@@ -120,7 +120,7 @@ def few_updates(study: StudyConfig, splits: Splits) -> list[str]:
 def check_pairs(
     study: StudyConfig, batches: ImageBatches, splits: Splits, tell: Callable[[str], None] = lambda _: None
 ) -> PairPlan:
-    """The study's own pairs.
+    """Checks the pairs of every method against networks and data, and gives the study's own.
 
     tell  is told, once, what has been done to networks and files so that they fit here
     Raises ConfigError, DataError or FeatureMismatch for a method whose networks, layers and loss do not go together.
@@ -143,9 +143,10 @@ def check_pairs(
 
 
 def check_teacher(study: StudyConfig, prepared: Prepared, progress: Progress) -> None:
-    """Raises ConfigError for a given teacher that is no better than its student alone, unless no method learns from it.
+    """Checks that a given teacher is better than its student alone, unless no method learns from it.
 
     prepared  of a trial without pairs and assistants
+    Raises ConfigError where the teacher is no better.
     """
     learnt_from = any(method_of(study, name).base != "ce" for name in method_trials(study))
     if learnt_from and is_given(study.teacher) and not study.teacher.accept_weak:

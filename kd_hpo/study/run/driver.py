@@ -62,7 +62,7 @@ ProgressReporters = Callable[[str, int], ProgressReporter]
 
 
 class Interrupted(StudyError):
-    """The study was asked to stop; what had ended is kept."""
+    """An error that says that the study was asked to stop; what had ended is kept."""
 
 
 def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, again: bool = False) -> Summary:
@@ -166,7 +166,7 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
 
 
 def require_all_ended(folder: StudyFolder) -> None:
-    """Raises StudyError where a trial runs for its folder that the study has not run: it asks for it no more."""
+    """Checks that no trial of the folder still runs that the study asks for no more. Raises StudyError where one does."""
     for status in folder.statuses():
         if status.state == "running":
             why = status.message or "it is not in the study's journal"
@@ -177,7 +177,7 @@ def require_all_ended(folder: StudyFolder) -> None:
 
 
 def searches_that_learn_nothing(study: StudyConfig, searched: Mapping[str, Searched], at_once: int) -> list[str]:
-    """A line for each, but for those that have ended."""
+    """Names the searches that learn nothing, a line for each, but for those that have ended."""
     told = (
         learns_nothing(study.search.sampler, name, search.trials, len(search.space), at_once)
         for name, search in searched.items()
@@ -187,7 +187,7 @@ def searches_that_learn_nothing(study: StudyConfig, searched: Mapping[str, Searc
 
 
 def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] = ()) -> set[str]:
-    """What failed under an earlier driver, which may not have lived to tell of it; gives the ids of those and of the `told`."""
+    """Tells what failed under an earlier driver, which may not have lived to do so; gives the ids of those and of the `told`."""
     failed = [status for status in folder.statuses() if status.state == "failed" and status.spec.id not in told]
     for status in failed:
         console.print(Text(f"{status.spec.id} failed: {status.message}", style="red"))
@@ -197,7 +197,7 @@ def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] =
 
 
 def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:
-    """The teacher's features for every method that reads them, while nothing else runs; an assistant's are its trial's."""
+    """Prepares the teacher's features for every method that reads them, while nothing else runs; not those of assistants."""
     wanted = {shared_settings(config).model_dump_json(): config for config in method_trials(study).values()}
     for config in wanted.values():
         if not config.assistants and config.weighting.paired:
@@ -209,7 +209,7 @@ def trials_left(study: StudyConfig, folder: StudyFolder, searched: Mapping[str, 
 
 
 def searches_left(folder: StudyFolder, searched: Mapping[str, Searched]) -> int:
-    """How many trials of the searches have not ended."""
+    """Tells how many trials of the searches have not ended."""
     ended = {name: sum(trial.state.is_finished() for trial in known_trials(folder, name)) for name in searched}
     return sum(max(search.trials - ended[name], 0) for name, search in searched.items())
 
@@ -221,7 +221,7 @@ def search(
     worker: Callable[..., None],
     board: ProgressReporters,
 ) -> None:
-    """Optuna's trials over the outer settings of every method that is searched, those that are left."""
+    """Runs Optuna's trials over the outer settings of every method that is searched, those that are left."""
 
     if not searches_left(folder, searched):
         return
@@ -259,7 +259,7 @@ def compare_methods(
     worker: Callable[..., None],
     board: ProgressReporters,
 ) -> None:
-    """Every method once a seed at its settings, those trials that are left."""
+    """Runs every method once a seed at its settings, those trials that are left."""
     left = trials_to_compare(study, folder, searched)
     if not left:
         return
