@@ -60,7 +60,7 @@ def test_a_loss_and_a_method_of_ones_own_in_under_20_lines(tmp_path: Path, cache
 
 # ---- the commands, one after another in one folder
 
-SHORTER = {"epochs: 20": "epochs: 2", "epochs: 15": "epochs: 1", "grace_epochs: 6": "grace_epochs: 1", "trials: 8": "trials: 2"}
+SHORTER = {"epochs: 100": "epochs: 2", "epochs: 20": "epochs: 1", "grace_epochs: 25": "grace_epochs: 1", "trials: 8": "trials: 2"}
 SHORTER |= {"seeds: 3": "seeds: 1", "ce, kd, uniform, hetero": "kd, hetero"}
 """What is replaced in studies/digits.yaml, so that it takes seconds."""
 

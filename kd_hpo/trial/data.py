@@ -81,10 +81,10 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
 
 
 def splits_without_classes(images: ImageSet, splits: Splits) -> list[str]:
-    """What should be known of splits that have no image of some classes: at most one line."""
+    """Tells of splits that have no image of some classes, in one line at most; test stays closed."""
     told = []
-    for name in ("train", "outer", "val", "test"):
-        counts = np.bincount(images.labels[getattr(splits, name)], minlength=len(images.classes))
+    for name, chosen in {"train": splits.train, "outer": splits.outer, "val": splits.val}.items():
+        counts = np.bincount(images.labels[chosen], minlength=len(images.classes))
         if absent := [label for label, count in zip(images.classes, counts, strict=True) if not count]:
             told.append(f"{name} has no image of {few(absent, 3)}")
     return ["; ".join(told)] if told else []

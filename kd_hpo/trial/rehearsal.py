@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 
 import torch
@@ -12,7 +12,7 @@ from kd_hpo.config.pairs import Pairs
 from kd_hpo.config.trial import Teacher, TrialConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.data.splits import Splits
-from kd_hpo.errors import ConfigError, KdHpoError, about
+from kd_hpo.errors import ConfigError, Diverged, KdHpoError, about
 from kd_hpo.nets.features import freeze
 from kd_hpo.nets.outputs import require_output
 from kd_hpo.nets.weights import extra_state
@@ -43,9 +43,11 @@ def rehearse(config: TrialConfig, prepared: Prepared, tell: Progress = lambda _:
         trial = start_trial(short, prepared, tell)
         with trial.student:
             trial.step = _FIRST
-            for _ in range(_FIRST, _STEPS):
-                images = viewed(trial, prepared.splits.train[: short.training.batch_size])
-                losses = train_step(trial, images).stacked()
+            images = viewed(trial, prepared.splits.train[: short.training.batch_size])
+            losses = train_step(trial, images).stacked()
+            with suppress(Diverged):  # by its learning rate, say: that is for the trial to find
+                for _ in range(_FIRST + 1, _STEPS):
+                    train_step(trial, images)
             extra_state(trial.student.network.state_dict())
             score(trial.student, prepared.task, prepared.batches, prepared.splits.train[:IMAGES])
     if not losses.isfinite().all():

@@ -125,7 +125,8 @@ def test_without_forward_mode_lambda_learns_the_same(cache: Path) -> None:
     """Six steps with balance and hypergradients, of one function with a rule for forward mode and without."""
 
     def learned(name: str) -> torch.Tensor:
-        weighting = {"kind": "learned", "every": 2, "warmup": 0.0, "direction": {"kind": "unrolled", "steps": 2}}
+        weighting = {"kind": "learned", "evidence": False, "every": 2, "warmup": 0.0}
+        weighting |= {"direction": {"kind": "unrolled", "steps": 2}}
         changes = {"training": {"epochs": 1, "batch_size": 32}, "pairs": {"balance": {"measures": 1, "every": 3}}}
         config = digits_trial(student=own(name), weighting=weighting, **changes)
         trial = start_trial(config, prepare(config, cache), lambda _: None)

@@ -1,4 +1,4 @@
-"""The parts of a trial: what is told of the data before anything is trained."""
+"""The data of a trial: what is told of it before anything is trained."""
 
 from pathlib import Path
 

@@ -61,7 +61,7 @@ def trial_of(teacher: Network, student: Network) -> TrialConfig:
         teacher={"network": teacher, "layers": "auto", "training": None, "accept_weak": True},
         student={"network": student, "layers": "auto"},
         training={"epochs": 1, "batch_size": 16},
-        weighting=LearnedWeights(every=1, warmup=0, hold=0, outer_batch=16),
+        weighting=LearnedWeights(evidence=False, every=1, warmup=0, hold=0, outer_batch=16),
         pairs={"balance": {"kind": "gradient", "measures": 1, "every": 1}},
     )
 
