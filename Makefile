@@ -7,8 +7,9 @@ INSTALLED := .venv/installed
 demo: $(INSTALLED)
 	$(BIN)/kd-hpo run studies/digits.yaml
 
+# Files of tests side by side, on two cores.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Faults and a cluster, with real processes and real kills, and pages in a real browser.
 test-slow: $(INSTALLED)
