@@ -69,6 +69,7 @@ def test_comparison_takes_its_methods_seeds_and_tuning(kd_hpo: Command, study: P
     asked: list[StudyConfig] = []
     monkeypatch.setattr(studies, "run_and_tell", lambda study, output: asked.append(study))
     given = ["--methods", "ce, kd,vid", "--seeds", "5", "--tune", "2", "--set", "training.epochs=7"]
+    given += ["--set", "search.scheduler.grace_epochs=2"]
     assert kd_hpo("compare", study, *given).code == 0
     assert kd_hpo("compare", study).code == 0
     assert asked[0].compare == Compare(methods=("ce", "kd", "vid"), seeds=5, tune=2)

@@ -72,6 +72,7 @@ def test_no_balance_leaves_every_pair_its_size() -> None:
     assert balance.scales().tolist() == [[1.0] * S] * T
 
 
+@pytest.mark.slow
 def test_squared_slopes_average_to_the_squared_norms_of_the_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
     w = {

@@ -20,7 +20,7 @@ from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 from kd_hpo.study.tracking.runs import all_runs, tracking_uri
 from tests.conftest import digits_study
 
-pytestmark = pytest.mark.service
+pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 METHODS = ["kd", "uniform", "absurd"]
 SPACE = {
