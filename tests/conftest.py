@@ -14,6 +14,7 @@ from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.prepare import prepare
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # of whoever runs the tests: studies would follow it
+os.environ.pop("COLUMNS", None)  # which pytest-xdist sets: consoles would keep that width
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("any machine")
