@@ -17,12 +17,11 @@ def measure_balance(trial: Trial, seen: Seen, due: StepPlan) -> None:
     """Shows the balance the norms of the task's and the pairs' gradients on the batch, in the student's parameters."""
     pairs = trial.pairs
     assert pairs is not None and isinstance(pairs.balance, GradientBalance)
-    turn = pairs.balance.in_turn(needed_pairs(trial, pairs, due.measures_weighted_only))
-    pairs.balance.observe(*squared_norms(trial, seen, turn), turn)
+    pairs.balance.observe(*squared_norms(trial, seen, pairs.balance, needed_pairs(trial, pairs, due.measures_weighted_only)))
 
 
-def squared_norms(trial: Trial, seen: Seen, turn: Tensor) -> tuple[Tensor, Tensor]:
-    """The squared norms of the gradients on the batch: of the task's loss, (), and of the pairs, (T, S).
+def squared_norms(trial: Trial, seen: Seen, balance: GradientBalance, needed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The squared norms of the gradients on the batch: of the task's loss, (), and of the pairs, (T, S); and which it measured.
 
     Pairs whose turn it is not have 0. The norms are in the metric of the optimiser: what counts is how far a gradient moves
     the parameters. A pair's gradient in all layers of the student at once comes by one pass back for a row of pairs, to the
@@ -30,7 +29,7 @@ def squared_norms(trial: Trial, seen: Seen, turn: Tensor) -> tuple[Tensor, Tenso
     """
     pairs, targets = trial.pairs, seen.targets
     assert pairs is not None and targets is not None
-    trained = trial.parameters
+    turn, trained = balance.in_turn(needed), trial.parameters
     metric = gains(trial.optimizer, trained)
 
     def squared(gradients: Sequence[Tensor | None]) -> Tensor:
@@ -50,7 +49,7 @@ def squared_norms(trial: Trial, seen: Seen, turn: Tensor) -> tuple[Tensor, Tenso
         for s, at_layer in enumerate(at_layers):
             if turn[t, s] and at_layer is not None and features[s].requires_grad:
                 found[t, s] = squared(_gradients(features[s], trained, at_layer))
-    return squared(_gradients(trial.objective.task_loss(output, seen.view), trained)).detach(), found
+    return squared(_gradients(trial.objective.task_loss(output, seen.view), trained)).detach(), found, turn
 
 
 def _gradients(of: Tensor, trained: dict[str, nn.Parameter], along: Tensor | None = None) -> tuple[Tensor | None, ...]:

@@ -1,10 +1,11 @@
 """One step of the bilevel problem: the inner update of the student, the hypergradient, the update of the pair weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_hpo.core.objective import PairTerm
 from kd_hpo.core.pairs import Targets
@@ -43,8 +44,7 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
     step = inner_step(trial, seen, due) if due.looks else None
     if pairs and step and due.learns == "before":
         learn_weights(trial, pairs, step, moves=due.moves)
-    losses = inner_gradients(trial, seen, due)
-    resting = resting_numbers(trial, due)  # now: lambda may move before the regressors do
+    losses, resting = inner_gradients(trial, seen, due)  # now: lambda may move before the regressors do
     trial.optimizer.step()
     if pairs and pairs.direction and step:
         step = replace(step, gradient={name: p.grad.clone() for name, p in trial.parameters.items() if p.grad is not None})
@@ -59,10 +59,14 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
     return losses
 
 
-def inner_gradients(trial: Trial, seen: Seen, due: StepPlan) -> StepLosses:
-    """Leaves the gradient of the inner loss in the student, and that of the unweighted sum of pair losses in the regressors."""
+def inner_gradients(trial: Trial, seen: Seen, due: StepPlan) -> tuple[StepLosses, Mapping[nn.Parameter, Tensor]]:
+    """Leaves the gradient of the inner loss in the student, and that of the unweighted sum of pair losses in the regressors.
+
+    Gives the losses, and which numbers of the regressors rest (`resting_numbers`).
+    """
     pairs, targets = trial.pairs, seen.targets
     output, features = run_student(trial, seen.view.x, {})
+    resting = resting_numbers(trial, due)
 
     term = partial(pair_term, trial, pairs, as_targets(features), targets, due) if pairs and targets else None
     loss = trial.objective.inner(output, seen.view, seen.teacher, term, labels=due.stage != "pairs")
@@ -72,7 +76,7 @@ def inner_gradients(trial: Trial, seen: Seen, due: StepPlan) -> StepLosses:
     loss.total.backward()
     task = trial.objective.task
     reached = task.metrics(task.statistics(output, seen.view.labels))[task.metric]
-    return StepLosses(loss.task, loss.logits, loss.pairs, reached)
+    return StepLosses(loss.task, loss.logits, loss.pairs, reached), resting
 
 
 def pair_term(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets, due: StepPlan) -> PairTerm:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.methods import METHODS
+from kd_hpo.core.balance import GradientBalance
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
 from kd_hpo.trial import balancing, passes, steps
@@ -233,11 +234,11 @@ def test_measures_that_are_not_finite_are_passed_over_until_none_is(
     """One switches no pair off, and is counted; where none is finite the trial ends with the pair's name."""
     measured, norms = list[int](), balancing.squared_norms
 
-    def some_lost(trial: Trial, seen: Seen, turn: Tensor) -> tuple[Tensor, Tensor]:
-        task, pairs = norms(trial, seen, turn)
+    def some_lost(trial: Trial, seen: Seen, balance: GradientBalance, needed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        task, pairs, turn = norms(trial, seen, balance, needed)
         measured.append(1)
         pairs[0, 1] *= float("nan") if len(measured) <= lost else 1
-        return task, pairs
+        return task, pairs, turn
 
     monkeypatch.setattr(balancing, "squared_norms", some_lost)
     config = digits_trial(weighting={"kind": "uniform"}, pairs={"balance": {"kind": "gradient", "measures": 2}})
