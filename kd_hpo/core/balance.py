@@ -1,7 +1,12 @@
 """Makes pairs comparable: each pair's gradient in the student's parameters becomes as large as the task's there."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from kd_hpo.core.params import Params
 
 AT_ONCE = 16
 """Pairs of one measure, once all have been measured: each costs a pass back through the student."""
@@ -120,3 +125,25 @@ class NoBalance:
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+def gains(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Params:
+    """Tells how far the next update moves each number for its gradient, beside the others; {} where all move alike.
+
+    Adam divides by the root of the mean square v of the gradients so far: 1 / (sqrt(v + floor) + eps), times the root of the mean
+    of v, so that gradients keep their size. Since the next gradient itself counts 1 - b2 in v, floor is that share of the mean of
+    v in the parameter: a number that has had no gradient yet has no boundless gain.
+    """
+    if not isinstance(optimizer, (Adam, AdamW)) or not optimizer.state:
+        return {}
+    squares, found = dict[str, Tensor](), dict[str, Tensor]()
+    of_group = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, p in parameters.items():
+        if kept := optimizer.state.get(p, {}):
+            squares[name] = kept["exp_avg_sq"] / (1 - of_group[id(p)]["betas"][1] ** float(kept["step"]))
+    total = torch.stack([v.sum() for v in squares.values()]).sum() / sum(v.numel() for v in squares.values())
+    for name, v in squares.items():
+        group = of_group[id(parameters[name])]
+        floor = (1 - group["betas"][1]) * v.mean()
+        found[name] = total.sqrt() / ((v + floor).sqrt() + group["eps"])
+    return found

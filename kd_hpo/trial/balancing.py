@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kd_hpo.core.balance import GradientBalance
-from kd_hpo.core.updates import gains
+from kd_hpo.core.balance import GradientBalance, gains
 from kd_hpo.trial.passes import Seen, as_targets, buffers_of, needed_pairs, run_student
 from kd_hpo.trial.randomness import random_state_kept
 from kd_hpo.trial.schedule import StepPlan
@@ -17,7 +16,8 @@ def measure_balance(trial: Trial, seen: Seen, due: StepPlan) -> None:
     """Shows the balance the norms of the task's and the pairs' gradients on the batch, in the student's parameters."""
     pairs = trial.pairs
     assert pairs is not None and isinstance(pairs.balance, GradientBalance)
-    pairs.balance.observe(*squared_norms(trial, seen, pairs.balance, needed_pairs(trial, pairs, due.measures_weighted_only)))
+    measured = squared_norms(trial, seen, pairs.balance, needed_pairs(trial, pairs, due.measures_weighted_only))
+    pairs.balance.observe(*measured)
 
 
 def squared_norms(trial: Trial, seen: Seen, balance: GradientBalance, needed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

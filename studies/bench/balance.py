@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kd_hpo import load_study
-from kd_hpo.core.updates import gains
+from kd_hpo.core.balance import gains
 from kd_hpo.data.batches import Indices, drawn_batch, shuffled_batches
 from kd_hpo.trial.passes import as_targets, buffers_of, needed_pairs, run_student, see, viewed
 from kd_hpo.trial.prepare import prepare
