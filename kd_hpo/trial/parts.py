@@ -65,22 +65,36 @@ def prepared_parts(
     plan = plan_before_training(config, batches, cache)  # layers that do not exist are told before anything is trained
     teacher = prepare_teacher(config, batches, splits, cache, progress)
     progress("reading the teacher's features")
+    reader = reader_of(config, teacher.network, plan, batches, splits, cache)
+    if outer_trains:
+        splits = outer_in_train(splits)
+    targets = reader if online else targets_in_bounds(config.teacher, reader, splits, cache, progress)
+    return Prepared(task_of(config, batches), batches, splits, teacher, weights_digest(teacher.network), targets, cache)
+
+
+def reader_of(
+    config: TrialConfig,
+    teacher: nn.Module,
+    plan: PairPlan,
+    batches: ImageBatches,
+    splits: Splits,
+    cache: Path,
+    *,
+    as_they_are: bool = False,
+) -> TeacherReader:
+    """Gives what reads the teacher's layers of the plan; `as_they_are`, also where the loss wants them standardised."""
     loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
-    reader = teacher_reader(
-        teacher.network,
+    return teacher_reader(
+        teacher,
         [layer.name for layer in plan.teacher],
         batches,
         splits.train,
         plan.student,
         logits_pair=config.pairs.logits == "inside",
         meet=loss.meet,
-        standardised=loss.standardised,
+        standardised=loss.standardised and not as_they_are,
         cache=cache,
     )
-    if outer_trains:
-        splits = outer_in_train(splits)
-    targets = reader if online else targets_in_bounds(config.teacher, reader, splits, cache, progress)
-    return Prepared(task_of(config, batches), batches, splits, teacher, weights_digest(teacher.network), targets, cache)
 
 
 def task_of(config: TrialConfig, batches: ImageBatches) -> Task:
@@ -148,18 +162,7 @@ def untrained_parts(
     Raises as `plan_before_training` does, and ConfigError for weights that do not fit.
     """
     network, plan = teacher_and_plan(config, batches, cache, tell)
-    loss = pair_loss(config.pairs.loss.kind, **config.pairs.loss.arguments())
-    targets = teacher_reader(
-        freeze(network).eval(),
-        [layer.name for layer in plan.teacher],
-        batches,
-        splits.train,
-        plan.student,
-        logits_pair=config.pairs.logits == "inside",
-        meet=loss.meet,
-        standardised=False,
-        cache=cache,
-    )
+    targets = reader_of(config, freeze(network).eval(), plan, batches, splits, cache, as_they_are=True)
     teacher = TrainedTeacher(network, Score(0.0, {}, 0.0), None, batches.normalisation)
     return Prepared(task_of(config, batches), batches, splits, teacher, "", targets, cache)
 

@@ -17,36 +17,22 @@ from kd_hpo.core.derivatives import (
 )
 from kd_hpo.core.hypergradient import slope
 from kd_hpo.core.params import Params
+from tests.trial.own import MemorySaving
 
 
-class Swish(torch.autograd.Function):
-    """To save memory, as EfficientNets have it: no rule for forward mode."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * torch.sigmoid(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        s = torch.sigmoid(x)
-        return g * s * (1 + x * (1 - s))
-
-
-class SwishOnce(Swish):
+class SwishOnce(MemorySaving):
     """Differentiated once alone."""
 
-    backward = staticmethod(once_differentiable(Swish.backward))
+    backward = staticmethod(once_differentiable(MemorySaving.backward))
 
 
-class SwishOutside(Swish):
+class SwishOutside(MemorySaving):
     """As kernels of one's own: torch does not look into the backward pass, and says nothing of it."""
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         with torch.no_grad():
-            return Swish.backward(ctx, g).detach()
+            return MemorySaving.backward(ctx, g).detach()
 
 
 class Rounded(torch.autograd.Function):
@@ -62,7 +48,7 @@ class Rounded(torch.autograd.Function):
 
 
 PLAIN = torch.nn.functional.silu
-VARIANTS = {"memory-saving": Swish.apply, "once": SwishOnce.apply, "outside": SwishOutside.apply}
+VARIANTS = {"memory-saving": MemorySaving.apply, "once": SwishOnce.apply, "outside": SwishOutside.apply}
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +136,7 @@ def test_second_derivatives_that_are_missing_are_differences(variant: str) -> No
     by_differences = hessian_product_by_differences(gradient_of(PLAIN), w, v)
     of = VARIANTS[variant]
     found = Derivatives(told.append).hessian_product(gradient_of(of), w, v, problem(of)[0])
-    kept = Derivatives().hessian_product(gradient_of(Swish.apply), w, v, problem(Swish.apply)[0])
+    kept = Derivatives().hessian_product(gradient_of(MemorySaving.apply), w, v, problem(MemorySaving.apply)[0])
     for name in w:
         scale = float(exact[name].abs().max())
         torch.testing.assert_close(by_differences[name], exact[name], rtol=0, atol=1e-6 * scale)
