@@ -48,7 +48,6 @@ WITHOUT = {
     "cli/guard": "ends processes for real: tests/dashboards/test_ui.py",
     "cli/servers": "starts servers for real: tests/dashboards/test_ui.py",
     "nets/weights_file": "what is found in files: tests/nets/test_weights.py",
-    "trial/balancing": "the measure at a step: tests/trial/test_steps.py",
     "trial/inner": "the step as a direction sees it, against central differences: tests/trial/test_steps.py",
     "trial/learning": "lambda's learning against the formulas, step by step: tests/trial/test_steps.py",
     "trial/parts": "what is prepared, as trials read it: tests/trial/test_teacher.py, test_given_teacher.py, tests/data",

@@ -100,5 +100,10 @@ def normed(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(prod(input_shape), 8), nn.BatchNorm1d(8), nn.Linear(8, classes))
 
 
+def with_dropout(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    hidden = nn.Linear(prod(input_shape), 8)
+    return nn.Sequential(nn.Flatten(), hidden, nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, classes))
+
+
 def infinite(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Convolutions(input_shape, classes, lambda x: torch.log(torch.relu(x)))
