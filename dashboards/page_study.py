@@ -96,7 +96,7 @@ def _leaderboard(study: StudyRuns, *, best_alone: bool) -> None:
     methods = [str(name) for name in study.trials["method"].unique()]
     left, right = st.columns([1, 2])
     method = left.selectbox("Method", [EVERY, *methods], **bound("method"))
-    kinds = {"all": ["search", "compare"], "search": ["search"], "comparison": ["compare"]}
+    kinds = {"all": ["search", "race", "compare"], "search": ["search"], "race": ["race"], "comparison": ["compare"]}
     with right:
         kind = st.segmented_control("Trials of", list(kinds), default="all", required=True, **bound("kind"))
     chosen = study.trials[study.trials["kind"].isin(kinds[kind or "all"])]

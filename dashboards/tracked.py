@@ -29,7 +29,7 @@ from kd_hpo.study.tracking.runs import MATRIX_SECTION, goal_of
 UNREADABLE = (MlflowException, SQLAlchemyError, OSError, ValueError)
 """What reading MLflow raises where it is not there, or what stands there is not a study's."""
 COLUMNS = {
-    "kind": "search or compare",
+    "kind": "search, race or compare",
     "method": "",
     "seed": "",
     "state": "running, completed, stopped (by the scheduler), failed or interrupted",
@@ -222,7 +222,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 def _study(name: str, experiment: str, rows: list[dict[str, Any]]) -> StudyRuns:
     summary = next((row for row in rows if row["kind"] == "summary"), None)
-    rows = sorted((row for row in rows if row["kind"] in ("search", "compare")), key=lambda row: row["started"])
+    rows = sorted((row for row in rows if row["kind"] in ("search", "race", "compare")), key=lambda row: row["started"])
     index = pd.Index([row["trial"] for row in rows], name="trial", dtype=object)
     trials = pd.DataFrame([{column: row[column] for column in COLUMNS} for row in rows], index=index, columns=list(COLUMNS))
     for column in ("started", "reported", "ended"):

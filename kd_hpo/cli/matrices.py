@@ -56,7 +56,7 @@ def apply(
     /,
     *,
     rank: int = 1,
-    form: Literal["held", "replayed", "learned"] | None = None,
+    form: Literal["held", "replayed", "learned", "without"] | None = None,
     test: Annotated[bool, Parameter(negative=())] = False,
     folder: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     set_: Overrides = (),
@@ -73,7 +73,8 @@ def apply(
         Which of its matrices; 1 is the best.
     form
         The only form to train: the matrix held from the start, or replayed as it was recorded, on the train and outer splits
-        together, or lambda learned anew from what it started from. The best of the three on val if not given.
+        together, or lambda learned anew from what it started from; or without pairs. The best of the first three on val if not
+        given, and of all four where the study's answer was no pairs.
     test
         Open the test split for the student that is kept; the export file counts how often that was done.
     folder

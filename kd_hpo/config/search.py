@@ -84,6 +84,24 @@ Sampler = Tpe | RandomDraws | GaussianProcess | CmaEs | QuasiRandom | Nsga2
 SamplerSetting = Annotated[Sampler, Field(discriminator="kind"), BeforeValidator(_kind_alone)]
 
 
+# ---- arms
+
+ArmName = Literal["learned", "kd", "uniform", "diagonal", "one_to_one", "few", "weak"]
+"""One of kd_hpo.config.arms.ARMS."""
+
+
+class Race(Settings):
+    """The last round of a search that has arms: its best ones once more, at seeds that are nobody else's.
+
+    The best arm that learns lambda and the best control are always among them. What a search found best was so by chance too;
+    the arm that is the best of the race by the mean over its seeds is the study's answer.
+    """
+
+    arms: Annotated[int, Field(ge=2)] = 2
+    seeds: Annotated[NonNegativeInt, Field(le=1_000)] = 2
+    """0 holds no race: the answer is the arm of the best trial."""
+
+
 # ---- schedulers
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from kd_hpo.config.pairs import Distillation, LearnedVariance, Pairs
-from kd_hpo.config.search import Asha, SamplerSetting, SchedulerSetting, Tpe
+from kd_hpo.config.search import ArmName, Asha, Race, SamplerSetting, SchedulerSetting, Tpe
 from kd_hpo.config.settings import FilePath, Key, Plain, Seed, Settings, WrittenAs
 from kd_hpo.config.task import Goal, Task
 from kd_hpo.config.trial import Sgd, TrialConfig
@@ -177,7 +177,7 @@ def _number_at(settings: object, dotted: str) -> float:
 class Search(Settings):
     """Optuna's search over the outer settings."""
 
-    trials: Annotated[NonNegativeInt, Field(le=1_000_000)] = 8
+    trials: Annotated[NonNegativeInt, Field(le=1_000_000)] = 10
     """0 searches nothing: methods are compared at the settings of the file. The first trial of a search has those: a range that
     does not hold the file's number is refused, and a choice that does not hold its value is told."""
     method: str = "hetero"
@@ -198,6 +198,13 @@ class Search(Settings):
     """How many independent searches there are, each with a comparison after it, its own teacher (`teacher.seed`, where it is
     trained here), split (`splits.seed`) and seeds, as a study of its own: NAME, NAME-r2, and so on. What one search finds, with
     one teacher on one split, may be chance; the last table is over the repeats."""
+    arms: tuple[ArmName, ...] = ("learned", "kd", "uniform", "diagonal", "one_to_one", "few", "weak")
+    """What the first trials of the search of `method` are, one each, where it learns lambda: controls, and forms of learned
+    lambda. Later trials choose among them too, and the study's answer is the best one with its matrix. kd has no pairs; uniform
+    and diagonal hold their weights; learned is `weighting` as it stands, one_to_one the same with `pairing: one_to_one`, few
+    with half of these pairs, weak at a third of `pairs.strength`. Empty: lambda is learned in every trial."""
+    race: Race = Race()
+    """The best arms once more, at other seeds: arms and seeds say how many. These trials come on top of `trials`."""
     carry_lambda: bool = False
     """Whether lambda is learned over whole trials: one of a search starts from the matrix of its method's best trial so far, and
     one of the comparison from what the best trial of the search started from, which may be nothing."""

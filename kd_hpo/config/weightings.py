@@ -185,9 +185,9 @@ class LearnedWeights(Learning):
     """one_to_one: a teacher layer teaches at most one student layer, which has at most one teacher layer. Pairs that share a
     layer compete: two that are good alone may be bad together."""
 
-    keep: PositiveInt | None = None
-    """How many pairs have weight, the strongest (of the assignment, where pairing is one_to_one); null keeps all."""
-
+    keep: PositiveInt | Literal["half"] | None = None
+    """How many pairs have weight, the strongest (of the assignment, where pairing is one_to_one); null keeps all, half as many as
+    half of the layers of the network that has fewer."""
     strength_within: Annotated[float, Field(ge=1)] = 1.0
     """Above 1, the total strength is learned beside lambda, from pairs.strength up to so many times as much or as little."""
 

@@ -74,7 +74,7 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
                 mix=weighting.mix,
                 forget=weighting.forget,
                 matched=weighting.pairing == "one_to_one",
-                keep=weighting.keep,
+                keep=max(1, min(shape) // 2) if weighting.keep == "half" else weighting.keep,
                 within=weighting.strength_within,
                 start=_start(weighting, served, plan),
             )

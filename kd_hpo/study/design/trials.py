@@ -1,14 +1,16 @@
 """The design of a study: which methods are searched over which settings, and what each trial is."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isclose
 from typing import Any
 
+from kd_hpo.config.arms import ARM, ARMS, arms_of
 from kd_hpo.config.load import method_names, probes, with_settings
 from kd_hpo.config.methods import METHODS
 from kd_hpo.config.pairs import PairsFirst
 from kd_hpo.config.paths import value_at
+from kd_hpo.config.search import ArmName
 from kd_hpo.config.study import Choice, LogUniformRange, Method, Range, StudyConfig, UniformRange, around, gives
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import FixedMatrix
@@ -37,17 +39,18 @@ def trial_config(study: StudyConfig, spec: TrialSpec) -> TrialConfig:
     """Makes the whole configuration of one trial: the file's, the method's settings over it, then the seed.
 
     A method puts its settings over those of `search.space`: plain training stays without KD, whatever weight was found.
-    What was searched in the method's own space comes last.
+    What was searched in the method's own space comes after it, and last the arm, which may leave lambda out.
     """
     method = method_of(study, spec.method)
     paths = study.space.keys() - own_paths(study, spec.method)
     shared = {path: value for path, value in spec.settings.items() if path in paths}
-    own = {path: value for path, value in spec.settings.items() if path not in paths}
+    own = {path: value for path, value in spec.settings.items() if path not in paths and path != ARM}
     if method.base == TPE_LAMBDA:
         own = as_matrix(own)
     if spec.start is not None:
         own = own | {"weighting.start": spec.start}
-    return with_settings(applied(method, with_settings(study.trial(), shared)), own).replace(seed=spec.seed)
+    config = with_settings(applied(method, with_settings(study.trial(), shared)), own).replace(seed=spec.seed)
+    return ARMS[spec.settings[ARM]].change(config) if ARM in spec.settings else config
 
 
 def is_judged(config: TrialConfig, epoch: int) -> bool:
@@ -93,8 +96,8 @@ class Searched:
     method: str
     trials: int
     space: dict[str, Range]
-    first: dict[str, Any] = field(default_factory=dict)
-    """What the file's settings make of the method, which the first trial has as far as the space allows."""
+    first: tuple[dict[str, Any], ...] = ()
+    """What the first trials have, as far as the space allows: what the file's settings make of the method, with each arm."""
 
 
 def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
@@ -121,7 +124,13 @@ def searched(study: StudyConfig, name: str, trials: int, shape: tuple[int, int])
     first = {path: _as_chosen(config, path, space[path], value) for path, value in first.items() if value is not _NOTHING}
     if method_of(study, name).base == TPE_LAMBDA:
         first |= _equal_or_given(config, shape)
-    return Searched(name, trials, space, first)
+    each = [{ARM: arm} for arm in arms(study, name)[:trials]] or [{}]
+    return Searched(name, trials, space, tuple(first | arm for arm in each))
+
+
+def arms(study: StudyConfig, name: str) -> tuple[ArmName, ...]:
+    """Gives the arms of the method's search: none of a method that `search` does not name, or that learns no lambda."""
+    return arms_of(as_in_file(study, name), study.search.arms) if name == study.search.method else ()
 
 
 def as_in_file(study: StudyConfig, name: str) -> TrialConfig:
@@ -152,7 +161,7 @@ def untried(searches: Iterable[Searched]) -> list[str]:
     """Tells what the first trials of searches cannot have of the settings as they are, since no choice holds it; a line each."""
     found: dict[tuple[str, str], list[str]] = {}
     for search in searches:
-        for path, value in search.first.items():
+        for path, value in search.first[0].items():
             if not gives(search.space[path], value):
                 found.setdefault((path, brief(value)), []).append(search.method)
     return [
@@ -179,6 +188,8 @@ def space_of(study: StudyConfig, name: str, shape: tuple[int, int]) -> dict[str,
     space = {path: study.space[path] for path in acting_paths(study, name)} | own_space(study, name)
     if method_of(study, name).base == TPE_LAMBDA:
         space |= dict.fromkeys(_cells(shape), UniformRange(low=0, high=1))
+    if several := arms(study, name):
+        space[ARM] = Choice(values=several)
     return space
 
 

@@ -81,9 +81,10 @@ def apply(
     """Trains students with a matrix of a file that `kd-hpo export` wrote, one a form, and keeps the one that is best on `val`.
 
     Held from the start, and replayed as it was recorded, the matrix teaches on the train and outer splits together; learned
-    anew, lambda needs the outer split for itself. Which is best differs from one pair of networks to the next.
+    anew, lambda needs the outer split for itself. Which is best differs from one pair of networks to the next. Where the study's
+    answer was that no pairs are best, a student without them is trained too.
     rank       of the matrix; 1 is the best
-    form       held, replayed or learned: trained alone, and nothing is chosen
+    form       held, replayed, learned or without: trained alone, and nothing is chosen
     test       opens the test split for the chosen student, and counts that in the export file, or, where that cannot be written,
                in the runs folder
     overrides  settings of the trial as a.b=value; where a form is to be chosen, those of `weighting` act on `learned` alone
@@ -97,15 +98,18 @@ def apply(
     export = load_export(file)
     entry = matrix_of_rank(export, rank)
     folder = Path(folder or runs / "applied" / f"{export.study}-{rank}").absolute()
-    configs, cache = configs_of(entry, overrides, form), runs / "cache"
+    without = export.answer is not None and export.answer.arm == "kd"
+    configs, cache = configs_of(entry, overrides, form, without=without), runs / "cache"
     folder.mkdir(parents=True, exist_ok=True)  # or that is told before anything is trained
-    results, parts = dict[Form, TrialResult | str](), dict[bool, Prepared]()
+    results, parts = dict[Form, TrialResult | str](), dict[tuple[bool, bool], Prepared]()
+    prepared_for = dict[Form, Prepared]()
     for each, config in configs.items():
-        outer_trains = each != "learned"
-        if outer_trains not in parts:  # forms differ in lambda alone
-            parts[outer_trains] = prepare(config, cache, progress, outer_trains=outer_trains)
+        shared = each != "learned", config.weighting.paired
+        if shared not in parts:  # forms differ in lambda alone
+            parts[shared] = prepare(config, cache, progress, outer_trains=each != "learned")
+        prepared_for[each] = parts[shared]
         try:
-            results[each] = _trained(config, folder / each, cache, parts[outer_trains], partial(report, each))
+            results[each] = _trained(config, folder / each, cache, parts[shared], partial(report, each))
         except Diverged as error:
             if form is not None:
                 raise
@@ -113,7 +117,7 @@ def apply(
     chosen = best_on_val(results)
     for name in (LAST_WEIGHTS, BEST_WEIGHTS, RESULT):
         write_atomically(folder / name, (folder / chosen / name).read_bytes())
-    prepared, records = parts[chosen != "learned"], runs / "applied" / "test_openings"
+    prepared, records = prepared_for[chosen], runs / "applied" / "test_openings"
     opened = count_opening(file, records) if test else openings(file, records)
     scores = student_on_test(configs[chosen], folder, prepared) if test else None
     same_teacher = prepared.teacher_digest == entry.teacher.weights_sha256

@@ -7,6 +7,7 @@ from pathlib import Path
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import ExportError, StudyError
 from kd_hpo.files import write_atomically
+from kd_hpo.study.results.arms import answer
 from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.pairs import from_uniform
 from kd_hpo.study.store.export_file import Export, ExportedMatrix, ExportedTeacher, load_export
@@ -39,7 +40,9 @@ def export_study(study: StudyConfig, folder: StudyFolder, path: Path, *, top: in
     if not learned:
         raise StudyError(f"no completed trial of study {study.name!r} has learned pair weights; see `{folder.resume}`")
     export = export_of(study.name, [_exported(folder, rank, *entry) for rank, entry in enumerate(learned[:top], 1)])
-    export = export.replace(test_opened=_opened_before(study.name, path))
+    found = answer(study, folder, study.search.method)
+    told = found and {**{n: None if v != v else v for n, v in vars(found).items()}, "learns": found.learns}
+    export = export.replace(test_opened=_opened_before(study.name, path), answer=told)
     write_atomically(path, export.model_dump_json(indent=1))
     return export
 

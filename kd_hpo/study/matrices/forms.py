@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 from kd_hpo.config.read import validated
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.config.weightings import FixedMatrix, Matrix, ReplayedMatrices
+from kd_hpo.config.weightings import FixedMatrix, Matrix, NoPairs, ReplayedMatrices
 from kd_hpo.errors import ExportError
 from kd_hpo.nets.features import LOGITS
 from kd_hpo.study.store.export_file import Export, ExportedMatrix
 from kd_hpo.trial.result import TOTAL
 
-Form = Literal["held", "replayed", "learned"]
+Form = Literal["held", "replayed", "learned", "without"]
 """held: the matrix, from the first step on; replayed: the matrix of each epoch in its turn, as it was recorded; learned: lambda
-learned anew, from what it started from and with the settings that it was learned with."""
+learned anew, from what it started from and with the settings that it was learned with; without: no pairs at all."""
 FORMS: tuple[Form, ...] = ("held", "replayed", "learned")
 """Of two that are equally good on `val`, the earlier one is taken."""
 UNSEEN = 1_000_000
@@ -29,9 +29,10 @@ def matrix_of_rank(export: Export, rank: int) -> ExportedMatrix:
     raise ExportError(f"the export has no matrix of rank {rank}; it has {', '.join(str(e.rank) for e in export.matrices)}")
 
 
-def forms_of(entry: ExportedMatrix, form: Form | None = None) -> tuple[Form, ...]:
+def forms_of(entry: ExportedMatrix, form: Form | None = None, *, without: bool = False) -> tuple[Form, ...]:
     """Tells which forms the export holds what they need for; the named one alone, where one is named.
 
+    without  whether no pairs at all are to be tried too, as where they are the study's answer
     Raises ExportError for one that is not to be had.
     """
     lacking: dict[Form, str] = {}
@@ -39,23 +40,27 @@ def forms_of(entry: ExportedMatrix, form: Form | None = None) -> tuple[Form, ...
         lacking["replayed"] = "it holds no trajectory, as those that earlier versions wrote; write it again with `kd-hpo export`"
     if entry.config.weighting.learning is None:
         lacking["learned"] = "lambda was not learned in its trial"
+        if len(set(entry.trajectory)) == 1:
+            lacking["replayed"] = "its weights were held from the first epoch to the last"
     there = tuple(each for each in FORMS if each not in lacking)
     if form is None:
-        return there
-    if form not in FORMS:
-        raise ExportError(f"there is no form {form!r}; there are {', '.join(FORMS)}")
+        return (*there, "without") if without else there
+    if form not in (*FORMS, "without"):
+        raise ExportError(f"there is no form {form!r}; there are {', '.join((*FORMS, 'without'))}")
     if form in lacking:
         raise ExportError(f"the export cannot be {form}: {lacking[form]}; it can be {' or '.join(there)}")
     return (form,)
 
 
-def configs_of(entry: ExportedMatrix, overrides: Sequence[str], form: Form | None = None) -> dict[Form, TrialConfig]:
+def configs_of(
+    entry: ExportedMatrix, overrides: Sequence[str], form: Form | None = None, *, without: bool = False
+) -> dict[Form, TrialConfig]:
     """Makes the trial of each form that `forms_of` gives.
 
     Where one is to be chosen, settings of `weighting` are those of `learned`. Raises ConfigError or ExportError as
     `applied_config` does.
     """
-    forms = forms_of(entry, form)
+    forms = forms_of(entry, form, without=without)
     of_lambda = [each for each in overrides if _path(each).partition(".")[0] == "weighting"]
     others = [each for each in overrides if each not in of_lambda]
     spared = of_lambda if len(forms) > 1 and "learned" in forms else []
@@ -73,6 +78,8 @@ def applied_config(entry: ExportedMatrix, overrides: Sequence[str], form: Form =
     if form == "held":
         data["weighting"] = FixedMatrix(matrix=entry.held_mean).model_dump(mode="json")
         data["pairs"]["strength"] *= entry.metrics.get(TOTAL, 1.0)  # where it was learned beside the matrix
+    elif form == "without":
+        data["weighting"] = NoPairs().model_dump(mode="json")
     elif form == "replayed":
         data["weighting"] = replayed(entry, entry.config.training.epochs).model_dump(mode="json")
     teaches = data["assistants"][-1] if data["assistants"] else data["teacher"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kd_hpo.config.task import Goal
 from kd_hpo.study.report.words import capital, listed, with_spread
+from kd_hpo.study.results.arms import Answer
 from kd_hpo.study.results.comparison import spread
 from kd_hpo.study.results.findings import Findings
 from kd_hpo.study.results.pairs import FEW_UPDATES, from_uniform, strongest_pairs
@@ -37,11 +38,28 @@ def whose(learned: Learned) -> str:
     return f"{learned.method}, mean of {len(learned.trials)} seeds" if len(learned.trials) > 1 else f"{learned.method}, one seed"
 
 
+def what_it_came_to(found: Answer, goal: Goal) -> list[str]:
+    """Says which arm a search has come to, and how far learned lambda and the best control are apart: what there was to find."""
+    race = f"in a race over {found.seeds} seed{'s' * (found.seeds > 1)}" if found.seeds else "by the best trial of the search"
+    said = [f"Of the arms of the search, {found.arm} is the answer ({found.title}), {race}."]
+    if not found.learns:
+        said.append("It is a control: what is exported and applied is that, and no lambda was learned for it.")
+    if found.learning and found.control:
+        ahead, error = goal.worth(found.ahead), f" ± {found.error:.4f}" if found.error == found.error else ""
+        side = "ahead of" if ahead >= 0 else "behind"
+        known = found.error == found.error and abs(ahead) > 2 * found.error
+        said.append(
+            f"There the best learned one, {found.learning}, is {abs(ahead):.4f}{error} {side} the best control, {found.control}, "
+            f"in {goal.name} on val{'' if known else ': which of the two it is hardly matters here, as far as this tells'}."
+        )
+    return said
+
+
 def how_it_moved(learned: Learned) -> str:
     """Says how often lambda was updated, and how far from equal weights it stands; that it is little, where it is."""
     far = f"{from_uniform(learned.matrix):.2f} from equal weights (0), of {1 - 1 / _cells(learned):.2f} for a single pair"
     if learned.updates is None:
-        return f"Lambda stands {far}."
+        return f"Lambda {'was held, and ' * (learned.answer is not None and not learned.answer.learns)}stands {far}."
     if learned.updates == 0:
         return "Lambda was never updated: this is what it started from."
     few = f"; fewer than {FEW_UPDATES} updates say little" if learned.updates < FEW_UPDATES else ""
@@ -87,7 +105,8 @@ def headline(findings: Findings) -> list[str]:
     (method,) = (each for each in comparison.methods if each.name == learned.method)
     mean = with_spread(*spread(method.all("test").values()))
     seeds = f"{len(method.by_seed)} seeds" if len(method.by_seed) > 1 else "one seed"
-    return [f"{capital(method.title)} reaches {mean} on test ({seeds}).", *_against_controls(findings.tests), *_gap(findings)]
+    reached = [f"{capital(method.title)} reaches {mean} on test ({seeds}).", *_against_controls(findings.tests), *_gap(findings)]
+    return [*reached, *(what_it_came_to(learned.answer, comparison.goal) if learned.answer else [])]
 
 
 def _without_tests(findings: Findings) -> str:
@@ -148,7 +167,8 @@ def matrix_in_words(learned: Learned) -> str:
 def missing(findings: Findings) -> list[str]:
     """Tells what a finished study would have, and this one has not."""
     found = []
-    for name, counts in (("search", findings.standing.search), ("comparison", findings.standing.compare)):
+    stands = findings.standing
+    for name, counts in (("search", stands.search), ("race of its arms", stands.race), ("comparison", stands.compare)):
         left = {method: count.planned - count.ended for method, count in counts.items() if count.ended < count.planned}
         if left:
             each = listed([f"{number} of {method}" for method, number in left.items()])

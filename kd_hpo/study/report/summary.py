@@ -13,7 +13,7 @@ from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.comparison import caption, failures, not_worse_in_words
 from kd_hpo.study.report.matrix import matrix_on_terminal
 from kd_hpo.study.report.repeats import HEADS, repeats_caption, repeats_rows
-from kd_hpo.study.report.sentences import headline, how_it_moved, how_well_known, missing, progress_of, whose
+from kd_hpo.study.report.sentences import headline, how_it_moved, how_well_known, missing, progress_of, what_it_came_to, whose
 from kd_hpo.study.report.words import number, p_value, with_spread
 from kd_hpo.study.results.comparison import Comparison
 from kd_hpo.study.results.findings import Findings
@@ -47,6 +47,8 @@ def render(comparison: Comparison, learned: Learned | None, width: int) -> Rende
     lines = [Text(line, "red") for line in _wrapped(failures(comparison), width)]
     lines += [Text(line, "dim") for line in _wrapped(caption(comparison), width)]
     shown: list[RenderableType] = [_table(comparison, wide=width >= _WIDE), Text(), *lines]
+    if learned and learned.answer:
+        shown += [Text(), *(Text(line) for line in _wrapped(what_it_came_to(learned.answer, comparison.goal), width))]
     return Group(*shown, *([Text(), render_learned(learned, width)] if learned else []))
 
 
@@ -83,11 +85,13 @@ def render_standing(standing: Standing, width: int) -> RenderableType:
     """Renders how far a study has come: a row a method with how much of it is done."""
     table = _bare_table(wide=width >= _WIDE)
     table.add_column("method")
-    for name in ("search", "best val", "seeds", "best val"):
+    raced = ("race", "best val") if standing.race else ()
+    for name in ("search", "best val", *raced, "seeds", "best val"):
         table.add_column(name, justify="right", no_wrap=True)
     for method in dict.fromkeys([*standing.search, *standing.compare]):
-        table.add_row(method, *_counted(standing.search, method), *_counted(standing.compare, method))
-    about = "search, seeds: trials that have ended, of those planned; best val: after the last epoch of a completed trial."
+        counts = (standing.search, *[standing.race] * bool(raced), standing.compare)
+        table.add_row(method, *(cell for count in counts for cell in _counted(count, method)))
+    about = "search, race, seeds: trials that have ended, of those planned; best val: after the last epoch of a completed trial."
     return Group(table, Text(), *(Text(line, "dim") for line in _wrapped([about], width)))
 
 

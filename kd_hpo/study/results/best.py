@@ -1,8 +1,10 @@
 """The best trials of a study, and what they hand on."""
 
+from kd_hpo.config.arms import ARM
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.weightings import Matrix
-from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
+from kd_hpo.config.weightings import Matrix, NoPairs, Uniform
+from kd_hpo.study.results.arms import answer, best_by_search, winner
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.trial.result import TrialResult
 
 SEARCHED = 100_000
@@ -19,24 +21,17 @@ def seed_of_searches(study: StudyConfig, folder: StudyFolder) -> int:
     return next(begun, study.seed + SEARCHED)
 
 
-def searched_trials(folder: StudyFolder, method: str) -> list[TrialStatus]:
-    return [status for status in folder.statuses() if status.spec.kind == "search" and status.spec.method == method]
-
-
-def best_searched(study: StudyConfig, folder: StudyFolder, method: str) -> TrialStatus | None:
-    """Finds the completed trial of the method's search that is the best by `search.by` after its last epoch."""
-    completed = [s for s in searched_trials(folder, method) if s.state == "completed"]
-    return max(completed, key=lambda status: study.goal.merit(folder.records(status.spec.id)[-1].metrics), default=None)
-
-
 def start_of_lambda(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:
     """Gives the matrix that the best trial of the method's search has held, for its next one to start from.
 
     None where the study does not carry lambda on, where no trial is completed yet, or where the method learns no lambda.
     """
-    best = best_searched(study, folder, method) if study.search.carry_lambda else None
-    result = folder.result(best.spec.id) if best else None
-    return result.held_mean if result and result.config.weighting.learning else None
+    if not study.search.carry_lambda or not (best := best_by_search(study, folder, method)):
+        return None
+    spec, result = best[0].spec, folder.result(best[0].spec.id)
+    if isinstance(result.config.weighting, Uniform | NoPairs):  # equal weights are what lambda starts from anyway
+        return None
+    return result.held_mean if result.config.weighting.learning or ARM in spec.settings else None
 
 
 def start_of_seeds(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:
@@ -45,13 +40,22 @@ def start_of_seeds(study: StudyConfig, folder: StudyFolder, method: str) -> Matr
     Not the one it ended with: where a matrix is right late in a trial and wrong early in it, no trial that starts from one
     is the best. None where the best trial started without.
     """
-    best = best_searched(study, folder, method) if study.search.carry_lambda else None
+    best = winner(study, folder, method) if study.search.carry_lambda else None
     return best.spec.start if best else None
 
 
 def learned_trials(study: StudyConfig, folder: StudyFolder) -> list[tuple[TrialSpec, TrialResult]]:
-    """Finds the completed trials that have learned their pair weights, best first by `search.by` after the last epoch."""
+    """Finds the completed trials that have learned their pair weights, best first by `search.by` after the last epoch.
+
+    Where the search has come to an arm, those of this arm are before all others; it may hold its weights.
+    """
+    found = answer(study, folder, study.search.method)
+    arm = found.arm if found else None
     done = [status.spec for status in folder.statuses() if status.state == "completed"]
     results = [(spec, folder.result(spec.id)) for spec in done]
-    learned = [(spec, result) for spec, result in results if result.config.weighting.learning]
-    return sorted(learned, key=lambda entry: -study.goal.merit(entry[1].last.metrics))
+
+    def of_answer(spec: TrialSpec) -> bool:
+        return arm is not None and spec.settings.get(ARM) == arm
+
+    learned = [(s, result) for s, result in results if result.held_mean and (result.config.weighting.learning or of_answer(s))]
+    return sorted(learned, key=lambda entry: (not of_answer(entry[0]), -study.goal.merit(entry[1].last.metrics)))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from scipy.stats import rankdata, ttest_1samp
 
+from kd_hpo.config.arms import ARM
 from kd_hpo.config.load import method_names
 from kd_hpo.config.methods import METHODS
 from kd_hpo.config.study import Compare, Method, StudyConfig
 from kd_hpo.config.task import Goal
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
-from kd_hpo.study.design.trials import Searched, compared_ids, trial_config
+from kd_hpo.study.design.trials import Searched, as_in_file, compared_ids, trial_config
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def method_scores(
 
 
 def is_control(study: StudyConfig, spec: TrialSpec) -> bool:
-    learns = trial_config(study, spec).weighting.learning is not None
+    """Whether a method is one to compare learned lambda with; one whose search has arms is none, whichever it has come to."""
+    learns = as_in_file(study, spec.method).weighting.learning is not None
     return not learns and not (study.search.trials and spec.method == study.search.method)
 
 
@@ -236,7 +238,8 @@ def _read_method(study: StudyConfig, row: Mapping[str, Any]) -> MethodScores:
 def tuning_of(study: StudyConfig, searched: Mapping[str, Searched], name: str) -> str:
     if name in searched:
         trials, settings = searched[name].trials, len(searched[name].space)
-        return f"{trials} trial{'s' * (trials > 1)} of its own over {settings} setting{'s' * (settings > 1)}"
+        raced = ", and a race of its best arms" if ARM in searched[name].space and study.search.race.seeds else ""
+        return f"{trials} trial{'s' * (trials > 1)} of its own over {settings} setting{'s' * (settings > 1)}{raced}"
     if study.compare.tune:
         return "none, it has nothing to search"
     found = f"{study.search.trials} trial{'s' * (study.search.trials > 1)}"

@@ -42,6 +42,7 @@ class Findings:
             "state": self.standing.state,
             "trials": {"ended": self.standing.ended, "planned": self.standing.planned, "best_val": self.standing.best},
             "search": self.standing.search,
+            "race": self.standing.race,
             "compare": self.standing.compare,
             "comparison": self.comparison and self.comparison.document(),
             "repeated": self.repeated and self.repeated.document(),
@@ -52,6 +53,7 @@ class Findings:
                 "teacher_layers": learned.teacher,
                 "student_layers": learned.student,
                 "weights": learned.matrix,
+                "answer": learned.answer and {n: None if v != v else v for n, v in vars(learned.answer).items()},
             },
         }
 

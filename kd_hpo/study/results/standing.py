@@ -7,16 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kd_hpo.config.arms import ARM
 from kd_hpo.config.load import method_names
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.task import Goal
 from kd_hpo.study.design.trials import compared_ids, searches
+from kd_hpo.study.results.arms import Answer, answer, race_specs
 from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.comparison import read_comparison
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.result import KNOWN_FROM, LayerRecord, Rows, TrialResult
 
-_ENDED = {"search": ("completed", "stopped", "failed"), "compare": ("completed", "failed")}
+_ENDED = {"search": ("completed", "stopped", "failed"), "race": ("completed", "failed"), "compare": ("completed", "failed")}
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,28 @@ class Standing:
     state: Literal["finished", "running", "unfinished"]
     search: Mapping[str, Count]
     """By method; empty in a study without a search."""
+    race: Mapping[str, Count]
+    """Likewise, of the search's arms; empty while nothing races."""
     compare: Mapping[str, Count]
     goal: Goal
     """The task's metric, and which way of it is better."""
 
     @property
     def ended(self) -> int:
-        return sum(count.ended for count in (*self.search.values(), *self.compare.values()))
+        return sum(count.ended for count in self._all)
 
     @property
     def planned(self) -> int:
-        return sum(count.planned for count in (*self.search.values(), *self.compare.values()))
+        return sum(count.planned for count in self._all)
 
     @property
     def best(self) -> float:
         """The best value of the metric on `val` that any trial has reached; nan where no trial is completed."""
-        best = [count.best for count in (*self.search.values(), *self.compare.values()) if count.best == count.best]
-        return self.goal.best(best)
+        return self.goal.best(count.best for count in self._all if count.best == count.best)
+
+    @property
+    def _all(self) -> tuple[Count, ...]:
+        return *self.search.values(), *self.race.values(), *self.compare.values()
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class Learned:
     t_values: Rows = ()
     """At the end, the mean over the trials: how many standard errors a pair's help stands above the middle one's; empty where
     lambda did not move on evidence."""
+    answer: Answer | None = None
+    """The arm that the search has come to; None where it had no arms."""
 
     @property
     def known(self) -> int:
@@ -102,13 +111,16 @@ def standing(study: StudyConfig, folder: StudyFolder) -> Standing:
         planned["search"] = Counter(status.spec.method for status in statuses if status.spec.kind == "search")
     else:
         planned["search"] = Counter({name: each.trials for name, each in searches(study, (1, 1)).items()})
+    raced = Counter(spec.method for spec in race_specs(study, folder, study.search.method).values())
+    searching = sum(planned["search"].values()) > sum(status.spec.kind == "search" for status in statuses)
+    planned["race"] = Counter() if searching else raced
     goal = study.task.goal
     counts = {
         kind: {name: _count(folder, statuses, kind, name, planned[kind][name], goal) for name in planned[kind]}
         for kind in planned
     }
     state: Literal["finished", "running", "unfinished"] = "finished" if finished else "unfinished"
-    return Standing("running" if folder.is_driven() else state, counts["search"], counts["compare"], goal)
+    return Standing("running" if folder.is_driven() else state, counts["search"], counts["race"], counts["compare"], goal)
 
 
 def is_finished(study: StudyConfig, folder: StudyFolder, statuses: Sequence[TrialStatus]) -> bool:
@@ -126,16 +138,23 @@ def is_finished(study: StudyConfig, folder: StudyFolder, statuses: Sequence[Tria
 def learned_weights(study: StudyConfig, folder: StudyFolder) -> Learned | None:
     """Reads the pair weights of the first method of the comparison that learns them, else of the best trial of a search.
 
-    None without either.
+    None without either. Where the search has come to an arm that holds its weights, they are those that it holds.
     """
+    found = answer(study, folder, study.search.method)
     for method in method_names(study):
         ids = [trial for trial, (name, _) in compared_ids(study).items() if name == method]
         done = [trial for trial in ids if (status := folder.status(trial)) and status.state == "completed"]
         results = [folder.result(trial) for trial in done]
-        if results and results[0].config.weighting.learning:
-            return _learned(method, done, results, compared=True)
+        if results and results[0].held_mean and (results[0].config.weighting.learning or has_arm(folder, done[0])):
+            return _learned(method, done, results, found if method == study.search.method else None, compared=True)
     best: list[tuple[TrialSpec, TrialResult]] = learned_trials(study, folder)[:1]
-    return next((_learned(spec.method, [spec.id], [result], compared=False) for spec, result in best), None)
+    return next((_learned(spec.method, [spec.id], [result], found, compared=False) for spec, result in best), None)
+
+
+def has_arm(folder: StudyFolder, trial: str) -> bool:
+    """Whether the trial is of a method whose search has arms: it may hold weights that were found, not learned."""
+    status = folder.status(trial)
+    return status is not None and ARM in status.spec.settings
 
 
 def searched_points(folder: StudyFolder, goal: Goal) -> dict[str, list[dict[str, object]]]:
@@ -166,7 +185,9 @@ def _count(folder: StudyFolder, statuses: Sequence[TrialStatus], kind: str, meth
     return Count(min(len(ended), planned), planned, goal.best(scores))
 
 
-def _learned(method: str, trials: Sequence[str], results: Sequence[TrialResult], *, compared: bool) -> Learned:
+def _learned(
+    method: str, trials: Sequence[str], results: Sequence[TrialResult], found: Answer | None, *, compared: bool
+) -> Learned:
     held: Any = np.array([result.held_mean for result in results])
     epochs = results[0].records
     course: Any = np.mean([[record.weights for record in result.records] for result in results], axis=0)
@@ -182,6 +203,7 @@ def _learned(method: str, trials: Sequence[str], results: Sequence[TrialResult],
         epochs=tuple(record.epoch for record in epochs),
         course=tuple(map(_rows, course)),
         updates=results[0].updates,
+        answer=found,
         t_values=_rows(np.mean([result.last.t_values for result in results], axis=0)) if results[0].last.t_values else (),
     )
 

@@ -1,4 +1,4 @@
-"""The trials of a comparison: at which settings each method runs, and which trials are left."""
+"""The trials of a race and of a comparison: at which settings each runs, and which are left."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,8 @@ from kd_hpo.config.load import method_names
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.design.trials import Searched, acting_paths, compared_ids
-from kd_hpo.study.results.best import best_searched, searched_trials, start_of_seeds
+from kd_hpo.study.results.arms import race_specs, searched_trials, winner
+from kd_hpo.study.results.best import start_of_seeds
 from kd_hpo.study.results.comparison import Comparison
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 
@@ -32,6 +33,12 @@ def trials_to_compare(study: StudyConfig, folder: StudyFolder, searched: Mapping
     return left
 
 
+def trials_to_race(study: StudyConfig, folder: StudyFolder) -> list[TrialSpec]:
+    """The trials of the race of the search's arms that are left; none before the search has ended."""
+    ended = ended_ids(folder)
+    return [spec for trial, spec in race_specs(study, folder, study.search.method).items() if trial not in ended]
+
+
 def ended_ids(folder: StudyFolder) -> set[str]:
     """The ids of the trials that have completed or failed."""
     return {status.spec.id for status in folder.statuses() if status.state in ("completed", "failed")}
@@ -49,13 +56,13 @@ def best_settings(
     for status in folder.statuses():
         if (status.spec.kind, status.spec.method, status.state) == ("compare", method, "completed"):
             return status.spec.settings
-    if study.search.trials and best_searched(study, folder, study.search.method) is None:
+    if study.search.trials and winner(study, folder, study.search.method) is None:
         why = first_failure(folder, study.search.method)
         raise StudyError(f"no trial of the search was completed, so there is nothing to compare or export{why}")
     if method in searched:
-        best = best_searched(study, folder, method)
+        best = winner(study, folder, method)
         return best.spec.settings if best else None
-    best = best_searched(study, folder, study.search.method) if study.search.trials else None
+    best = winner(study, folder, study.search.method) if study.search.trials else None
     return {path: best.spec.settings[path] for path in acting_paths(study, method)} if best else {}
 
 

@@ -40,7 +40,7 @@ from kd_hpo.study.run.checks import (
     refuse_other_settings,
     settle_settings,
 )
-from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare
+from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare, trials_to_race
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
 from kd_hpo.study.run.status_keeper import StatusKeeper
@@ -50,7 +50,7 @@ from kd_hpo.study.search.method_search import MethodSearch
 from kd_hpo.study.search.samplers import learns_nothing, require_sampler
 from kd_hpo.study.search.searcher import PruningStopper, StudySearch
 from kd_hpo.study.status_line import status_line
-from kd_hpo.study.store.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.study.tracking.best_student import export_best_student
 from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
@@ -145,6 +145,7 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
                         console.print(Text(warning, style="yellow"))
                     tell_failures(folder, console, told)  # a process that outlived its driver wrote so meanwhile
                     search(study, folder, searched, worker, board)
+                    race_arms(study, folder, worker, board)
                     compare_methods(study, folder, searched, worker, board)
             with status_line(console) as progress:
                 open_test_split(study, folder, prepared, progress)
@@ -205,7 +206,9 @@ def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable
 
 
 def trials_left(study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched]) -> bool:
-    return searches_left(folder, searched) > 0 or not set(compared_ids(study)) <= ended_ids(folder)
+    if searches_left(folder, searched) or trials_to_race(study, folder):
+        return True
+    return not set(compared_ids(study)) <= ended_ids(folder)
 
 
 def searches_left(folder: StudyFolder, searched: Mapping[str, Searched]) -> int:
@@ -260,16 +263,34 @@ def compare_methods(
     board: ProgressReporters,
 ) -> None:
     """Runs every method once a seed at its settings, those trials that are left."""
-    left = trials_to_compare(study, folder, searched)
-    if not left:
+    run_planned(study, folder, "compare", trials_to_compare(study, folder, searched), worker, board)
+    if lost := set(compared_ids(study)) - ended_ids(folder):
+        raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(compared_ids(study))} trials to go")
+
+
+def race_arms(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], board: ProgressReporters) -> None:
+    """Runs the best arms of the search once more at each seed of the race, those trials that are left."""
+    run_planned(study, folder, "race", trials_to_race(study, folder), worker, board)
+    if lost := trials_to_race(study, folder):
+        raise Interrupted(f"the race of the arms was stopped with {len(lost)} trials to go")
+
+
+def run_planned(
+    study: StudyConfig,
+    folder: StudyFolder,
+    title: str,
+    specs: list[TrialSpec],
+    worker: Callable[..., None],
+    board: ProgressReporters,
+) -> None:
+    """Runs trials that are all known before the first one starts."""
+    if not specs:
         return
-    with board("compare", len(left)) as told:
-        space = {"spec": tune.grid_search([spec.model_dump(mode="json") for spec in left])}
+    with board(title, len(specs)) as told:
+        space = {"spec": tune.grid_search([spec.model_dump(mode="json") for spec in specs])}
         # Not TuneConfig's max_concurrent_trials, which this generator does not heed.
         searcher = BasicVariantGenerator(max_concurrent=study.resources.concurrent_trials or 0)
         run_trials(study, folder, worker, told, 1, searcher, space)
-    if lost := set(compared_ids(study)) - ended_ids(folder):
-        raise Interrupted(f"the comparison was stopped with {len(lost)} of {len(compared_ids(study))} trials to go")
 
 
 def run_trials(

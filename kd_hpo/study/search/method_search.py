@@ -76,7 +76,9 @@ class MethodSearch:
         self._sampler, self._trials = sampler, search.trials
         self._judged = judged or (lambda spec: folder.records(spec.id))
         self._space, self._sampler_seed = distributions(search.space), sampler_seed
-        self._first = {path: value for path, value in search.first.items() if gives(search.space[path], value)}
+        self._first = [
+            {path: value for path, value in first.items() if gives(search.space[path], value)} for first in search.first
+        ]
         self._study = optuna.create_study(
             storage=storage,
             study_name=search.method,
@@ -98,9 +100,11 @@ class MethodSearch:
         if self._unfinished:
             return self._asked(self._running(self._unfinished.pop(0)))
         trials = self._study.get_trials(deepcopy=False)
-        if not trials and self._first:
-            self._study.enqueue_trial(self._first)
-        self._sample_for(sum(trial.state != TrialState.WAITING for trial in trials))
+        asked = sum(trial.state != TrialState.WAITING for trial in trials)
+        first = self._first[len(latest_runs(trials)) :][:1] if asked == len(trials) else []  # else one waits to be run again
+        for settings in filter(None, first):
+            self._study.enqueue_trial(settings)
+        self._sample_for(asked)
         with warnings.catch_warnings():  # a Gaussian process takes the worst finite value for the worst one, and says so
             warnings.filterwarnings("ignore", "Clip non-finite values")
             return self._asked(self._study.ask(fixed_distributions=self._space))

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError, model_validator
 
+from kd_hpo.config.search import ArmName
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import Name
 from kd_hpo.config.trial import TrialConfig
@@ -15,8 +16,8 @@ from kd_hpo.trial.result import LayerRecord, Rows
 
 Matrix = Annotated[tuple[Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)], ...], Field(min_length=1)]
 SCHEMA = Path(__file__).with_name("export.schema.json")
-VERSION: Final = 2
-"""Of what is written. 1 had no trajectory and no count, and is read."""
+VERSION: Final = 3
+"""Of what is written. 1 had no trajectory and no count, 2 no answer of arms; both are read."""
 _TOLERANCE = 1e-3
 MAX_BYTES = 2**26
 """Of a file: thousands of matrices of networks with a hundred layers each."""
@@ -90,15 +91,34 @@ class ExportedMatrix(Settings):
         return self
 
 
+class ExportedAnswer(Settings):
+    """The arm that the study's search has come to: its trials' matrices are the first of the file, where it has pairs."""
+
+    arm: ArmName
+    learns: bool
+    """Whether lambda moves in it; where it does not, the arm is a control, and its matrix is held."""
+    seeds: int
+    """Of the race of the arms; 0 where there was none."""
+    ahead: float | None
+    """The best arm that learns lambda less the best control, of the task's metric on `val`, over these seeds: what there was to
+    find; null where it is not known."""
+    error: float | None
+    """Its standard error; null of fewer than two seeds."""
+    learning: ArmName | None
+    control: ArmName | None
+
+
 class Export(Settings):
-    """The best learned matrices of a study, best first."""
+    """The best matrices of a study, best first: learned ones, and those that its answer holds."""
 
     kind: Literal["kd_hpo export"] = "kd_hpo export"
-    schema_version: Literal[1, 2] = VERSION
+    schema_version: Literal[1, 2, 3] = VERSION
     study: Name
     created: str
     test_opened: NonNegativeInt = 0
     """How often `kd-hpo apply --test` has opened the test split for a student of this file."""
+    answer: ExportedAnswer | None = None
+    """Null where the search had no arms, and in exports of earlier versions."""
     matrices: Annotated[tuple[ExportedMatrix, ...], Field(min_length=1)]
 
 

@@ -1,5 +1,6 @@
 """The folder where a study keeps its files: it is the record of the study, which a tracker mirrors."""
 
+import json
 import re
 import time
 import uuid
@@ -35,8 +36,8 @@ class TrialSpec(Settings):
     """The plan of a trial of a study: which method, which outer settings, which seed."""
 
     id: TrialId
-    """uniform-t007 in the search of a method; uniform-s1 in the comparison."""
-    kind: Literal["search", "compare"]
+    """uniform-t007 in the search of a method; hetero-diagonal-s200000 in the race of its arms; uniform-s1 in the comparison."""
+    kind: Literal["search", "race", "compare"]
     method: Name
     seed: int
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -87,6 +88,15 @@ class TrackedRun(Settings):
     """Its name, such as mlflow."""
     run: str
     """What it calls the run: an id that means nothing to another tracker."""
+
+
+def _before_arms(settings: Path) -> bool:
+    """Whether an earlier version wrote them, whose searches had no arms: what is written has all that a search may have."""
+    try:
+        written = json.loads(settings.read_bytes())
+    except ValueError:  # a study file that somebody put there
+        return False
+    return isinstance(written, dict) and "arms" not in written.get("search", {"arms"})
 
 
 class _Records(RootModel[list[EpochRecord]]):
@@ -157,7 +167,10 @@ class StudyFolder:
             there = sorted(p.parent.name for p in self.root.parent.glob("*/study.yaml"))
             known = f"; there are {', '.join(there)}" if there else ""
             raise StudyError(f"no study {self.root.name!r} in {self.root.parent}{known}. Start one with `kd-hpo run STUDY.yaml`")
-        return read_settings(StudyConfig, self.settings).replace(runs=self.root.parent)
+        study = read_settings(StudyConfig, self.settings).replace(runs=self.root.parent)
+        if _before_arms(self.settings):
+            return study.replace(search=study.search.replace(arms=()).model_dump())
+        return study
 
     @property
     def code_file(self) -> Path:

@@ -12,7 +12,7 @@ from kd_hpo.config.task import Goal
 from kd_hpo.study.report.comparison import comparison_in_markdown
 from kd_hpo.study.report.escaping import in_code, in_markdown
 from kd_hpo.study.report.matrix import matrix_in_markdown
-from kd_hpo.study.report.sentences import whose
+from kd_hpo.study.report.sentences import what_it_came_to, whose
 from kd_hpo.study.report.words import capital, number, p_value, with_spread
 from kd_hpo.study.results.comparison import Comparison, MethodScores, spread
 from kd_hpo.study.results.pairs import strongest_pairs
@@ -102,6 +102,8 @@ def summary_note(comparison: Comparison, learned: Learned | None, ranking: Ranki
     compared = learned is not None and learned.compared
     lines = [verdict(comparison, learned.method) if learned and compared else "No method of the comparison has learned lambda."]
     lines += [_roomy(comparison_in_markdown(comparison))]
+    if learned and learned.answer:
+        lines.append(" ".join(what_it_came_to(learned.answer, comparison.goal)))
     if learned:
         lines += [f"**Learned lambda** ({whose(learned)}):", _roomy(_matrix(learned))]
     lines += why(ranking, experiment)

@@ -16,7 +16,7 @@ from kd_hpo.study.tracking.runs import RunLog, all_runs, experiment_link, open_e
 from kd_hpo.study.tracking.tracker import Ending, KnownRun
 from kd_hpo.study.tracking.uri import NAME, follows_environment, given_uri, told_uri, tracking_uri
 
-_KINDS = ("search", "compare")
+_KINDS = ("search", "race", "compare")
 
 
 class MlflowTracker:

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from PIL import Image
 
+from kd_hpo.config.arms import ARM
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.task import Classification, Goal
 from kd_hpo.config.weightings import Weighting
@@ -330,8 +331,9 @@ def start_of(weighting: Weighting, T: int, S: int) -> Rows:
 
 
 def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:
-    about = {"kd.study": study.name, "kd.kind": spec.kind, "kd.method": spec.method, "kd.state": "running"}
-    return about | {_METRIC: study.task.goal.metric, _MODE: study.task.goal.mode}
+    tags = {"kd.study": study.name, "kd.kind": spec.kind, "kd.method": spec.method, "kd.state": "running"}
+    tags |= {_METRIC: study.task.goal.metric, _MODE: study.task.goal.mode}
+    return tags | ({"kd.arm": spec.settings[ARM]} if ARM in spec.settings else {})
 
 
 def goal_of(tags: Mapping[str, str]) -> Goal:

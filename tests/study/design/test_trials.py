@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from kd_hpo.config.arms import ARM
 from kd_hpo.config.methods import METHODS
-from kd_hpo.config.study import DEFAULT_SPACE, LogUniformRange, StudyConfig, UniformRange, gives
+from kd_hpo.config.study import DEFAULT_SPACE, Choice, LogUniformRange, StudyConfig, UniformRange, gives
 from kd_hpo.config.weightings import CrossLayerAttention, FixedMatrix, LearnedWeights, NoPairs, Uniform
 from kd_hpo.errors import ConfigError
 from kd_hpo.study.design.trials import acting_paths, as_matrix, compared_ids, method_of, searches, space_of, trial_config, untried
@@ -144,15 +145,15 @@ def test_each_method_has_its_own_search_and_the_searched_one_its_budget(tmp_path
 def test_a_search_starts_from_what_the_file_makes_of_the_method(tmp_path: Path) -> None:
     study = study_of(tmp_path, "ce", "at", "kd", kd={"weight": 0.7}, search={"trials": 0}, compare={"tune": 2})
     first = {name: search.first for name, search in searches(study, SHAPE).items()}
-    assert first["ce"] == {"training.optimizer.lr": study.training.optimizer.lr}
-    assert first["kd"]["kd.weight"] == first["at"]["kd.weight"] == 0.7
-    assert first["at"]["pairs.strength"] == 3_000
+    assert first["ce"][0] == {"training.optimizer.lr": study.training.optimizer.lr}
+    assert first["kd"][0]["kd.weight"] == first["at"][0]["kd.weight"] == 0.7
+    assert first["at"][0]["pairs.strength"] == 3_000
 
 
 def test_a_search_of_all_weights_starts_at_equal_ones_or_at_those_that_are_given(tmp_path: Path) -> None:
     given = {"name": "given", "base": "tpe_lambda", "set": {"weighting": {"kind": "fixed", "matrix": [[4, 0], [1, 0], [2, 3]]}}}
     study = study_of(tmp_path, "tpe_lambda", given, search={"trials": 0, "space": LR}, compare={"tune": 2})
-    found = {name: trial_config(study, spec_of(name, **search.first)) for name, search in searches(study, SHAPE).items()}
+    found = {name: trial_config(study, spec_of(name, **search.first[0])) for name, search in searches(study, SHAPE).items()}
     assert found["tpe_lambda"].weighting == FixedMatrix(matrix=((0.5, 0.5),) * 3)
     assert found["given"].weighting == FixedMatrix(matrix=((1, 0), (0.25, 0), (0.5, 0.75)))
     assert {config.training.optimizer.lr for config in found.values()} == {study.training.optimizer.lr}
@@ -163,7 +164,7 @@ def test_a_search_of_some_weights_starts_at_the_matrix_of_the_file(tmp_path: Pat
     weighting = {"kind": "fixed", "matrix": [[1, 1], [0.3, 1], [1, 1]]}
     search = {"trials": 2, "method": "as_given", "space": space}
     found = searches(study_of(tmp_path, "ce", weighting=weighting, search=search), SHAPE)["as_given"]
-    assert found.first == {"weighting.matrix.1.0": 0.3, "training.optimizer.lr": 0.05}
+    assert found.first[0] == {"weighting.matrix.1.0": 0.3, "training.optimizer.lr": 0.05}
 
 
 def test_choices_hold_the_files_own_value_however_it_is_written_and_what_they_do_not_hold_is_told(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_choices_hold_the_files_own_value_however_it_is_written_and_what_they_do
     search = {"trials": 2, "method": LEARNED, "space": space}
     found = searches(study_of(tmp_path, LEARNED, search=search), SHAPE)[LEARNED]
     for path in ("student.network", "student.layers", "weighting.keep"):
-        assert gives(found.space[path], found.first[path])
+        assert gives(found.space[path], found.first[0][path])
     (told,) = untried([found])
     assert told.startswith("training.batch_size is 32") and f"the search of {LEARNED}" in told
 
@@ -265,3 +266,36 @@ def test_some_cells_of_a_matrix_that_is_given(tmp_path: Path) -> None:
     assert set(space_of(study, "tpe", SHAPE)) == {"training.optimizer.lr", "weighting.matrix.1.0"}
     config = trial_config(study, spec_of("tpe", **{"weighting.matrix.1.0": 0.25, "training.optimizer.lr": 0.1}))
     assert config.weighting == FixedMatrix(matrix=((1, 1), (0.25, 1), (1, 1)))
+
+
+# arms
+
+
+def armed(tmp_path: Path, **search: object) -> StudyConfig:
+    given = {"trials": 8, "arms": ["learned", "kd", "few"], **search}
+    return study_of(tmp_path, LEARNED, {"name": "mine", "base": LEARNED, "set": {}}, search=given, compare={"tune": 2})
+
+
+def test_the_first_trials_of_the_search_that_is_named_are_its_arms(tmp_path: Path) -> None:
+    found = searches(armed(tmp_path), SHAPE)
+    assert [first[ARM] for first in found[LEARNED].first] == ["learned", "kd", "few"]
+    assert {first["kd.weight"] for first in found[LEARNED].first} == {1.0}
+    assert found[LEARNED].space[ARM] == Choice(values=("learned", "kd", "few"))
+    assert ARM not in found["mine"].space and len(found["mine"].first) == 1
+    assert [first[ARM] for first in searches(armed(tmp_path, trials=2), SHAPE)[LEARNED].first] == ["learned", "kd"]
+    assert ARM not in searches(armed(tmp_path, arms=[]), SHAPE)[LEARNED].space
+    assert untried(found.values()) == []
+
+
+def test_an_arm_is_over_all_that_was_searched(tmp_path: Path) -> None:
+    study, searched = armed(tmp_path), {**SEARCHED, "pairs.strength": 6.0}
+    alone = trial_config(study, spec_of(**searched, **{ARM: "kd"}))
+    assert alone.weighting == NoPairs() and alone.kd.weight == 1.7 and alone.training.optimizer.lr == 0.03
+    few = trial_config(study, spec_of(**searched, **{ARM: "few"}))
+    assert few.weighting == LearnedWeights(step=0.2, pairing="one_to_one", keep="half")
+    assert trial_config(study, spec_of(**searched, **{ARM: "weak"})).pairs.strength == pytest.approx(2.0)
+
+
+def test_an_arm_that_holds_its_weights_starts_from_none(tmp_path: Path) -> None:
+    spec = spec_of(**SEARCHED, **{ARM: "uniform"}).replace(start=((0.5, 0.5), (0.0, 0.0), (0.0, 0.0)))
+    assert trial_config(armed(tmp_path), spec).weighting == Uniform()

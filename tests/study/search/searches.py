@@ -36,7 +36,7 @@ def method_search(
     *,
     method: str = "kd",
     trials: int = 8,
-    first: dict[str, Any] | None = None,
+    first: tuple[dict[str, Any], ...] = (),
     goal: Goal = Classification.goal,
     sampler: Sampler = Tpe(),  # noqa: B008
     scheduler: Scheduler = NoScheduler(),  # noqa: B008
@@ -44,7 +44,7 @@ def method_search(
     **options: Any,
 ) -> MethodSearch:
     return MethodSearch(
-        Searched(method, trials, space, first or {}),
+        Searched(method, trials, space, first),
         folder,
         journal(folder.optuna),
         goal=goal,

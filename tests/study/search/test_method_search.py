@@ -54,14 +54,14 @@ def test_lambda_starts_where_the_best_trial_so_far_has_it_and_stays_so_in_a_tria
 
 def test_first_trial_has_the_settings_of_the_file_as_far_as_the_space_allows(folder: StudyFolder) -> None:
     first = {"training.optimizer.lr": 0.05, "kd.weight": 9.0, "pairs.balance.every": 30, "pairs.logits": "inside"}
-    search = driver(folder, first=first)
+    search = driver(folder, first=(first,))
     settings = [suggested(search, ray_id).settings for ray_id in "ab"]
     assert {path: settings[0][path] for path in first if path != "kd.weight"} == {
         path: value for path, value in first.items() if path != "kd.weight"
     }
     assert 0.5 <= settings[0]["kd.weight"] <= 2.0  # 9 is outside
     assert settings[1]["training.optimizer.lr"] != 0.05
-    again = driver(folder, first=first)
+    again = driver(folder, first=(first,))
     assert [suggested(again, ray_id).settings for ray_id in "xy"] == settings
     assert suggested(again, "z").settings["training.optimizer.lr"] != 0.05
 
@@ -343,3 +343,18 @@ def test_under_hyperband_a_driver_that_has_judged_no_trial_yet_suggests_what_the
     shutil.copytree(folder.root, other := folder.root.with_name("other"))
     again = driver(StudyFolder(other), trials=20, **options)
     assert suggested(again, "x") == suggested(search, "x")
+
+
+def test_first_trials_come_in_their_order_and_none_is_lost_or_doubled_by_a_driver_that_dies(folder: StudyFolder) -> None:
+    arms = tuple({"kd.weight": weight} for weight in (0.6, 0.9, 1.2, 1.5))
+    one = driver(folder, first=arms)
+    specs = [suggested(one, ray_id) for ray_id in "ab"]
+    on_disk(folder, specs[0], "failed", [])
+    one.on_trial_complete("a", {}, error=True)
+    on_disk(folder, specs[1], "running", [0.3])
+    ask_again(folder, "kd")  # the failed one waits, with the settings that it had
+    two = driver(folder, first=arms)
+    given = [suggested(two, ray_id) for ray_id in "cdefg"]
+    assert [spec.id for spec in given] == ["kd-t001", "kd-t000", "kd-t003", "kd-t004", "kd-t005"]
+    assert [spec.settings["kd.weight"] for spec in given[:4]] == [0.9, 0.6, 1.2, 1.5]
+    assert given[4].settings["kd.weight"] not in (0.6, 0.9, 1.2, 1.5)
