@@ -11,7 +11,8 @@ from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.report.list_studies import _best_method
 from kd_hpo.study.report.plots import search_figure, settings_figure
 from kd_hpo.study.report.report import best_in_words
-from kd_hpo.study.results.best import best_searched, learned_trials
+from kd_hpo.study.results.arms import winner
+from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.comparison import Comparison, MethodScores, Scores, mean_ranks
 from kd_hpo.study.results.significance import against_controls
 from kd_hpo.study.results.standing import searched_points, standing
@@ -61,7 +62,7 @@ def test_the_best_epoch_is_the_earliest_of_the_lowest() -> None:
 
 def test_the_best_trial_is_the_lowest(folder: StudyFolder, tmp_path: Path) -> None:
     study = digits_study(tmp_path)
-    best = best_searched(study, folder, "hetero")
+    best = winner(study, folder, "hetero")
     assert best is not None and best.spec.id == "hetero-t001"
     assert [spec.id for spec, _ in learned_trials(study, folder)] == ["hetero-t001", "hetero-t002", "hetero-t000"]
     assert standing(study, folder).best == standing(study, folder).search["hetero"].best == 0.2

@@ -308,8 +308,7 @@ def all_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
     while True:
         page = client.search_runs([experiment], max_results=1000, page_token=token)
         yield from page
-        token = page.token
-        if not token:
+        if not (token := page.token):
             return
 
 
