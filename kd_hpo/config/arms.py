@@ -26,6 +26,8 @@ class Arm:
     """Whether lambda moves in its trials; where it does not, the arm is a control."""
     change: Callable[[TrialConfig], TrialConfig]
     """Of a trial whose lambda is learned."""
+    confined: bool = False
+    """Whether it confines lambda to some pairs, as a weighting of one's own may not allow."""
 
 
 def _held(weighting: Settings) -> Callable[[TrialConfig], TrialConfig]:
@@ -45,18 +47,23 @@ ARMS: dict[ArmName, Arm] = {
     "kd": Arm("no pairs", False, _held(weightings.NoPairs())),
     "uniform": Arm("equal weights, held", False, _held(weightings.Uniform())),
     "diagonal": Arm("the diagonal, held", False, _held(weightings.SameDepth())),
-    "one_to_one": Arm("lambda of an assignment of layers", True, _learned(pairing="one_to_one", keep=None)),
-    "few": Arm("lambda of half an assignment of layers", True, _learned(pairing="one_to_one", keep="half")),
+    "one_to_one": Arm("lambda of an assignment of layers", True, _learned(pairing="one_to_one", keep=None), confined=True),
+    "few": Arm("lambda of half an assignment of layers", True, _learned(pairing="one_to_one", keep="half"), confined=True),
     "weak": Arm("lambda at a third of the strength", True, _weak),
 }
 
 
 def arms_of(trial: TrialConfig, names: tuple[ArmName, ...]) -> tuple[ArmName, ...]:
-    """Gives those of the arms that make trials of their own of a trial: of two that make the same one, the first."""
-    if not isinstance(trial.weighting, weightings.LearnedWeights):
+    """Gives those of the arms that make trials of their own of a trial: of two that make the same one, the first.
+
+    There are none of a trial that learns no lambda.
+    """
+    if trial.weighting.learning is None:
         return ()
     made: dict[ArmName, TrialConfig] = {}
     for name in names:
+        if ARMS[name].confined and not trial.weighting.confinable:
+            continue
         changed = ARMS[name].change(trial)
         if changed not in made.values():
             made[name] = changed

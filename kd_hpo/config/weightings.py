@@ -22,6 +22,11 @@ class _Weighting(Settings):
         """How lambda moves along its hypergradient; None where it does not."""
         return None
 
+    @property
+    def confinable(self) -> bool:
+        """Whether settings confine it to some of the pairs: `pairing` and `keep`."""
+        return False
+
 
 class NoPairs(_Weighting):
     kind: Literal["none"] = "none"
@@ -211,6 +216,10 @@ class LearnedWeights(Learning):
     @property
     def gathers(self) -> float | None:
         return self.gather if self.evidence else None
+
+    @property
+    def confinable(self) -> bool:
+        return True
 
 
 class OwnWeighting(Learning):

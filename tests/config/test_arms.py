@@ -40,5 +40,10 @@ def test_an_arm_that_makes_the_same_trial_as_another_one_is_left_out() -> None:
     assert arms_of(assigned, ("learned", "one_to_one", "few")) == ("learned", "few")
 
 
+def test_a_weighting_of_ones_own_is_not_confined() -> None:
+    own = digits_trial(weighting={"kind": "callable", "callable": "a.module:weighting"})
+    assert arms_of(own, Search().arms) == ("learned", "kd", "uniform", "diagonal", "weak")
+
+
 def test_a_trial_that_learns_no_lambda_has_no_arms() -> None:
     assert arms_of(digits_trial(weighting=Uniform()), Search().arms) == ()

@@ -2,7 +2,7 @@
 
 from kd_hpo.config.arms import ARM
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.weightings import Matrix, NoPairs, Uniform
+from kd_hpo.config.weightings import Matrix
 from kd_hpo.study.results.arms import answer, best_by_search, winner
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.trial.result import TrialResult
@@ -29,9 +29,8 @@ def start_of_lambda(study: StudyConfig, folder: StudyFolder, method: str) -> Mat
     if not study.search.carry_lambda or not (best := best_by_search(study, folder, method)):
         return None
     spec, result = best[0].spec, folder.result(best[0].spec.id)
-    if isinstance(result.config.weighting, Uniform | NoPairs):  # equal weights are what lambda starts from anyway
-        return None
-    return result.held_mean if result.config.weighting.learning or ARM in spec.settings else None
+    told = len({weight for row in result.held_mean for weight in row}) > 1  # equal weights are what lambda starts from anyway
+    return result.held_mean if result.config.weighting.learning or (told and ARM in spec.settings) else None
 
 
 def start_of_seeds(study: StudyConfig, folder: StudyFolder, method: str) -> Matrix | None:

@@ -75,6 +75,19 @@ def test_the_chosen_student_is_the_best_on_val_and_its_weights_are_kept(applied:
     assert {form: each["last"]["val"] for form, each in document["forms"].items()} == {f: v[0] for f, v in vals.items()}
 
 
+def test_a_student_without_pairs_is_tried_where_that_was_the_answer(runs: Path, cache: Path) -> None:
+    """On train and outer together, as one with held weights."""
+    content = json.loads((runs / "lambda.json").read_text())
+    of_arm = {"learns": False, "seeds": 2, "ahead": -0.1, "error": 0.01, "learning": "learned", "control": "kd"}
+    (runs / "alone.json").write_text(json.dumps(content | {"answer": {"arm": "kd", **of_arm}}))
+    (runs / "held.json").write_text(json.dumps(content | {"answer": {"arm": "uniform", **of_arm, "control": "uniform"}}))
+    tried = apply(runs / "alone.json", runs=runs, overrides=SHORT, folder=runs / "alone").forms
+    assert tuple(tried) == (*FORMS, "without")
+    config = configs_of(load_export(runs / "lambda.json").matrices[0], SHORT, "without")["without"]
+    assert tried["without"] == run_trial(config, lambda _: None, cache=cache, prepared=prepare(config, cache, outer_trains=True))
+    assert "without" not in apply(runs / "held.json", runs=runs, overrides=SHORT, folder=runs / "held").forms
+
+
 def results(applied: Applied) -> dict[Form, TrialResult]:
     return {form: each for form, each in applied.forms.items() if isinstance(each, TrialResult)}
 

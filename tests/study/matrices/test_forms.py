@@ -81,8 +81,16 @@ def test_forms_are_those_that_the_export_holds_what_they_need_for(entry: Exporte
     assert forms_of(fixed) == ("held", "replayed")
     with pytest.raises(ExportError, match="cannot be learned: lambda was not learned"):
         forms_of(fixed, "learned")
-    with pytest.raises(ExportError, match="no form 'rushed'; there are held, replayed, learned"):
+    assert forms_of(fixed.replace(trajectory=entry.trajectory[:1] * 3)) == ("held",)  # replayed, it would be the same
+    assert forms_of(entry, without=True) == (*FORMS, "without") and forms_of(entry, "without") == ("without",)
+    with pytest.raises(ExportError, match="no form 'rushed'; there are held, replayed, learned, without"):
         forms_of(entry, "rushed")  # type: ignore[arg-type]
+
+
+def test_without_pairs_is_the_trial_without_pairs(entry: ExportedMatrix) -> None:
+    alone = applied_config(entry, (), "without")
+    assert alone.weighting.kind == "none"
+    assert alone.replace(weighting=entry.config.weighting.model_dump(), seed=entry.config.seed) == entry.config
 
 
 def test_settings_of_lambda_act_on_the_form_that_learns_it(entry: ExportedMatrix) -> None:

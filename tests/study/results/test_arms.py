@@ -7,11 +7,13 @@ import pytest
 from kd_hpo.config.arms import ARM
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.design.trials import searches, trial_config
+from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.results.arms import RACED, answer, race_specs, runners, winner
-from kd_hpo.study.results.best import learned_trials, seed_of_searches
+from kd_hpo.study.results.best import learned_trials, seed_of_searches, start_of_lambda
 from kd_hpo.study.results.standing import learned_weights, standing
 from kd_hpo.study.run.comparison import best_settings, trials_to_compare, trials_to_race
 from kd_hpo.study.run.retry import retry_failed
+from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from tests.conftest import digits_study
 from tests.study.helpers import LEARNED, UNIFORM, add_completed, record, result_of
@@ -126,6 +128,16 @@ def test_the_answers_matrices_come_first_held_ones_too(study: StudyConfig, folde
     assert {spec.settings[ARM] for spec, _ in learned_trials(study, folder)} == {"learned"}  # no control's
 
 
+def test_the_export_says_what_the_search_has_come_to(study: StudyConfig, folder: StudyFolder, tmp_path: Path) -> None:
+    search(study, learned=0.5, uniform=0.7)
+    race(study, uniform=[0.6, 0.6], learned=[0.2, 0.2])
+    export_study(study, folder, tmp_path / "lambda.json", top=3)
+    export = load_export(tmp_path / "lambda.json")
+    assert export.answer is not None and (export.answer.arm, export.answer.learns) == ("uniform", False)
+    assert (export.answer.ahead, export.answer.error) == (pytest.approx(-0.4), 0.0)
+    assert [entry.held_mean for entry in export.matrices] == [UNIFORM, UNIFORM, UNIFORM]  # of its search, and of its race
+
+
 def test_seeds_of_the_comparison_are_of_the_answer_and_show_what_it_holds(study: StudyConfig, folder: StudyFolder) -> None:
     search(study, learned=0.5, uniform=0.7)
     race(study, uniform=[0.6, 0.6], learned=[0.2, 0.2])
@@ -147,3 +159,15 @@ def test_without_pairs_as_the_answer_the_best_matrix_is_shown_with_it(study: Stu
     add(study, spec, 0.6)
     shown = learned_weights(study, folder)
     assert shown is not None and not shown.compared and shown.answer is not None and shown.answer.arm == "kd"
+
+
+def test_lambda_goes_on_from_a_control_that_is_the_best_so_far_unless_it_says_nothing(
+    study: StudyConfig, folder: StudyFolder
+) -> None:
+    carried = study.replace(search=study.search.replace(carry_lambda=True, arms=["learned", "uniform", "diagonal"]).model_dump())
+    search(carried, learned=0.5, uniform=0.7)
+    assert start_of_lambda(carried, folder, LEARNED) is None
+    spec = TrialSpec(id=f"{LEARNED}-t005", kind="search", method=LEARNED, seed=0, settings={ARM: "diagonal", "kd.weight": 1.0})
+    diagonal = ((0.5, 0.0), (0.0, 0.0), (0.0, 0.5))
+    add_completed(folder, spec, result_of([record(1, 0.9, diagonal)], trial_config(carried, spec)))
+    assert start_of_lambda(carried, folder, LEARNED) == diagonal

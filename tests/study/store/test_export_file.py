@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kd_hpo.errors import ExportError
-from kd_hpo.study.store.export_file import SCHEMA, Export, load_export
+from kd_hpo.study.store.export_file import SCHEMA, VERSION, Export, load_export
 
 EARLIER = Path(__file__).with_name("export-1.json")
 REGENERATE = """.venv/bin/python -c '
@@ -53,12 +53,21 @@ def test_file_that_the_first_version_wrote_is_read() -> None:
     jsonschema.validate(json.loads(EARLIER.read_text()), json.loads(SCHEMA.read_text()))
 
 
+def test_file_that_the_second_version_wrote_is_read(exported: Path, tmp_path: Path) -> None:
+    """It knew of no answer."""
+    content = json.loads(exported.read_text()) | {"schema_version": 2}
+    del content["answer"]
+    (tmp_path / "second.json").write_text(json.dumps(content))
+    assert load_export(tmp_path / "second.json").answer is None
+
+
 def test_file_of_a_later_version_is_refused_in_one_line_that_says_so(exported: Path, tmp_path: Path) -> None:
     """Whatever else it may hold that is not known here."""
-    content = json.loads(exported.read_text()) | {"schema_version": 3, "kind": "kd_hpo export", "more": 1}
+    content = json.loads(exported.read_text()) | {"schema_version": VERSION + 1, "kind": "kd_hpo export", "more": 1}
     content["matrices"][0]["more"] = {}
     (tmp_path / "later.json").write_text(json.dumps(content))
-    with pytest.raises(ExportError, match=r"^.*later\.json is an export of schema version 3, .* up to 2; install a newer one$"):
+    match = rf"^.*later\.json is an export of schema version {VERSION + 1}, .* up to {VERSION}; install a newer one$"
+    with pytest.raises(ExportError, match=match):
         load_export(tmp_path / "later.json")
 
 
@@ -79,8 +88,8 @@ def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (changed("schema_version", 0), r"schema_version.*1 or 2"),
-        (changed("schema_version", "3"), r"schema_version.*1 or 2"),
+        (changed("schema_version", 0), r"schema_version.*1, 2 or 3"),
+        (changed("schema_version", "3"), r"schema_version.*1, 2 or 3"),
         (changed("kind", "other"), r"kind.*kd_hpo export"),
         (changed("matrices", []), r"matrices.*at least 1"),
         (changed("matrices.0.weights.0.0", -0.5), r"matrices\.0\.weights\.0\.0.*greater than or equal to 0"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kd_hpo.errors import ExportError
-from kd_hpo.study.store.export_file import load_export
+from kd_hpo.study.store.export_file import VERSION, load_export
 from kd_hpo.study.store.openings import count_opening, openings
 
 
@@ -69,4 +69,4 @@ def test_a_file_of_an_earlier_version_counts_from_its_first_opening(file: Path, 
     del content["test_opened"]
     file.write_text(json.dumps(content))
     assert [count_opening(file, tmp_path / "records").count for _ in range(2)] == [1, 2]
-    assert load_export(file).schema_version == 2
+    assert load_export(file).schema_version == VERSION
