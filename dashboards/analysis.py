@@ -14,7 +14,7 @@ from optuna.trial import create_trial
 from scipy.stats import rankdata
 
 from kd_hpo.config.task import Goal
-from kd_hpo.study.results.comparison import paired, spread
+from kd_hpo.study.results.comparison import not_worse, paired, spread
 from kd_hpo.study.results.significance import holm
 
 LEAST_TRIALS = 5
@@ -67,17 +67,20 @@ def _as_sampled(value: object, among: BaseDistribution) -> Any:
     return float(str(value)) if isinstance(among, FloatDistribution) else str(value)
 
 
-def tests(scores: Mapping[str, Mapping[int, float]], against: str, goal: Goal) -> pd.DataFrame:
+def tests(scores: Mapping[str, Mapping[int, float]], against: str, goal: Goal, margin: float) -> pd.DataFrame:
     """A table of methods, the best mean first: mean, standard deviation, rank, and the paired difference to one of them.
 
-    p_value  of a paired t-test, two-sided; p_holm is corrected for the number of methods that are tested (Holm 1979)
+    p_value    of a paired t-test, two-sided; p_holm is corrected for the number of methods that are tested (Holm 1979)
+    not_worse  whether a method is worse than that one by no more than the margin: yes, no or unknown
     """
     rows = []
     for method, by_seed in scores.items():
         average, deviation = spread(by_seed.values())
         difference, p_value = paired(by_seed, scores[against]) if method != against else (np.nan, np.nan)
-        rows.append((method, len(by_seed), average, deviation, difference, p_value))
-    frame = pd.DataFrame(rows, columns=["method", "seeds", "mean", "deviation", "difference", "p_value"]).set_index("method")
+        told = not_worse(by_seed, scores[against], margin, goal)[0] if method != against else None
+        rows.append((method, len(by_seed), average, deviation, difference, p_value, told))
+    columns = ["method", "seeds", "mean", "deviation", "difference", "p_value", "not_worse"]
+    frame = pd.DataFrame(rows, columns=columns).set_index("method")
     frame["p_holm"] = holm(list(frame["p_value"]))
     frame["rank"] = _mean_ranks(scores, goal)
     return frame.sort_values("mean", ascending=goal.mode == "min")

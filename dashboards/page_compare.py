@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from kd_hpo.config.study import Compare
 from kd_hpo.config.task import Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.dashboards import figures
@@ -15,7 +16,10 @@ from kd_hpo.dashboards.parts import bound, chart, heading
 from kd_hpo.dashboards.tracked import StudyRuns, Tracking
 from kd_hpo.dashboards.words import count, plural
 from kd_hpo.study.report.escaping import in_streamlit
+from kd_hpo.study.report.sentences import what_it_came_to
 from kd_hpo.study.report.words import capital
+from kd_hpo.study.results.arms import Answer
+from kd_hpo.study.store.export_file import ExportedAnswer
 
 Scores = Mapping[str, Mapping[int, float]]
 
@@ -28,6 +32,8 @@ class Compared:
     titles: Mapping[str, str]
     control: str | None
     notes: tuple[str, ...]
+    margin: float = Compare().margin
+    """How much of the metric a method may lose and still be called not worse."""
 
 
 def show(tracked: Tracking, study: StudyRuns) -> None:
@@ -58,13 +64,13 @@ def show(tracked: Tracking, study: StudyRuns) -> None:
 
 
 def _table(scores: Scores, found: Compared, against: str, goal: Goal) -> None:
-    tested = tests(scores, against, goal)
+    tested = tests(scores, against, goal, found.margin)
     shown = tested.assign(
         method=[one_line(found.titles[str(method)]) for method in tested.index],
         score=[f"{row['mean']:.4f}" + (f" ± {row['deviation']:.4f}" if row["deviation"] == row["deviation"] else "")
                   for _, row in tested.iterrows()],
         verdict=[_verdict(row, goal) if method != against else "what is tested against" for method, row in tested.iterrows()],
-    )[["method", "score", "seeds", "rank", "difference", "p_value", "p_holm", "verdict"]]  # fmt: skip
+    )[["method", "score", "seeds", "rank", "difference", "p_value", "p_holm", "not_worse", "verdict"]]  # fmt: skip
     by = f"by {in_streamlit(goal.name)}, mean over the seeds; 1 is the best"
     shape = {
         "method": st.column_config.TextColumn("method", pinned=True),
@@ -73,6 +79,9 @@ def _table(scores: Scores, found: Compared, against: str, goal: Goal) -> None:
         "difference": st.column_config.NumberColumn("difference", format="%+.4f", help="mean over the seeds that both have"),
         "p_value": st.column_config.NumberColumn("p", format="%.4f", help="paired t-test, two-sided, not corrected"),
         "p_holm": st.column_config.NumberColumn("p (Holm)", format="%.4f", help="corrected for the number of methods"),
+        "not_worse": st.column_config.TextColumn(
+            "not worse", help=f"by {found.margin:g} or more: a paired t-test, one-sided at 5 %; a tie alone does not show that"
+        ),
     }
     st.dataframe(shown, hide_index=True, column_config=shape, placeholder="–", key="tests", alt="Tests of methods")
     st.caption(
@@ -128,7 +137,20 @@ def _from_summary(tracked: Tracking, study: StudyRuns) -> Compared | None:
     later = [trial for trial, row in compared.iterrows() if (row["method"], int(row["seed"])) not in known]
     if later:
         notes.append(f"{count(len(later), 'trial')} completed since the test split was opened; they come in when the study ends.")
-    return Compared(scores, {row["method"]: row["title"] for row in told["methods"]}, told["best_control"], tuple(notes))
+    titles = {row["method"]: row["title"] for row in told["methods"]}
+    margin = told.get("margin", Compare().margin)  # earlier versions wrote none
+    return Compared(scores, titles, told["best_control"], (*_answer(tracked, study), *notes), margin)
+
+
+def _answer(tracked: Tracking, study: StudyRuns) -> list[str]:
+    """What the search has come to, where it had arms."""
+    export: Any = tracked.json_artifact(study.summary, "lambda.json") if study.summary else None
+    if not (export or {}).get("answer"):
+        return []
+    told = ExportedAnswer.model_validate(export["answer"])
+    ahead, error = (float("nan") if value is None else value for value in (told.ahead, told.error))
+    answer = Answer(told.arm, told.seeds, ahead, error, told.learning, told.control)
+    return [in_streamlit(" ".join(what_it_came_to(answer, study.goal)))]
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

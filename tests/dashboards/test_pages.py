@@ -254,8 +254,9 @@ def test_parallel_coordinates_without_webgl_show_the_best_and_some_others() -> N
 def test_less_is_better_where_the_metric_is_an_error() -> None:
     error = Goal("error", "min")
     scores = {"hetero": {0: 0.1, 1: 0.2}, "kd": {0: 0.3, 1: 0.3}, "ce": {0: 0.5, 1: 0.4}}
-    table = analysis.tests(scores, "kd", error)
+    table = analysis.tests(scores, "kd", error, 0.2)
     assert list(table.index) == ["hetero", "kd", "ce"] and list(table["rank"]) == [1, 2, 3]
+    assert list(table["not_worse"].fillna("")) == ["yes", "", "unknown"]
     hours = pd.to_datetime([1, 2, 3], unit="h", utc=True)
     trials = pd.DataFrame(
         {"method": "hetero", "state": "completed", "score": [0.4, 0.2, 0.3], "epoch": 1, "started": hours[0], "reported": hours}

@@ -27,3 +27,9 @@ def repeats_caption(repeated: Repeated) -> str:
         f"paired t-test over the repeats' means, degrees of freedom {len(studies) - 1}; not worse: than the best control by "
         f"{margin:g} or more, one-sided, by the same means."
     )
+
+
+def repeats_in_markdown(repeated: Repeated) -> str:
+    """Makes the table over the repeats, and under it what its numbers depend on."""
+    rows = [f"| {' | '.join(row)} |" for row in (HEADS, ("---",) * len(HEADS), *repeats_rows(repeated))]
+    return "\n".join([*rows, "", repeats_caption(repeated)])

@@ -86,6 +86,8 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
         return summaries[0]
     repeated = Repeated(tuple(summary.comparison for summary in summaries))
     repeated.write(folder)
+    with mirrored(study, console) as mirror:
+        mirror.caught_up(ending=Ending(summaries[0].comparison, summaries[0].learned, repeated))
     return replace(summaries[0], repeated=repeated)
 
 

@@ -12,6 +12,7 @@ from kd_hpo.config.task import Goal
 from kd_hpo.study.report.comparison import comparison_in_markdown
 from kd_hpo.study.report.escaping import in_code, in_markdown
 from kd_hpo.study.report.matrix import matrix_in_markdown
+from kd_hpo.study.report.repeats import repeats_in_markdown
 from kd_hpo.study.report.sentences import what_it_came_to, whose
 from kd_hpo.study.report.words import capital, number, p_value, with_spread
 from kd_hpo.study.results.comparison import Comparison, MethodScores, spread
@@ -19,6 +20,7 @@ from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.results.standing import Learned
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.links import best_first_link, metrics_link, model_link, run_link
+from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.study.tracking.uri import NAME
 from kd_hpo.trial.result import EpochRecord, Rows
 
@@ -94,14 +96,17 @@ def running_note(ranking: Ranking, experiment: str) -> str:
     return "\n\n".join(["**The study has not come to its end.**", _progress(ranking), *why(ranking, experiment)])
 
 
-def summary_note(comparison: Comparison, learned: Learned | None, ranking: Ranking, experiment: str, model: str | None) -> str:
+def summary_note(ending: Ending, ranking: Ranking, experiment: str, model: str | None) -> str:
     """The summary of a finished study: the verdict first, since MLflow folds the rest away.
 
     model  the name of the registered best student
     """
+    comparison, learned = ending.comparison, ending.learned
     compared = learned is not None and learned.compared
     lines = [verdict(comparison, learned.method) if learned and compared else "No method of the comparison has learned lambda."]
     lines += [_roomy(comparison_in_markdown(comparison))]
+    if ending.repeated:
+        lines += ["**Over the repeats:**", _roomy(repeats_in_markdown(ending.repeated))]
     if learned and learned.answer:
         lines.append(" ".join(what_it_came_to(learned.answer, comparison.goal)))
     if learned:

@@ -40,7 +40,7 @@ def finish_overview(study: StudyConfig, experiment: str, folder: StudyFolder, en
         model = register_best_student(client, study, experiment, folder)
     except StudyError as error:
         notes.append(str(error))
-    text = summary_note(ending.comparison, ending.learned, ranking_of(study, folder), experiment, model)
+    text = summary_note(ending, ranking_of(study, folder), experiment, model)
     write_overview(study, experiment, folder, "FINISHED", text)
     return notes
 

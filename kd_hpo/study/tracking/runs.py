@@ -284,7 +284,7 @@ def write_summary(study: StudyConfig, experiment: str, folder: StudyFolder, text
     run = RunLog.find_or_create(client, experiment, "summary", folder.identity(), tags, goal)
     for method, points in searched_points(folder, goal).items() if status != "RUNNING" else ():  # drawn once: it takes a second
         client.log_figure(run.run_id, settings_figure(points, goal), f"outer_settings/{method}.png")
-    files = [folder.comparison(suffix) for suffix in ("csv", "json", "png")]
+    files = [*(folder.comparison(suffix) for suffix in ("csv", "json", "png")), *folder.root.glob("repeats.*")]
     for file in (*files, folder.settings, folder.export):
         if file.is_file():
             client.log_artifact(run.run_id, str(file))

@@ -11,6 +11,7 @@ from typing import Protocol
 from kd_hpo.callables import import_callable
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.results.comparison import Comparison
+from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import Learned
 from kd_hpo.study.store.folder import TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.trial.result import EpochRecord
@@ -25,6 +26,8 @@ class Ending:
 
     comparison: Comparison
     learned: Learned | None
+    repeated: Repeated | None = None
+    """Over all repeats, once the last one has ended; None before, and of a study that is not repeated."""
 
 
 @dataclass(frozen=True)

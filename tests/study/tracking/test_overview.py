@@ -1,6 +1,7 @@
 """What MLflow holds of a study as a whole, on its way and at its end, against a real SQLite database."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Timer
 from typing import Any
@@ -11,19 +12,23 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.design.trials import searches
+from kd_hpo.study.results.arms import Answer
 from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.repeats import Repeated
+from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking import mlflow_tracker
 from kd_hpo.study.tracking.best_student import ALIAS, Classifier, model_folder, save_student
 from kd_hpo.study.tracking.overview import describe_experiment, write_overview
 from kd_hpo.study.tracking.runs import all_runs, open_experiment
-from kd_hpo.study.tracking.sync import TrackerSync
+from kd_hpo.study.tracking.sync import TrackerSync, mirrored
 from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.study.tracking.uri import tracking_uri
 from kd_hpo.trial.parts import Prepared, build
@@ -99,6 +104,23 @@ def test_best_student_is_a_model_that_runs_without_pickles(
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
     finish(study, prepared)
     assert str(client.get_model_version_by_alias("small", ALIAS).version) == "2"
+
+
+def test_the_repeats_and_what_the_search_has_come_to_stand_in_the_summary(study: StudyConfig, prepared: Prepared) -> None:
+    add_comparison(study, prepared)
+    folder = StudyFolder.of(study)
+    folder.write_settings(study)
+    comparison = compared(study, folder, prepared, searches(study, (T, S)))
+    learned, answer = learned_weights(study, folder), Answer("uniform", 2, -0.01, 0.002, "few", "uniform")
+    assert learned is not None
+    repeated = Repeated((comparison, comparison))
+    repeated.write(folder)
+    with mirrored(study, Console(quiet=True)) as mirror:
+        assert mirror.caught_up(ending=Ending(comparison, replace(learned, answer=answer), repeated))
+    summary = run_named(study, open_experiment(study), "summary")
+    note = summary.data.tags["mlflow.note.content"]
+    assert "**Over the repeats:**" in note and "uniform is the answer" in note and "0.0100 ± 0.0020 behind" in note
+    assert {"repeats.csv", "repeats.json"} <= {file.path for file in client_of(study).list_artifacts(summary.info.run_id)}
 
 
 def test_study_that_ends_while_its_start_is_still_written_has_its_summary(
