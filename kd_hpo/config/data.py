@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PositiveInt, Tag, WithJsonSchema, model_validator
 
 from kd_hpo.config.normalise import Normalise
 from kd_hpo.config.settings import FilePath, Key, Location, Plain, Seed, Settings, StorageUri, WrittenAs
@@ -28,6 +28,12 @@ def _not_a_folder_called_extra(path: Path) -> Path:
     return path
 
 
+def _a_place(value: object) -> object:
+    if value is not None and not isinstance(value, str | Path):
+        raise ValueError("it should be extra, for the images that no split holds, or a folder of images")
+    return value
+
+
 def _where_unlabelled(value: object) -> str:
     if value == EXTRA:
         return EXTRA
@@ -39,6 +45,7 @@ Unlabelled = Annotated[
     | Annotated[FilePath, AfterValidator(_not_a_folder_called_extra), Tag("path")]
     | Annotated[StorageUri, Tag("s3")],
     Discriminator(_where_unlabelled),
+    BeforeValidator(_a_place),
     WithJsonSchema({"type": "string"}),
 ]
 """`extra`, or a folder of images, on disk or in storage."""

@@ -19,6 +19,9 @@ _DRAW = 2
 """Of the draws with a seed: this one."""
 
 
+_INSTEAD = "give another folder, extra for the images that no split holds, or null to do without"
+
+
 def drawn_of(images: Indices, most: int, seed: int, tell: Progress) -> Indices:
     """Draws at most so many of the images, in their order; `tell` is told where that is not all."""
     if len(images) > most:
@@ -42,9 +45,9 @@ def load_unlabelled_folder(
     try:
         found, notes = images_below(path)
     except DataError as error:
-        raise DataError(f"data.unlabelled: {error}") from error
+        raise DataError(f"data.unlabelled: {error}; {_INSTEAD}") from error
     if not found:
-        raise DataError(f"data.unlabelled: the folder {path} holds no image; accepted are {', '.join(SUFFIXES)}")
+        raise DataError(f"data.unlabelled: the folder {path} holds no image ({', '.join(SUFFIXES)}); {_INSTEAD}")
     for note in notes:
         progress(Note(f"{path}: {note}"))
     chosen = [found[i] for i in drawn_of(np.arange(len(found)), most, seed, progress)]
@@ -106,5 +109,6 @@ class LikeTheData:
         if self.channels == 3:
             return image.convert("RGB")
         if image.mode != "L":
-            raise DataError(f"data.unlabelled: {self.files.root / self.name(index)} has colours, and the data's images are grey")
+            place = self.files.root / self.name(index)
+            raise DataError(f"data.unlabelled: {place} has colours, and the data's images are grey; give grey ones")
         return image

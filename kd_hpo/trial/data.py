@@ -81,6 +81,9 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
     return batches, splits
 
 
+_SEEN = "so that agreement with it there may say less of a student than on images that are new to both"
+
+
 def load_unlabelled(
     config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
 ) -> tuple[ImageBatches, Indices] | None:
@@ -97,6 +100,9 @@ def load_unlabelled(
                 "data.unlabelled is extra, the images that no split holds, and there is none: the splits take all; give "
                 "splits.train a smaller number, or data.unlabelled a folder"
             )
+        teacher = config.teacher
+        if teacher.images == "train_and_extra" and teacher.training is not None and teacher.weights is None:
+            progress(Note(f"the teacher is trained on the unlabelled images (teacher.images), {_SEEN}"))
         return batches, drawn_of(splits.extra, data.unlabelled_images, seed, progress)
     images = load_unlabelled_folder(
         cache,
