@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from syrupy.assertion import SnapshotAssertion
 from torch import nn
 
@@ -27,11 +28,12 @@ from kd_hpo.core.maps import layer_shape
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.core.tasks import Classification
-from kd_hpo.data.datasets import load_image_folder
+from kd_hpo.data.datasets import ImageSet, load_image_folder
 from kd_hpo.data.items import Items
 from kd_hpo.data.normalise import of_unit_pixels
 from kd_hpo.data.pixels import raw_image
 from kd_hpo.data.splits import make_splits
+from kd_hpo.data.unlabelled import load_unlabelled_folder
 from kd_hpo.errors import KdHpoError
 from kd_hpo.nets.adapt import shrink_stem
 from kd_hpo.nets.features import FeatureTap
@@ -194,6 +196,12 @@ SETTINGS: dict[str, dict[str, object]] = {
     "credentials in a place of images": {"data": {"kind": "image_folder", "path": "s3://key:secret@bucket/images"}},
     "a mean of bytes": {"data": {"kind": "digits", "normalise": {"mean": 127.5, "std": 58.0}}},
     "a normalisation of no kind": {"data": {"kind": "digits", "normalise": "imagenet"}},
+    "an unlabelled folder called extra": {"data": {"kind": "digits", "unlabelled": "./extra"}},
+    "an unlabelled folder that is a number": {"data": {"kind": "digits", "unlabelled": 5}},
+    "a number of no unlabelled images": {"data": {"kind": "digits", "unlabelled_images": 9}},
+    "a teacher that is easy to agree with": {
+        "search": {"by": "agreement", "space": {"teacher.training.epochs": {"kind": "int", "low": 1, "high": 99}}}
+    },
     "a loss that names no callable": {"pairs": {"loss": {"kind": "callable", "callable": "nothing"}}},
 }
 """What is wrong with the settings of a file that is right but for these; None leaves one out."""
@@ -363,6 +371,24 @@ def splits(test_start: int | None = None, **changes: int | float | None) -> Prov
     return lambda _: make_splits(np.arange(1200) % 4, test_start, **sizes)
 
 
+def unlabelled(*files: str) -> Provoke:
+    data = ImageSet("data", np.zeros((2, 1, 8, 8), np.uint8), np.zeros(2, np.int64), ("a", "b"), None, "d")
+
+    def load(folder: Path) -> object:
+        for file in files:
+            (folder / "images").mkdir(exist_ok=True)
+            colour = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)[: int(file[1]), : int(file[1])]
+            Image.fromarray(colour if file.startswith("c") else colour[..., 0]).save(folder / "images" / file)
+        return load_unlabelled_folder(folder / "cache", folder / "images", data, size=None, most=9, seed=0)
+
+    return load
+
+
+def no_image_left(folder: Path) -> object:
+    config = digits_trial(data={"kind": "digits", "unlabelled": "extra"}, splits={"outer": 120, "val": 120, "test": 200})
+    return prepare(config, folder / "cache")
+
+
 PARTS: dict[str, Provoke] = {
     "weights of other classes": lambda _: Classification(3, class_weights=(1.0, 2.0)),
     "mean of other channels": lambda _: of_unit_pixels("given", (0.5, 0.5), 0.5, 3),
@@ -377,6 +403,10 @@ PARTS: dict[str, Provoke] = {
     "folder without classes": pets("a.png"),
     "folder without images": pets("cat/a.txt"),
     "folder of files that are no images": pets("cat/a.png", "dog/b.png"),
+    "unlabelled folder that is not there": unlabelled(),
+    "unlabelled image of another size": unlabelled("g9.png"),
+    "unlabelled image in colours": unlabelled("c8.png"),
+    "unlabelled images of which none is left": no_image_left,
     "array of channels at either end": lambda _: raw_image(np.zeros((3, 9, 1), np.uint8), "item 0 of own:data"),
     "label that is a name": lambda _: Items("own:data", [[(np.eye(3), "cat")]], None, None).read(0),
     "no test half": splits(test=None),

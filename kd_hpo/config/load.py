@@ -9,6 +9,7 @@ from kd_hpo.config.explain import Mistake
 from kd_hpo.config.paths import Keys, join_path, split_key, value_at
 from kd_hpo.config.read import read_settings, replace_path, replace_paths
 from kd_hpo.config.search import WithGrace
+from kd_hpo.config.settings import StorageUri
 from kd_hpo.config.study import Choice, IntRange, LogUniformRange, Method, Range, StudyConfig, UniformRange
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import brief, not_one_of
@@ -32,6 +33,28 @@ def mistakes(study: StudyConfig, methods: Collection[str]) -> Iterator[Mistake]:
     if study.search.trials or study.compare.tune:
         yield from wrong_scheduler(study)
         yield from wrong_ranges(study)
+        yield from easy_teachers(study)
+
+
+_ANY_TEACHER = ("layers", "features", "cached_views", "cache_precision", "cache_gb")
+"""Of the teacher, what does not act on its outputs."""
+
+
+def easy_teachers(study: StudyConfig) -> Iterator[Mistake]:
+    """Finds ranges that choose the teacher of a search by agreement: the one that is easiest to agree with would win."""
+    if study.search.by != "agreement":
+        return
+    methods = [(i, method) for i, method in enumerate(study.compare.methods) if isinstance(method, Method)]
+    own: list[tuple[Keys, Mapping[str, Range]]] = [(("compare", "methods", str(i), "space"), each.space) for i, each in methods]
+    for at, space in [(("search", "space"), study.search.space or {}), *own]:
+        for path in space:
+            keys = split_key(path)
+            if keys[0] == "teacher" and keys[1:2] not in [(name,) for name in _ANY_TEACHER]:
+                yield _mistake(
+                    (*at, *keys),
+                    "would choose the teacher that is easiest to agree with, since search.by is agreement; leave it out, or "
+                    "set search.by: metric or loss",
+                )
 
 
 def wrong_methods(study: StudyConfig, methods: Collection[str]) -> Iterator[Mistake]:
@@ -133,6 +156,8 @@ def places_read(study: StudyConfig) -> dict[str, Path | str]:
     """The folders and files that trials read, on disk or in storage, by the dotted paths of the settings that name them."""
     weights = {"teacher.weights": study.teacher.weights, "student.weights": study.student.weights}
     data = {f"data.{field}": place for field, place in study.data.places().items()}
+    if isinstance(study.data.unlabelled, Path | StorageUri):
+        data["data.unlabelled"] = study.data.unlabelled
     return data | {dotted: file for dotted, file in weights.items() if file is not None}
 
 

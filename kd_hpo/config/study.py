@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -190,9 +191,11 @@ class Search(Settings):
     (kd_hpo.config.search)."""
     scheduler: SchedulerSetting = Asha()
     """What ends poor trials early, likewise: asha, hyperband, median, percentile, patient or none."""
-    by: Literal["metric", "loss"] = "metric"
-    """What tells a better trial of a search from a worse one, on `val`: the task's metric, which a study file may also call by
-    its name, as accuracy; or its loss, as cross-entropy, which depends less on chance where `val` is small."""
+    by: Literal["metric", "loss", "agreement"] = "metric"
+    """What tells a better trial of a search from a worse one: on `val`, the task's metric, which a study file may also call by
+    its name, as accuracy, or its loss, as cross-entropy, which depends less on chance where `val` is small; or agreement, the
+    task's own distance to the teacher's outputs (of classification, KL in nats), which needs no labels: on the images of
+    `data.unlabelled`, where there are such, else on `val`."""
     seed: Seed = 0
     repeats: Annotated[PositiveInt, Field(le=10)] = 1
     """How many independent searches there are, each with a comparison after it, its own teacher (`teacher.seed`, where it is
@@ -307,6 +310,8 @@ class StudyConfig(TrialConfig):
     @property
     def goal(self) -> Goal:
         """The goal that the study's search goes by."""
+        if self.search.by == "agreement":
+            return replace(self.task.agreement, split="val" if self.data.unlabelled is None else "unlabelled")
         return self.task.loss if self.search.by == "loss" else self.task.goal
 
     @property

@@ -15,10 +15,12 @@ class Goal:
     """A metric that compares epochs and trials, and which way of it is better."""
 
     metric: str
-    """One of those of the task, or loss."""
+    """One of those of the task, loss, or agreement."""
     mode: Literal["max", "min"]
     words: str = ""
     """What people call the metric, where that is another name."""
+    split: Literal["val", "unlabelled"] = "val"
+    """The images that it compares on."""
 
     @property
     def name(self) -> str:
@@ -29,9 +31,14 @@ class Goal:
         """Gives the key under which the record of an epoch has the metric."""
         return f"{split}/{self.metric}"
 
-    def merit(self, metrics: Mapping[str, float], split: str = "val") -> float:
+    @property
+    def key(self) -> str:
+        """The key under which the record of an epoch has what epochs and trials are compared by."""
+        return self.on(self.split)
+
+    def merit(self, metrics: Mapping[str, float]) -> float:
         """Gives a number that is higher where the metrics of an epoch are better."""
-        return self.worth(metrics[self.on(split)])
+        return self.worth(metrics[self.key])
 
     def worth(self, value: float) -> float:
         """Gives a number that is higher where a value of the metric, or a difference of two, is better."""
@@ -68,6 +75,7 @@ class Classification(Settings):
     goal: ClassVar[_GoalOfMetric] = _GoalOfMetric()
     """What trials are compared by, where a study does not say that it goes by the loss."""
     loss: ClassVar[Goal] = Goal("loss", "min", "cross-entropy")
+    agreement: ClassVar[Goal] = Goal("agreement", "min", "KL to the teacher")
 
     def remarks(self, counts: Mapping[str, int]) -> list[str]:
         """Tells what should be known of data with so many train images of each class."""

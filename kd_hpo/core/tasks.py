@@ -16,7 +16,7 @@ Reduction = Literal["none", "mean", "sum"]
 
 
 class Task(Protocol):
-    """The loss of the labels, and the metrics that tell a better network from a worse one.
+    """The loss of the labels, the metrics that tell a better network from a worse one, and how far two networks differ.
 
     Which way of the metric is better stands in the task's settings (`kd_hpo.config.task.Goal`), which are read without torch.
     """
@@ -42,6 +42,13 @@ class Task(Protocol):
         """The loss of each example, (B,), for "none", else their mean or sum, ()."""
         ...
 
+    def distance(self, output: Tensor, teacher: Tensor) -> Tensor:
+        """How far a network's outputs are from the teacher's for the same images, (B,): 0 where they say the same, never less.
+
+        It needs no labels. Networks are compared by its mean, their agreement: less is better.
+        """
+        ...
+
     def statistics(self, output: Tensor, labels: Tensor) -> Tensor:
         """Gives what `metrics` needs to know of a batch: the statistics of two batches together are the sum of theirs."""
         ...
@@ -61,7 +68,7 @@ class Classification:
     The loss is cross-entropy, times the weight of the label's class where classes have weights. The metrics are shares in [0, 1]:
     accuracy; balanced accuracy, the mean over the classes of the share of their examples that is right; and macro F1, the mean
     over the classes of 2 right / (examples + answers). A class without an example has no part in them, but in F1 where it is
-    answered.
+    answered. The distance to a teacher is KL(p_teacher || p), p = softmax of the logits as they are, in nats.
 
     metric         the one of them that studies go by
     class_weights  (K,), or None for 1 each
@@ -95,6 +102,11 @@ class Classification:
         # torch's own weights would divide the mean by their sum, so that an example's loss hung on the others of its batch
         weights = torch.tensor(self.class_weights, dtype=output.dtype, device=output.device)[labels]
         return _reduced(weights * F.cross_entropy(output, labels, reduction="none"), reduction)
+
+    def distance(self, output: Tensor, teacher: Tensor) -> Tensor:
+        log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(output, dim=1)
+        never = log_p.isneginf()  # a class of probability 0 adds 0, whatever the other says of it
+        return torch.where(never, 0.0, log_p.exp() * (log_p - log_q)).sum(1)
 
     def statistics(self, output: Tensor, labels: Tensor) -> Tensor:
         """Counts (3, K): how many examples of each class are right, how many there are, how often it is answered."""

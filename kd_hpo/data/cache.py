@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kd_hpo.data.arrays import read_array
+from kd_hpo.data.pixels import Depiction
 from kd_hpo.errors import DataError
 from kd_hpo.files import cached, reserve
 
@@ -42,6 +43,8 @@ class ImageSet:
     """sha256 of pixels, labels, class names and test_start, in hex: the same wherever the same pixels were decoded."""
     notes: tuple[str, ...] = ()
     """Words on how the images were read, where that is no matter of course."""
+    how: Depiction = field(default_factory=Depiction)
+    """How they were brought to 8 bits, for others that are to be read alike; caches of earlier versions do not say it."""
 
 
 class Labelling(NamedTuple):
@@ -51,6 +54,7 @@ class Labelling(NamedTuple):
     classes: tuple[str, ...]
     test_start: int | None
     notes: tuple[str, ...] = ()
+    how: Depiction = Depiction()
 
 
 def new_images(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
@@ -91,7 +95,17 @@ def _read(home: Path, name: str, key: str) -> ImageSet | None:
             return None
         images = read_array(home / "images.npy", np.uint8, tuple(meta["shape"]), mapped=True)
         labels = read_array(home / "labels.npy", np.int64, images.shape[:1], mapped=True)
-        found = ImageSet(name, images, labels, tuple(meta["classes"]), meta["test_start"], meta["digest"], tuple(meta["notes"]))
+        bits, ground = meta.get("how", (None, None))
+        found = ImageSet(
+            name,
+            images,
+            labels,
+            tuple(meta["classes"]),
+            meta["test_start"],
+            meta["digest"],
+            tuple(meta["notes"]),
+            Depiction(bits, ground),
+        )
     except (DataError, OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return found if _consistent(found) else None
@@ -108,6 +122,8 @@ def _consistent(images: ImageSet) -> bool:
         and (start is None or (type(start) is int and 0 <= start <= count))
         and isinstance(images.digest, str)
         and all(isinstance(note, str) for note in images.notes)
+        and images.how.bits in (None, *range(8, 17))
+        and images.how.ground in (None, *range(256))
     )
 
 
@@ -125,6 +141,7 @@ def _build(new: Path, key: str, build: Callable[[Path], Labelling]) -> None:
         "test_start": labelling.test_start,
         "digest": _digest(images, labelling),
         "notes": labelling.notes,
+        "how": (labelling.how.bits, labelling.how.ground),
     }
     (new / "meta.json").write_text(json.dumps(meta))
 

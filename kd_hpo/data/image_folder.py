@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from errno import EINVAL
 from pathlib import Path
@@ -51,12 +52,24 @@ def load_image_folder(cache: Path, path: Path | str, size: int | None = None, *,
     key = hashlib.sha256(f"size {size}\n".encode() + tree.listing).hexdigest()
 
     def build(folder: Path) -> Labelling:
-        files, apart = _Files(path, tree.files, size), tree.small and len(tree.files) >= MANY
-        threads = 1 if tree.small and not apart else min(8, cores())
+        files = ImageFiles(path, tree.files, size)
+        threads, apart = readers(tree.small, len(tree.files))
         notes = write_images(files, folder, progress, threads=threads, part=files.part if apart else None)
-        return tree.labelling._replace(notes=notes)
+        return tree.labelling._replace(notes=notes, how=files.how)
 
     return open_or_build(cache, path.name, "image_folder", key, build)
+
+
+def images_below(path: Path) -> tuple[list["Found"], list[str]]:
+    """Lists all images of a folder, however nested and by name, and words on what is left out. Raises DataError for no folder."""
+    if not path.is_dir():
+        raise DataError(f"the folder {path} does not exist")
+    left_out = LeftOut()
+    try:
+        found = sorted(_walk(path, "", left_out, (_identity(path),)))
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be listed: {error}. Check its permissions and links.") from error
+    return [file._replace(name=file.name.removeprefix("/")) for file in found], left_out.notes()
 
 
 class Found(NamedTuple):
@@ -106,11 +119,20 @@ def _list_tree(path: Path) -> Tree:
                 )
             found += images
             labels += [label] * len(images)
-    listing = os.fsencode("".join(f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n" for file in found))
+    listing = listed(found)
     labelling = Labelling(np.array(labels, np.int64), tuple(classes), test_start)
-    small = sum(file.bytes for file in found) < SMALL * len(found)
+    small = are_small(found)
     notes = (*left_out.notes(), *_rare(labels, classes), *_twice(found))
     return Tree([file.name for file in found], labelling, listing, small, notes)
+
+
+def listed(found: Sequence[Found]) -> bytes:
+    """What stands for the images in the name of what is made of them."""
+    return os.fsencode("".join(f"{file.name}\0{file.bytes}\0{file.mtime_ns}\n" for file in found))
+
+
+def are_small(found: Sequence[Found]) -> bool:
+    return sum(file.bytes for file in found) < SMALL * len(found)
 
 
 def _rare(labels: list[int], classes: list[str]) -> list[str]:
@@ -245,7 +267,7 @@ def _is_image(file: os.DirEntry[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Files:
+class ImageFiles:
     """The image files of a folder, as items.Images."""
 
     root: Path
@@ -260,7 +282,7 @@ class _Files:
     def __len__(self) -> int:
         return len(self.files)
 
-    def part(self, start: int, stop: int) -> "_Files":
+    def part(self, start: int, stop: int) -> "ImageFiles":
         return replace(self, files=self.files[start:stop])
 
     def name(self, index: int) -> str:
@@ -274,6 +296,12 @@ class _Files:
 
     def _opened(self, index: int) -> Stored:
         return open_file(self.root / self.files[index], self.size)
+
+
+def readers(small: bool, images: int) -> tuple[int, bool]:
+    """How many read the images at once, and whether they are processes: small ones hold the interpreter most of the time."""
+    apart = small and images >= MANY
+    return 1 if small and not apart else min(8, cores()), apart
 
 
 def cores() -> int:

@@ -76,7 +76,8 @@ class Items:
                 notes += (f"{len(found)} labels of {self.source} are numbered in their order: {told}; `classes` would name all",)
         if len(classes) < 2:
             raise DataError(f"the {self.what} are all of one class; accepted are labels of at least two, as 0, 1 and so on.")
-        return Labelling(labels.astype(np.int64), classes, len(self.halves[0]) if len(self.halves) > 1 else None, notes)
+        test_start = len(self.halves[0]) if len(self.halves) > 1 else None
+        return Labelling(labels.astype(np.int64), classes, test_start, notes, self.how)
 
     def digest(self) -> str:
         """Gives the sha256 of lengths, class names, all labels, and as much of the pixels as can be had, in hex.

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,18 +63,23 @@ class Depiction:
     """The grey level under what is transparent."""
 
     def decide(self, looks: Iterable["Look"]) -> tuple[str, ...]:
-        """Decides by the looks of all images of the data set; gives words about what was decided."""
+        """Decides by the looks of all images of the data set what is not known; gives words about what was decided."""
+        known = replace(self)
         peak, ink, deep_ink, cover, words = 0, 0.0, 0.0, 0.0, list[str]()
         for look in looks:
             peak, cover = max(peak, look.peak or 0), cover + look.cover
             ink, deep_ink = (ink + look.ink, deep_ink) if look.peak is None else (ink, deep_ink + look.ink)
             self.bits = 16 if look.peak is not None else self.bits
             self.ground = 0 if look.cover or look.clear else self.ground
-        if self.bits is not None:
+        if known.bits is not None:
+            self.bits = known.bits
+        elif self.bits is not None:
             self.bits = max(8, peak.bit_length() + peak.bit_length() % 2)
-            ink += deep_ink / 2 ** (self.bits - 8)
             words.append(f"images of 16 bits reach level {peak} and are read as those of {self.bits} bits")
-        if self.ground is not None:
+        if known.ground is not None:
+            self.ground = known.ground
+        elif self.ground is not None:
+            ink += deep_ink / 2 ** ((self.bits or 8) - 8)
             self.ground = 255 if ink < 127.5 * cover else 0
             drawn, ground = ("dark", "white") if self.ground else ("light", "black")
             words.append(f"what is transparent in images is read as {ground}, since what is drawn is {drawn}")
@@ -123,7 +128,7 @@ def depicted(image: Stored, how: Depiction) -> Image.Image:
     if _is_deep(image):
         if how.bits is None:
             raise Undecided
-        return Image.fromarray((np.asarray(image) >> (how.bits - 8)).astype(np.uint8))
+        return Image.fromarray(np.minimum(np.asarray(image) >> (how.bits - 8), 255).astype(np.uint8))
     if (split := _split(image)) is not None:
         if how.ground is None:
             raise Undecided

@@ -72,6 +72,28 @@ class TaskContract:
             msg=saying("an example's loss depends on the others of its batch"),
         )
 
+    def test_the_distance_is_one_number_an_example_and_its_own(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
+        output, teacher = batch[0], batch[0].flip(0) / 2
+        each = made.distance(output, teacher)
+        assert each.shape == (B,), "the distance to a teacher is not (B,)"
+        assert each.isfinite().all() and (each >= -1e-9).all(), "a distance is below 0 or not finite"
+        torch.testing.assert_close(
+            torch.cat([made.distance(output[n : n + 1], teacher[n : n + 1]) for n in range(B)]),
+            each,
+            msg=saying("an example's distance depends on the others of its batch"),
+        )
+
+    def test_the_distance_is_nothing_to_oneself_and_grows_away_from_it(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
+        output = batch[0]
+        nothing = torch.zeros(B, dtype=output.dtype)
+        torch.testing.assert_close(
+            made.distance(output, output), nothing, rtol=0, atol=1e-9, msg=saying("two that say the same are not at distance 0")
+        )
+        step = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(1))
+        near, far = (made.distance(output + size * step, output) for size in (0.1, 0.2))
+        assert (near > 0).all(), "an output that differs from the teacher's is at distance 0"
+        assert (far > near).all(), "further away in the same direction is no larger distance"
+
     def test_statistics_of_batches_add_up(self, made: Task, batch: tuple[Tensor, Tensor]) -> None:
         output, labels = batch
         whole = made.metrics(made.statistics(output, labels))

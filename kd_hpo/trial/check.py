@@ -7,6 +7,7 @@ from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import about
 from kd_hpo.trial.assistants import assistant_trial
+from kd_hpo.trial.data import load_unlabelled
 from kd_hpo.trial.parts import Progress, untrained_parts
 from kd_hpo.trial.rehearsal import rehearse, rehearse_teacher
 from kd_hpo.trial.start import steps_per_epoch
@@ -28,6 +29,7 @@ def check_trial(
     with_teacher  whether a teacher that is to be trained has a first step too
     Raises ConfigError, DataError or FeatureMismatch for networks, layers, weights and batches that do not go together.
     """
+    load_unlabelled(config, batches, splits, cache, tell)  # before a teacher is trained
     for number, assistant in enumerate(config.assistants):
         with about(f"assistant {number + 1}"):
             trial = assistant_trial(config, assistant).replace(assistants=config.assistants[:number])

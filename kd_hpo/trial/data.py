@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kd_hpo.config.data import DataKind, SplitSizes
+from kd_hpo.config.data import EXTRA, DataKind, SplitSizes
 from kd_hpo.config.normalise import MeanAndStd
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.data.augment import KeptViews
-from kd_hpo.data.batches import ImageBatches
+from kd_hpo.data.batches import ImageBatches, Indices
 from kd_hpo.data.datasets import ImageSet, read_data
 from kd_hpo.data.images import few
 from kd_hpo.data.normalise import Normalisation, of_unit_pixels
 from kd_hpo.data.splits import Splits, make_splits
-from kd_hpo.errors import ConfigError, Note
+from kd_hpo.data.unlabelled import drawn_of, load_unlabelled_folder
+from kd_hpo.errors import ConfigError, DataError, Note
 
 Progress = Callable[[str], None]
 
@@ -78,6 +79,51 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
     for remark in (*remarks, *splits_without_classes(images, splits)):
         progress(Note(remark))
     return batches, splits
+
+
+_SEEN = "so that agreement with it there may say less of a student than on images that are new to both"
+
+
+def load_unlabelled(
+    config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, progress: Progress
+) -> tuple[ImageBatches, Indices] | None:
+    """The images of `data.unlabelled`, as batches that are normalised as the data's are, and which of them; None without.
+
+    Raises DataError where there are none, or none that are like the data's.
+    """
+    data, seed = config.data, config.splits.seed
+    if data.unlabelled is None:
+        return None
+    if data.unlabelled == EXTRA:
+        if not len(splits.extra):
+            raise DataError(
+                "data.unlabelled is extra, the images that no split holds, and there is none: the splits take all; give "
+                "splits.train a smaller number, or data.unlabelled a folder"
+            )
+        teacher = config.teacher
+        if teacher.images == "train_and_extra" and teacher.training is not None and teacher.weights is None:
+            progress(Note(f"the teacher is trained on the unlabelled images (teacher.images), {_SEEN}"))
+        return batches, drawn_of(splits.extra, data.unlabelled_images, seed, progress)
+    images = load_unlabelled_folder(
+        cache,
+        data.unlabelled,
+        batches.images,
+        size=getattr(data, "size", None),
+        most=data.unlabelled_images,
+        seed=seed,
+        progress=progress,
+    )
+    every = np.arange(len(images.labels))
+    alike = ImageBatches(
+        images,
+        every,
+        batches.device,
+        normalisation=batches.normalisation,
+        precision=config.precision,
+        channels_last=config.channels_last,
+        workers=config.workers,
+    )
+    return alike, every
 
 
 def splits_without_classes(images: ImageSet, splits: Splits) -> list[str]:

@@ -21,7 +21,7 @@ from kd_hpo.errors import CheckpointMismatch, Diverged
 from kd_hpo.files import Write, write_atomically
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
-from kd_hpo.trial.evaluate import score
+from kd_hpo.trial.evaluate import agreement, score
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.passes import viewed
 from kd_hpo.trial.randomness import ORDER, random_state_kept
@@ -146,7 +146,7 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
     """Scores the student on `val`, which no gradient has seen, and on `outer`; keeps the pair weights of the epoch.
 
     means  (4,), of the task, KD and pair losses over the epoch's steps, and of the metric that was reached
-    Raises Diverged where a split's loss is not finite.
+    Raises Diverged where a split's loss, or the agreement with the teacher, is not finite.
     """
     prepared = trial.prepared
     task, kd, pairs, reached = means.tolist()
@@ -154,11 +154,21 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
     metrics = {goal.on("train"): reached, "train/loss": task, "train/kd": kd, "train/pairs": pairs}
     for name, indices in (("val", prepared.splits.val), ("outer", prepared.splits.outer)):
         if len(indices):  # `apply` trains on the outer split, and leaves none
-            of_split = score(trial.student, prepared.task, prepared.batches, indices)
+            said = prepared.opinions[name].outputs if name in prepared.opinions else None
+            of_split = score(trial.student, prepared.task, prepared.batches, indices, said)
             if not isfinite(of_split.loss):  # the last step of the epoch did it: no training loss has seen it
                 raise diverged(trial, trial.step, f"{name} {of_split.loss:g}")
             metrics |= {f"{name}/{metric}": value for metric, value in of_split.metrics.items()}
             metrics[f"{name}/loss"] = of_split.loss
+            if of_split.agreement is not None:
+                metrics[f"{name}/agreement"] = of_split.agreement
+    if unlabelled := prepared.opinions.get("unlabelled"):
+        metrics["unlabelled/agreement"] = agreement(
+            trial.student, prepared.task, unlabelled.batches, unlabelled.images, unlabelled.outputs
+        )
+    for name, value in metrics.items():
+        if name.endswith("/agreement") and not isfinite(value):
+            raise diverged(trial, trial.step, f"{name.replace('/', ' ')} {value:g}")
     weights = scales = torch.zeros(0, 0)
     t_values: Rows = ()
     if trial.pairs is not None:
@@ -197,7 +207,7 @@ def trial_result(trial: Trial) -> TrialResult:
         student_layers=layer_records(plan.student),
         teacher_digest=prepared.teacher_digest,
         teacher_val_accuracy=prepared.teacher.val.value,
-        split_digests=dict(prepared.splits.digests),
+        split_digests=prepared.split_digests,
         data_digest=prepared.batches.images.digest,
         records=tuple(trial.records),
         held_mean=rows(held) if trial.pairs and trial.pairs.held_epochs else trial.records[-1].weights,

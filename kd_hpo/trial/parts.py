@@ -1,8 +1,8 @@
 """The parts that a trial reads: images, splits, networks, the teacher's features; made once, kept in the cache, and shared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +16,15 @@ from kd_hpo.core.tasks import Task, task
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.normalise import Normalisation, reading, require_hooks
 from kd_hpo.data.remote import on_disk
-from kd_hpo.data.splits import Splits, outer_in_train
+from kd_hpo.data.splits import Splits, outer_in_train, split_digest
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
 from kd_hpo.errors import ConfigError, Note, about
+from kd_hpo.files import digest
 from kd_hpo.nets.features import LOGITS, FeatureTap, freeze, layer_shapes
 from kd_hpo.nets.layer_names import resolve_layers
 from kd_hpo.nets.weights import load_weights, weights_digest
 from kd_hpo.nets.zoo import build_network
+from kd_hpo.trial.agreement import Opinion
 from kd_hpo.trial.evaluate import Score
 from kd_hpo.trial.given_teacher import Judge, is_given, logarithm, of_logarithm, teacher_normalisation
 from kd_hpo.trial.teacher import TrainedTeacher, trained_teacher
@@ -42,10 +44,21 @@ class Prepared:
     targets: TeacherTargets
     cache: Path
     """Where all that is kept, and what the trial's own files are fetched to."""
+    opinions: Mapping[str, Opinion] = field(default_factory=dict)
+    """What the study's own teacher says of the images that the student's agreement with it is recorded on, by their name: `val`,
+    and `unlabelled` where there are such. Also where an assistant teaches: a weak one is easy to agree with."""
 
     @property
     def plan(self) -> PairPlan:
         return self.targets.plan
+
+    @property
+    def split_digests(self) -> dict[str, str]:
+        """What stands for the images of each split, and for the unlabelled ones, where there are such."""
+        digests = dict(self.splits.digests)
+        if unlabelled := self.opinions.get("unlabelled"):
+            digests["unlabelled"] = digest(unlabelled.batches.images.digest, split_digest(unlabelled.images))[:16]
+        return digests
 
 
 def prepared_parts(

@@ -1,5 +1,6 @@
 """What every trial of a study shares, its assistants' training among it: made once and kept in the cache."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ from kd_hpo.config.pairs import Distillation, Pairs
 from kd_hpo.config.trial import Training, TrialConfig
 from kd_hpo.config.weightings import NoPairs, Uniform
 from kd_hpo.core.pair_losses import pair_loss
+from kd_hpo.trial.agreement import opinion_of
 from kd_hpo.trial.assistants import taught_by_assistants
-from kd_hpo.trial.data import load_data
-from kd_hpo.trial.parts import Prepared, Progress, plan_before_training, prepared_parts, reads_online
+from kd_hpo.trial.data import load_data, load_unlabelled
+from kd_hpo.trial.parts import Prepared, Progress, plan_before_training, prepare_teacher, prepared_parts, reads_online
 
 
 def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: None, *, outer_trains: bool = False) -> Prepared:
@@ -21,10 +23,17 @@ def prepare(config: TrialConfig, cache: Path, progress: Progress = lambda _: Non
     config = shared_settings(config)
     reads_online(config)
     batches, splits = load_data(config, cache, progress)
+    unlabelled = load_unlabelled(config, batches, splits, cache, progress)
+    taught = config
     if config.assistants:
         plan_before_training(config, batches, cache)  # layers that do not exist are told before anything is trained
-        config = taught_by_assistants(config, batches, splits, cache, progress)
-    return prepared_parts(config, batches, splits, cache, progress, outer_trains=outer_trains)
+        taught = taught_by_assistants(config, batches, splits, cache, progress)
+    parts = prepared_parts(taught, batches, splits, cache, progress, outer_trains=outer_trains)
+    teacher = prepare_teacher(config, batches, splits, cache, lambda _: None) if config.assistants else parts.teacher
+    asked = {"val": (batches, splits.val)} | ({"unlabelled": unlabelled} if unlabelled else {})
+    progress("reading the teacher's outputs for held-out images")
+    opinions = {name: opinion_of(teacher.network, of, images, cache, f"images of {name}") for name, (of, images) in asked.items()}
+    return replace(parts, opinions=opinions)
 
 
 def shared_settings(config: TrialConfig) -> TrialConfig:

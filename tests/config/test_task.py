@@ -34,6 +34,25 @@ def test_a_search_goes_by_the_metric_or_by_the_loss_of_the_task() -> None:
     assert loaded("search.by=loss").goal == Classification.loss
 
 
+def test_a_search_by_agreement_wants_little_of_it_on_unlabelled_images_where_there_are_such() -> None:
+    goal = loaded("search.by=agreement").goal
+    assert (goal.key, goal.mode) == ("val/agreement", "min")
+    assert goal.merit({"val/agreement": 0.5}) < goal.merit({"val/agreement": 0.25, "val/accuracy": 0.0})
+    assert loaded("search.by=agreement", "data.unlabelled=extra").goal.key == "unlabelled/agreement"
+    assert loaded("search.by=loss", "data.unlabelled=extra").goal.key == "val/loss"
+
+
+@pytest.mark.parametrize("where", ["search.space", "compare.methods"])
+def test_a_search_by_agreement_does_not_choose_its_teacher(where: str) -> None:
+    space = "{teacher.training.epochs: {kind: int, low: 1, high: 99}}"
+    change = f"search.space={space}" if where == "search.space" else f"compare.methods=[{{name: x, base: kd, space: {space}}}]"
+    more = ["compare.tune=1", "search.method=kd", "search.trials=4"]
+    assert loaded(change, *more)
+    with pytest.raises(ConfigError, match="easiest to agree with"):
+        loaded(change, *more, "search.by=agreement")
+    assert loaded("search.space={teacher.cache_gb: {kind: uniform, low: 1, high: 99}}", "search.by=agreement")
+
+
 def test_the_metrics_own_name_is_another_name_of_it(tmp_path: Path) -> None:
     assert loaded("search.by=accuracy") == loaded("search.by=metric") == loaded()
     assert loaded("search.by=accuracy", "task.kind=classification") == loaded()

@@ -18,6 +18,15 @@ def test_loss_is_cross_entropy_of_each_example(reduction: str, expected: torch.T
     torch.testing.assert_close(Classification(2).loss(OUTPUT, LABELS, reduction), expected)  # type: ignore[arg-type]
 
 
+def test_distance_is_kl_to_the_teacher_by_hand() -> None:
+    """Of a teacher that says 1/2, 1/2; 2/3, 1/3 as the network does; and never the second class."""
+    teacher = torch.tensor([[0.5, 0.5], [2 / 3, 1 / 3], [1.0, 0.0]], dtype=torch.float64).log()
+    expected = torch.tensor([0.5 * np.log(0.5 / 0.2) + 0.5 * np.log(0.5 / 0.8), 0.0, np.log(1 / 0.5)], dtype=torch.float64)
+    torch.testing.assert_close(Classification(2).distance(OUTPUT, teacher), expected, rtol=1e-12, atol=1e-15)
+    other_way = Classification(2).distance(teacher[:2], OUTPUT[:2])
+    assert not torch.allclose(other_way[0], expected[0])
+
+
 def test_accuracy_of_batches_together_is_that_of_their_summed_statistics() -> None:
     of = Classification(2)
     first, second = of.statistics(OUTPUT[:1], LABELS[:1]), of.statistics(OUTPUT[1:], LABELS[1:])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kd_hpo.core.tasks import Classification
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.datasets import load_digits
-from kd_hpo.trial.evaluate import score
+from kd_hpo.trial.evaluate import agreement, score
 
 SOME = np.arange(3, 1797, 3)  # 598 images: more than are scored at once
 OTHERS = np.arange(1, 1797, 3)
@@ -83,3 +83,25 @@ def test_of_logits_and_features_the_logits_count(batches: ImageBatches, network:
 
     network.eval()
     assert score(WithFeatures(network), Classification(10), batches, SOME) == score(network, Classification(10), batches, SOME)
+
+
+def test_agreement_takes_no_pass_of_its_own_and_is_of_these_images_in_their_order(
+    batches: ImageBatches, network: nn.Sequential
+) -> None:
+    """Of a teacher that gives nothing but zeros: KL of uniform shares to the softmax."""
+    passes: list[int] = []
+    network.eval()
+    hook = network.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        alone = score(network, Classification(10), batches, SOME)
+        often = len(passes)
+        with_teacher = score(network, Classification(10), batches, SOME, torch.zeros(len(SOME), 10))
+    finally:
+        hook.remove()
+    assert len(passes) == 2 * often
+    assert (with_teacher.loss, with_teacher.metrics, alone.agreement) == (alone.loss, alone.metrics, None)
+    log_q = torch.log_softmax(network(batches.inputs(SOME)).detach().double(), 1)
+    assert with_teacher.agreement == pytest.approx(float((np.log(1 / 10) - log_q).mean(1).mean()), rel=1e-5)
+    own = network(batches.inputs(SOME)).detach()
+    assert agreement(network, Classification(10), batches, SOME, own) == pytest.approx(0, abs=1e-6)
+    assert agreement(network, Classification(10), batches, SOME, own.flip(0)) > 0.1

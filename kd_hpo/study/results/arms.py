@@ -134,7 +134,7 @@ def _scores(study: StudyConfig, folder: StudyFolder, method: str, goal: Goal) ->
     common = sorted(set.intersection(*left.values())) if left else []
     if not common:
         return {}
-    return {arm: [folder.records(of_arm[arm][seed].spec.id)[-1].metrics[goal.on("val")] for seed in common] for arm in left}
+    return {arm: [folder.records(of_arm[arm][seed].spec.id)[-1].metrics[goal.key] for seed in common] for arm in left}
 
 
 def _raced_id(runner: TrialStatus, seed: int) -> str:

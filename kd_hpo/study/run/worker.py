@@ -126,7 +126,7 @@ def about_trial(config: TrialConfig, prepared: Prepared) -> TrialAbout:
         config=config,
         teacher_layers=layer_records(plan.teacher),
         student_layers=layer_records(plan.student),
-        split_digests=dict(prepared.splits.digests),
+        split_digests=prepared.split_digests,
         teacher_digest=prepared.teacher_digest,
         data_name=images.name,
         data_digest=images.digest,

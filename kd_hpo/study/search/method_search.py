@@ -72,7 +72,7 @@ class MethodSearch:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
-        self._metric, self._worst, self._start, self._storage = goal.on("val"), goal.worst, start, storage
+        self._metric, self._worst, self._start, self._storage = goal.key, goal.worst, start, storage
         self._sampler, self._trials = sampler, search.trials
         self._judged = judged or (lambda spec: folder.records(spec.id))
         self._space, self._sampler_seed = distributions(search.space), sampler_seed

@@ -34,7 +34,7 @@ class ExportedMatrix(Settings):
     """One trial's learned weights, and all that is needed to know where they come from and to use them."""
 
     rank: int
-    """1 is the best of the study after the last epoch, by what its search goes by: the task's metric or its loss on `val`."""
+    """1 is the best of the study after the last epoch, by what its search goes by: the task's metric, its loss, or agreement."""
     trial: str
     method: str
     seed: int

@@ -46,7 +46,7 @@ class Ranking:
         return self.ranked[0][0] if self.ranked else None
 
     def value(self, record: EpochRecord) -> str:
-        return f"{record.metrics[self.goal.on('val')]:.4f}"
+        return f"{record.metrics[self.goal.key]:.4f}"
 
 
 def ranking_of(study: StudyConfig, folder: StudyFolder) -> Ranking:
@@ -71,7 +71,7 @@ def experiment_note(ranking: Ranking, experiment: str, summary: str) -> str:
     best = ranking.best
     head = "**No trial has been completed yet**"
     if best is not None:
-        head = f"**Best: {_trial(ranking, experiment, best)}**, {ranking.goal.on('val')} {ranking.value(ranking.ranked[0][1])}"
+        head = f"**Best: {_trial(ranking, experiment, best)}**, {ranking.goal.key} {ranking.value(ranking.ranked[0][1])}"
         if best.spec.id in ranking.run_ids and ranking.ranked[0][1].weights:
             links.insert(0, f"[its matrix]({run_link(experiment, ranking.run_ids[best.spec.id], 'lambda.html')})")
     return "\n\n".join([" · ".join([head, *links]), *why(ranking, experiment), _progress(ranking)])
@@ -85,7 +85,7 @@ def why(ranking: Ranking, experiment: str) -> list[str]:
     others = [f"{_trial(ranking, experiment, status)} {ranking.value(last)}" for status, last in ranking.ranked[1:4]]
     lines = [
         f"{_trial(ranking, experiment, best)} ({best.spec.method}, seed {best.spec.seed}) is the best: of the "
-        f"{len(ranking.ranked)} completed trials it has {_wanted(ranking.goal)} on `val` after its last epoch, "
+        f"{len(ranking.ranked)} completed trials it has {_wanted(ranking.goal)} on `{ranking.goal.split}` after its last epoch, "
         f"{ranking.value(ranking.ranked[0][1])}{'; next come ' + ', '.join(others) if others else ''}."
     ]
     return [*lines, *_settings(best.spec)]

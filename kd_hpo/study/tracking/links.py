@@ -41,10 +41,10 @@ def best_first_tag(goal: Goal, shown: Goal) -> tuple[str, str]:
     goal   what the study goes by, which orders the trials
     shown  the task's metric, on `val` and on `test` columns of their own
     """
-    metrics = dict.fromkeys((goal.on("val"), shown.on("val"), shown.on("test")))
+    metrics = dict.fromkeys((goal.key, shown.on("val"), shown.on("test")))
     state = {
         "searchFilter": "tags.`kd.kind` != 'summary'",
-        "orderByKey": f"metrics.`{goal.on('val')}`",
+        "orderByKey": f"metrics.`{goal.key}`",
         "orderByAsc": goal.mode == "min",
         "startTime": "ALL",
         "lifecycleFilter": "Active",

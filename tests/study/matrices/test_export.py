@@ -82,13 +82,21 @@ def test_study_that_learned_nothing_has_nothing_to_export(tmp_path: Path) -> Non
     assert not (tmp_path / "out.json").exists()
 
 
-@pytest.mark.parametrize(("by", "expected"), [("accuracy", ["sure", "right"]), ("loss", ["right", "sure"])])
-def test_best_is_what_the_search_goes_by(tmp_path: Path, by: str, expected: list[str]) -> None:
-    study = digits_study(tmp_path, search={"by": by})
+@pytest.mark.parametrize(
+    ("by", "unlabelled", "expected"),
+    [
+        ("accuracy", "extra", ["sure", "right"]),
+        ("loss", "extra", ["right", "sure"]),
+        ("agreement", None, ["right", "sure"]),
+        ("agreement", "extra", ["sure", "right"]),
+    ],
+)
+def test_best_is_what_the_search_goes_by(tmp_path: Path, by: str, unlabelled: str | None, expected: list[str]) -> None:
+    study = digits_study(tmp_path, search={"by": by}, data={"kind": "digits", "unlabelled": unlabelled})
     folder = StudyFolder.of(study)
     for trial, accuracy, loss in (("sure", 0.7, 1.5), ("right", 0.6, 0.9)):
-        last = record(1, accuracy)
-        add_trial(folder, trial, result_of([last.replace(metrics=last.metrics | {"val/loss": loss})]))
+        last, far = record(1, accuracy), {"val/loss": loss, "val/agreement": loss / 2, "unlabelled/agreement": 1 - loss / 2}
+        add_trial(folder, trial, result_of([last.replace(metrics=last.metrics | far)]))
     export = export_study(study, folder, tmp_path / "out.json", top=2)
     assert [(entry.rank, entry.trial) for entry in export.matrices] == [(1, expected[0]), (2, expected[1])]
 

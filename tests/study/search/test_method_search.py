@@ -1,6 +1,7 @@
 """The search of one method, driven as Ray drives it: what Optuna's journal holds afterwards, what a second driver is given."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,12 @@ def test_first_trial_has_the_settings_of_the_file_as_far_as_the_space_allows(fol
     assert suggested(again, "z").settings["training.optimizer.lr"] != 0.05
 
 
-def test_a_search_by_loss_wants_less_of_it(folder: StudyFolder) -> None:
-    search = driver(folder, goal=Classification.loss)
-    for ray_id, loss in (("a", 0.9), ("b", 0.7)):
+@pytest.mark.parametrize("goal", [Classification.loss, replace(Classification.agreement, split="unlabelled")])
+def test_a_search_by_loss_or_agreement_wants_less_of_it(folder: StudyFolder, goal: Goal) -> None:
+    search = driver(folder, goal=goal)
+    for ray_id, value in (("a", 0.9), ("b", 0.7)):
         suggested(search, ray_id)
-        search.on_trial_complete(ray_id, {EPOCH: EPOCHS, METRIC: 0.5, LOSS: loss})
+        search.on_trial_complete(ray_id, {EPOCH: EPOCHS, METRIC: 0.5, "val/agreement": 0.1, goal.key: value})
     assert optuna.load_study(study_name="kd", storage=journal(folder.optuna)).best_value == 0.7
 
 

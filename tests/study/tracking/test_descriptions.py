@@ -43,6 +43,14 @@ def learned(teacher: Sequence[str], student: Sequence[str], matrix: Sequence[Seq
     return Learned("hetero", ("hetero-s0",), True, *layers, rows, rows, rows, (1,), (rows,))
 
 
+def test_a_search_by_agreement_is_told_as_one() -> None:
+    told = ranking((status("hetero-t001"), 0.7))
+    (first,) = ((each, last.replace(metrics=last.metrics | {"unlabelled/agreement": 0.125})) for each, last in told.ranked)
+    note = experiment_note(replace(told, ranked=(first,), goal=replace(Classification.agreement, split="unlabelled")), "7", "s")
+    assert "unlabelled/agreement 0.1250" in note.split("\n\n")[0]
+    assert "it has the lowest KL to the teacher on `unlabelled` after its last epoch, 0.1250" in note
+
+
 def test_experiment_names_the_best_and_leads_on_in_its_first_line() -> None:
     best, other = status("hetero-t001", **{"kd.weight": 1.23456}), status("hetero-t000")
     compared = (status("kd-s0", "compare"), 0.5)

@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,16 +11,25 @@ import pytest
 from kd_hpo.config.task import Classification
 from kd_hpo.study.tracking.links import best_first_link, best_first_tag, metrics_link, run_link
 
+GOALS = {
+    "accuracy": Classification.goal,
+    "loss": Classification.loss,
+    "agreement": replace(Classification.agreement, split="unlabelled"),
+}
+
 
 def state_by(goal: str) -> dict[str, Any]:
-    name, value = best_first_tag(Classification.loss if goal == "loss" else Classification.goal, Classification.goal)
+    name, value = best_first_tag(GOALS[goal], Classification.goal)
     assert name == "mlflow.sharedViewState.kd-best" and len(value) < 5_000  # what a server takes of a tag
     kind, _, packed = json.loads(value)["state"].partition(";")
     assert kind == "deflate"
     return json.loads(zlib.decompress(base64.b64decode(packed)))
 
 
-@pytest.mark.parametrize(("goal", "metric", "ascending"), [("accuracy", "val/accuracy", False), ("loss", "val/loss", True)])
+@pytest.mark.parametrize(
+    ("goal", "metric", "ascending"),
+    [("accuracy", "val/accuracy", False), ("loss", "val/loss", True), ("agreement", "unlabelled/agreement", True)],
+)
 def test_best_first_sorts_by_what_the_search_goes_by(goal: str, metric: str, ascending: bool) -> None:
     state = state_by(goal)
     assert (state["orderByKey"], state["orderByAsc"]) == (f"metrics.`{metric}`", ascending)
