@@ -1,5 +1,6 @@
 """Every method as a change of a trial's settings: the same networks, data, steps and seeds, other losses and weights."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -53,10 +54,43 @@ def _published(loss: Settings, weighting: Settings, strength: float, **changes: 
 
 
 def _with_kd(apply: Callable[[TrialConfig], TrialConfig]) -> Callable[[TrialConfig], TrialConfig]:
-    """With Hinton's term outside the matrix, at its usual weight where the study has switched it off."""
+    """With the study's term of the logits outside the matrix, at its usual weight where the study has switched it off."""
     return lambda config: apply(
-        config if config.kd.weight else config.replace(kd=config.kd.replace(weight=settings.Distillation().weight).model_dump())
+        config if config.kd.weight else config.replace(kd=config.kd.replace(weight=usual_weight(config.kd)).model_dump())
     )
+
+
+def usual_weight(kd: settings.LogitLoss) -> float:
+    """The weight that a loss of the logits has where none is given."""
+    return float(type(kd).model_fields["weight"].default)
+
+
+def _with_logits(kd: settings.LogitLoss, apply: Callable[[TrialConfig], TrialConfig]) -> Callable[[TrialConfig], TrialConfig]:
+    """With this loss of the logits, at the study's settings where that has one of the kind, else at the published ones."""
+
+    def applied(config: TrialConfig) -> TrialConfig:
+        is_given = isinstance(config.kd, type(kd)) and config.kd.weight
+        return apply(config if is_given else config.replace(kd=kd.model_dump()))
+
+    return applied
+
+
+_LOGIT_TERMS = {
+    "standardised": "standardised KD",
+    "dkd": "DKD",
+    "dist": "DIST",
+    "mse": "squared logits",
+    "ofa": "OFA's loss of logits",
+    "callable": "own loss of logits",
+}
+
+
+def title_of(name: str, config: TrialConfig) -> str:
+    """Gives the title of one of METHODS, with what compares the logits in the trial that it makes, where that is not Hinton's."""
+    title = METHODS[name].title
+    if config.kd.kind not in _LOGIT_TERMS or not re.match(r"KD\b", title):
+        return title
+    return title.replace("KD", _LOGIT_TERMS[config.kd.kind], 1)
 
 
 def _plain(value: Any) -> Any:
@@ -65,7 +99,7 @@ def _plain(value: Any) -> Any:
 
 def _student_alone(config: TrialConfig) -> TrialConfig:
     alone = _set(weightings.NoPairs())(config)
-    return alone.replace(kd=config.kd.replace(weight=0).model_dump())
+    return alone.replace(kd=config.kd.replace(weight=0, task_weight=None).model_dump())
 
 
 def _learned(config: TrialConfig) -> TrialConfig:
@@ -121,6 +155,20 @@ METHODS: dict[str, MethodSpec] = {
     "as_given": MethodSpec("as the study file says", "", lambda config: config),
     "ce": MethodSpec("student alone", "", _student_alone),
     "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(weightings.NoPairs()))),
+    "standardised": MethodSpec(
+        "KD of standardised logits", "Sun et al. 2024", _with_logits(settings.Standardised(), _set(weightings.NoPairs()))
+    ),
+    "dkd": MethodSpec(
+        "DKD, without the authors' warm-up of its weight",
+        "Zhao et al. 2022, eq. 7",
+        _with_logits(settings.Decoupled(), _set(weightings.NoPairs())),
+    ),
+    "dist": MethodSpec("DIST", "Huang et al. 2022, eq. 10", _with_logits(settings.Correlation(), _set(weightings.NoPairs()))),
+    "mse": MethodSpec(
+        "squared difference of logits",
+        "Ba & Caruana 2014; Kim et al. 2021",
+        _with_logits(settings.SquaredLogits(), _set(weightings.NoPairs())),
+    ),
     "fitnets": MethodSpec(
         "FitNets: hint stage, then KD",
         "Romero et al. 2015, eq. 3",
