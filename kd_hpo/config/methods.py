@@ -24,6 +24,8 @@ class MethodSpec:
     change: Callable[[TrialConfig], TrialConfig]
     space: Mapping[str, Range] = field(default_factory=dict)
     """Ranges of the settings that are its own, for a search beside those of the study."""
+    brings_logits: bool = False
+    """Whether it has a loss of the logits of its own, which its title names."""
     assistants: Callable[[TrialConfig], tuple[Assistant, ...]] | None = None
     """Those between its teacher and its student; None has what `change` leaves."""
 
@@ -87,10 +89,10 @@ _LOGIT_TERMS = {
 
 def title_of(name: str, config: TrialConfig) -> str:
     """Gives the title of one of METHODS, with what compares the logits in the trial that it makes, where that is not Hinton's."""
-    title = METHODS[name].title
-    if config.kd.kind not in _LOGIT_TERMS or not re.match(r"KD\b", title):
-        return title
-    return title.replace("KD", _LOGIT_TERMS[config.kd.kind], 1)
+    method = METHODS[name]
+    if config.kd.kind not in _LOGIT_TERMS or method.brings_logits:
+        return method.title
+    return re.sub(r"\bKD\b", _LOGIT_TERMS[config.kd.kind], method.title, count=1)
 
 
 def _plain(value: Any) -> Any:
@@ -151,24 +153,18 @@ def _strength(default: float) -> dict[str, Range]:
     return {"pairs.strength": LogUniformRange(low=default / 10, high=default * 10)}
 
 
+def _of_logits(title: str, paper: str, kd: settings.LogitLoss) -> MethodSpec:
+    return MethodSpec(title, paper, _with_logits(kd, _set(weightings.NoPairs())), brings_logits=True)
+
+
 METHODS: dict[str, MethodSpec] = {
     "as_given": MethodSpec("as the study file says", "", lambda config: config),
     "ce": MethodSpec("student alone", "", _student_alone),
     "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(weightings.NoPairs()))),
-    "standardised": MethodSpec(
-        "KD of standardised logits", "Sun et al. 2024", _with_logits(settings.Standardised(), _set(weightings.NoPairs()))
-    ),
-    "dkd": MethodSpec(
-        "DKD, without the authors' warm-up of its weight",
-        "Zhao et al. 2022, eq. 7",
-        _with_logits(settings.Decoupled(), _set(weightings.NoPairs())),
-    ),
-    "dist": MethodSpec("DIST", "Huang et al. 2022, eq. 10", _with_logits(settings.Correlation(), _set(weightings.NoPairs()))),
-    "mse": MethodSpec(
-        "squared difference of logits",
-        "Ba & Caruana 2014; Kim et al. 2021",
-        _with_logits(settings.SquaredLogits(), _set(weightings.NoPairs())),
-    ),
+    "standardised": _of_logits("KD of standardised logits", "Sun et al. 2024", settings.Standardised()),
+    "dkd": _of_logits("DKD, without the authors' warm-up of its weight", "Zhao et al. 2022, eq. 7", settings.Decoupled()),
+    "dist": _of_logits("DIST", "Huang et al. 2022, eq. 10", settings.Correlation()),
+    "mse": _of_logits("squared difference of logits", "Ba & Caruana 2014; Kim et al. 2021", settings.SquaredLogits()),
     "fitnets": MethodSpec(
         "FitNets: hint stage, then KD",
         "Romero et al. 2015, eq. 3",
@@ -205,7 +201,7 @@ METHODS: dict[str, MethodSpec] = {
         "Passalis et al. 2020, eq. 8-9",
         _published(settings.InformationFlowDivergence(), weightings.InformationFlow(), 1_000),
         _strength(1_000),
-        _of_ifm,
+        assistants=_of_ifm,
     ),
     "takd": MethodSpec(
         "KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_set(weightings.NoPairs())), assistants=_of_takd

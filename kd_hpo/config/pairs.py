@@ -23,7 +23,7 @@ class _LogitLoss(Settings):
     pair is Hinton's whatever this is."""
     task_weight: Annotated[PositiveFloat | None, Field(exclude_if=_absent)] = None
     """What the task's own loss, that of the labels, is multiplied by where the logits are compared: papers that write
-    0.1 of cross-entropy and 0.9 of KD mean that. Without it, as where `weight` is 0, it is 1. Lambda's outer loss does not know it."""
+    0.1 of cross-entropy and 0.9 of KD mean that. Without it, as where `weight` is 0, it is 1. Lambda's outer loss has it at 1."""
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of kd_hpo.core.logit_losses.LOGIT_LOSSES[kind]."""

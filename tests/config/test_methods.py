@@ -8,7 +8,7 @@ import torch
 
 from kd_hpo.config import weightings
 from kd_hpo.config.load import with_settings
-from kd_hpo.config.methods import METHODS, widened
+from kd_hpo.config.methods import METHODS, title_of, widened
 from kd_hpo.config.trial import Network
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.core.pair_losses import PAIR_LOSSES
@@ -45,6 +45,34 @@ def test_pairs_move_the_student(cache: Path, name: str) -> None:
     weak = with_settings(strong, {"pairs.strength": 1e-6})
     losses = [run_trial(config, lambda _: None, cache=cache).last.metrics["train/loss"] for config in (strong, weak)]
     assert abs(losses[0] - losses[1]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["standardised", "dkd", "dist"])
+def test_lambda_learns_beside_every_loss_of_the_logits(cache: Path, kind: str) -> None:
+    """By `base: hetero` and `set`, as an entry of compare.methods has them."""
+    method = {"kd": {"kind": kind}, "weighting.evidence": False, "training.optimizer.lr": 0.01}
+    result = run_trial(METHODS["hetero"].apply(digits_trial(), method), lambda _: None, cache=cache)
+    assert result.config.kd.kind == kind
+    assert result.last.metrics["train/kd"] < result.records[0].metrics["train/kd"]
+    assert max(map(max, result.last.weights)) > min(map(min, result.last.weights))
+
+
+def test_titles_say_what_compares_the_logits() -> None:
+    trial = digits_trial(kd={"kind": "dkd"})
+    for name, title in {
+        "vid": "DKD + VID, same depth",
+        "kd": "DKD",
+        "dkd": METHODS["dkd"].title,
+        "ce": "student alone",
+    }.items():
+        assert title_of(name, METHODS[name].apply(trial)) == title
+        assert title_of(name, METHODS[name].apply(digits_trial())) == METHODS[name].title
+    assert title_of("fitnets", METHODS["fitnets"].apply(trial)) == "FitNets: hint stage, then DKD"
+    assert title_of("standardised", METHODS["standardised"].apply(trial)) == "KD of standardised logits"
+
+
+def test_plain_training_keeps_no_weight_of_the_task() -> None:
+    assert METHODS["ce"].apply(digits_trial(kd={"kind": "dkd", "task_weight": 0.1})).kd.task_weight is None
 
 
 def test_pairs_of_a_method_are_its_own(cache: Path, prepared: Prepared) -> None:

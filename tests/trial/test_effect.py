@@ -19,6 +19,9 @@ ALONE = {"weighting": {"kind": "none"}}
         ({"pairs": {"loss": {"kind": "hint"}}}, {"pairs": {"loss": {"kind": "hint"}, "regressor_lr": 0.5}}, False),
         (ALONE | {"kd": {"weight": 0}}, {"kd": {"weight": 0, "temperature": 9}}, True),
         (ALONE, {"kd": {"weight": 1, "temperature": 9}}, False),
+        ({"kd": {"kind": "mse"}}, {"kd": {"kind": "mse", "temperature": 9}}, True),  # only of the logits' pair inside
+        ({"kd": {"kind": "mse"}, "pairs": {"logits": "inside"}}, {"kd": {"kind": "mse", "temperature": 9}}, False),
+        ({"kd": {"kind": "dkd"}}, {"kd": {"kind": "dkd", "others": 2}}, False),
     ],
 )
 def test_only_what_acts_counts(always: dict[str, object], changes: dict[str, object], same: bool) -> None:
