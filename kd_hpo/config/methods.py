@@ -133,6 +133,9 @@ def widened(network: Network, factor: float) -> Network:
         "plain_conv": {"channels": [16, 32, 64], "hidden": 128},
         "cifar_resnet": {"width": 1},
         "wrn": {"width": 1},
+        "cifar_mobilenetv2": {"width": 0.5},
+        "cifar_shufflenetv1": {"channels": 240},
+        "cifar_shufflenetv2": {"channels": [116, 232, 464]},
     }
     if network.name not in defaults:
         raise ConfigError(
@@ -143,6 +146,8 @@ def widened(network: Network, factor: float) -> Network:
     given = {name: network.arguments.get(name, value) for name, value in defaults[network.name].items()}
 
     def wide(value: Any) -> Any:
+        if isinstance(value, float):
+            return factor * value
         return round(factor * value) if isinstance(value, int) else [wide(each) for each in value]
 
     return network.replace(arguments={**network.arguments, **{name: wide(value) for name, value in given.items()}})
