@@ -201,6 +201,12 @@ METHODS: dict[str, MethodSpec] = {
         _published(settings.Pkt(), weightings.SelectedPair(pair="last"), 30_000),
         _strength(30_000),
     ),
+    "rkd": MethodSpec(
+        "KD + RKD, distances and angles",
+        "Park et al. 2019, eq. 5-8",
+        _published(settings.Relational(), weightings.SelectedPair(pair="last"), 1),
+        _strength(1),
+    ),
     "ifm": MethodSpec(
         "KD + information flow, auxiliary teacher",
         "Passalis et al. 2020, eq. 8-9",

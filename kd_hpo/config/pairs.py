@@ -199,6 +199,19 @@ class InformationFlowDivergence(_PairLoss):
     kind: Literal["ifm"] = "ifm"
 
 
+class Relational(_PairLoss):
+    """Huber loss of the batch's distances and of the angles between its examples (RKD, Park et al. 2019).
+
+    It holds a number for each three examples of the batch: 8 MB a layer for 128.
+    """
+
+    kind: Literal["rkd"] = "rkd"
+    distance: NonNegativeFloat = 25.0
+    """Of the term of distances, each over the mean distance of the batch."""
+    angle: NonNegativeFloat = 50.0
+    """Of the term of angles."""
+
+
 class OwnLoss(_PairLoss):
     """A loss of your own: a callable that returns a kd_hpo.core.pair_losses.PairLoss."""
 
@@ -212,7 +225,8 @@ class OwnLoss(_PairLoss):
 
 
 PairLoss = Annotated[
-    Gaussian | Hint | InfoNCE | Attention | Similarity | Pkt | InformationFlowDivergence | OwnLoss, Field(discriminator="kind")
+    Gaussian | Hint | InfoNCE | Attention | Similarity | Pkt | InformationFlowDivergence | Relational | OwnLoss,
+    Field(discriminator="kind"),
 ]
 
 

@@ -10,6 +10,7 @@ from kd_hpo.callables import import_callable
 from kd_hpo.core.comparisons import attention, information_flow, pkt, similarity
 from kd_hpo.core.plan import LayerShape, PairPlan, Size
 from kd_hpo.core.regressions import Gaussian, Hint, InfoNCE
+from kd_hpo.core.relations import relational
 from kd_hpo.errors import ConfigError
 
 
@@ -80,6 +81,7 @@ PAIR_LOSSES: dict[str, Callable[..., PairLoss]] = {
     "similarity": similarity,
     "pkt": pkt,
     "ifm": information_flow,
+    "rkd": relational,
 }
 
 

@@ -21,7 +21,7 @@ from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
-FEATURE_METHODS = ["fitnets", "at", "sp", "vid", "pkt", "ifm", "semckd", "uniform", "random", "hetero"]
+FEATURE_METHODS = ["fitnets", "at", "sp", "vid", "pkt", "rkd", "ifm", "semckd", "uniform", "random", "hetero"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -83,6 +83,7 @@ def test_pairs_of_a_method_are_its_own(cache: Path, prepared: Prepared) -> None:
         "sp": [[0, 0], [1, 0], [0, 0]],  # the last maps
         "vid": [[0.5, 0], [0, 0], [0, 0.5]],
         "pkt": [[0, 0], [0, 0], [0, 1]],
+        "rkd": [[0, 0], [0, 0], [0, 1]],
     }
     for name, expected in where.items():
         config = METHODS[name].apply(digits_trial())
