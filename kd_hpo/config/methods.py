@@ -116,6 +116,11 @@ def _assistant(config: TrialConfig, factor: float, weighting: Settings, pairs: S
     return (Assistant(network=network, layers=layers, training=training, kd=kd, pairs=pairs, weighting=weighting),)
 
 
+def _of_exits(config: TrialConfig) -> TrialConfig:
+    exits = {"loss": settings.Exit(), "logits": "inside", "unserved": "leave_out", "balance": settings.Unbalanced()}
+    return _set(weightings.Exits(), strength=4, batch_share=1.0, **exits)(config)
+
+
 def _of_takd(config: TrialConfig) -> tuple[Assistant, ...]:
     """The study's assistants, or one of its own where the study has none."""
     return config.assistants or _assistant(config, 1.5, weightings.NoPairs(), config.pairs)
@@ -206,6 +211,14 @@ METHODS: dict[str, MethodSpec] = {
         "Park et al. 2019, eq. 5-8",
         _published(settings.Relational(), weightings.SelectedPair(pair="last"), 1),
         _strength(1),
+    ),
+    "ofa": MethodSpec(
+        "OFA: its loss of logits, and linear exits",
+        "Hao et al. 2023, eq. 6",
+        _with_logits(settings.TargetEnhanced(), _of_exits),
+        # The authors weigh each of four exits with 1, and make an exit of convolutions.
+        _strength(4),
+        brings_logits=True,
     ),
     "ifm": MethodSpec(
         "KD + information flow, auxiliary teacher",

@@ -212,6 +212,19 @@ class Relational(_PairLoss):
     """Of the term of angles."""
 
 
+class Exit(_PairLoss):
+    """Exits at the student's layers, which learn from the teacher's logits and the labels (OFA, Hao et al. 2023).
+
+    An exit is a linear head on a layer's mean over positions. Pairs are those with the teacher's logits: `pairs.logits: inside`
+    and `unserved: leave_out`, as the method `ofa` has it. Where images are mixed, the label is both labels' shares.
+    """
+
+    kind: Literal["exit"] = "exit"
+    temperature: PositiveFloat = 1.0
+    power: PositiveFloat = 1.5
+    """As that of `kd` of the kind ofa."""
+
+
 class OwnLoss(_PairLoss):
     """A loss of your own: a callable that returns a kd_hpo.core.pair_losses.PairLoss."""
 
@@ -225,7 +238,7 @@ class OwnLoss(_PairLoss):
 
 
 PairLoss = Annotated[
-    Gaussian | Hint | InfoNCE | Attention | Similarity | Pkt | InformationFlowDivergence | Relational | OwnLoss,
+    Gaussian | Hint | InfoNCE | Attention | Similarity | Pkt | InformationFlowDivergence | Relational | Exit | OwnLoss,
     Field(discriminator="kind"),
 ]
 

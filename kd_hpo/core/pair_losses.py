@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from kd_hpo.callables import import_callable
 from kd_hpo.core.comparisons import attention, information_flow, pkt, similarity
+from kd_hpo.core.exits import Exit
 from kd_hpo.core.plan import LayerShape, PairPlan, Size
 from kd_hpo.core.regressions import Gaussian, Hint, InfoNCE
 from kd_hpo.core.relations import relational
+from kd_hpo.core.targets import Targets
 from kd_hpo.errors import ConfigError
 
 
@@ -62,6 +64,15 @@ class BatchMeans(Protocol):
 
 
 @runtime_checkable
+class OfTargets(Protocol):
+    """A module of a pair loss that reads more of a batch's targets than blocks, such as labels; it is not called itself."""
+
+    def of_targets(self, features: Sequence[Tensor], targets: Targets, weights: Sequence[Tensor | None]) -> list[Tensor]:
+        """The losses (B, pairs) for each of plan.groups; features and weights as those of `PairLoss.module`."""
+        ...
+
+
+@runtime_checkable
 class SharedParameters(Protocol):
     """A module of a pair loss whose parameters hold the numbers of several pairs, of which `means` may leave out some."""
 
@@ -82,6 +93,7 @@ PAIR_LOSSES: dict[str, Callable[..., PairLoss]] = {
     "pkt": pkt,
     "ifm": information_flow,
     "rkd": relational,
+    "exit": Exit,
 }
 
 

@@ -31,6 +31,6 @@ def effect(trial: TrialConfig | Assistant) -> dict[str, Any]:
 
 def has_regressors(trial: TrialConfig | Assistant) -> bool:
     """Whether the pair loss has parameters; those of one pair of single numbers tell."""
-    layer = LayerShape("", 1, 1, 1)
+    layer = LayerShape("logits", 1, 1, 1)  # which all losses serve
     loss = pair_loss(trial.pairs.loss.kind, **trial.pairs.loss.arguments())
     return any(True for _ in loss.module(pair_plan([layer], [layer]), torch.Generator()).parameters())

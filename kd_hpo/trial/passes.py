@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -59,7 +60,7 @@ def see(trial: Trial, batch: Indices, due: StepPlan, *, remembers: bool) -> Seen
         sizes, compared = trial.pairs.losses.sizes(needed), compared_examples(trial.config, len(batch))
         seen = view_of(trial, batch)
         said = targets.batch(batch, seen.x, sizes, compared)
-        return Seen(seen, said.logits, pair_targets(trial, said), before)
+        return Seen(seen, said.logits, with_labels(trial.pairs, pair_targets(trial, said), seen), before)
     seen = view_of(trial, batch)
     return Seen(seen, targets.logits(batch, seen.x) if trial.objective.logit_weight else None, None, before)
 
@@ -103,6 +104,14 @@ def pair_targets(trial: Trial, targets: Targets) -> Targets:
         return rows[order.to(rows.device)]
 
     return Targets(shuffled(targets.logits), {size: shuffled(block) for size, block in targets.blocks.items()})
+
+
+def with_labels(pairs: PairState, targets: Targets, seen: View) -> Targets:
+    """The targets with the labels of the images, where a pair reads them."""
+    if not pairs.losses.reads_labels:
+        return targets
+    own, other = (F.one_hot(labels, targets.logits.shape[1]).to(targets.logits) for labels in (seen.labels, seen.partners))
+    return replace(targets, shares=seen.share * own + (1 - seen.share) * other)
 
 
 # ---- forward passes

@@ -123,7 +123,7 @@ class World:
         self.x, self.labels = self._randn(B, 3, 8, 8), self._labels()
         widths = {size: sum(TEACHER[t].channels for t in layers) for size, layers in self.plan.blocks.items()}
         blocks = {(h, w): self._randn(B, h * w, channels) for (h, w), channels in widths.items()}
-        self.targets = Targets(3 * self._randn(B, K), blocks)
+        self.targets = Targets(3 * self._randn(B, K), blocks, F.one_hot(self.labels, K).double())
 
     def inner_loss(self, w: Params, lam: Tensor) -> Tensor:
         logits, features = self.run(w, self.x)

@@ -34,6 +34,8 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
         ("similarity", False, False),
         ("pkt", False, False),
         ("ifm", False, False),
+        ("rkd", False, False),
+        ("exit", True, False),
     ],
 )
 def test_what_each_loss_reads(name: str, meet: bool, standardised: bool) -> None:
@@ -66,6 +68,7 @@ def test_every_loss_has_settings(kind: str) -> None:
         ({"kind": "similarity"}, {}),
         ({"kind": "pkt"}, {}),
         ({"kind": "ifm"}, {}),
+        ({"kind": "exit"}, {"temperature": 1.0, "power": 1.5}),
     ],
     ids=str,
 )  # fmt: skip

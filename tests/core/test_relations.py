@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from kd_hpo.config.pairs import Relational
+from kd_hpo.core.comparisons import Comparison
+from kd_hpo.core.pair_losses import PAIR_LOSSES
 from kd_hpo.core.relations import relational, relations
 
 B = 5
@@ -61,3 +64,12 @@ def test_relations_know_no_shift_no_rotation_and_no_scale() -> None:
 
 def test_one_example_has_no_relations() -> None:
     assert relations(drawn(0, 1, 3)[:1]).tolist() == [[0.0, 0.0]]
+
+
+def test_settings_are_the_weights_of_the_two_terms() -> None:
+    student, teacher = relations(drawn(0, 1, 3)), relations(drawn(1, 1, 3))
+    settings: list[dict[str, float]] = [{}, {"distance": 0.0}, {"distance": 1.0, "angle": 2.0}]
+    made = [PAIR_LOSSES["rkd"](**Relational.model_validate(given).arguments()) for given in settings]
+    published, angles, both = (loss.distance(student, teacher) for loss in made if isinstance(loss, Comparison))
+    distances = published - angles
+    torch.testing.assert_close(both, distances / 25 + angles / 25)

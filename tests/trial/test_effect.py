@@ -36,6 +36,8 @@ def test_layers_act_where_pairs_do() -> None:
     assert effect(digits_trial(**ALONE)) == effect(digits_trial(**ALONE, student=fewer))
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("gaussian", True), ("hint", True), ("infonce", True), ("pkt", False)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("gaussian", True), ("hint", True), ("infonce", True), ("pkt", False), ("rkd", False), ("exit", True)]
+)
 def test_losses_that_have_something_to_train(kind: str, expected: bool) -> None:
     assert has_regressors(digits_trial(pairs={"loss": {"kind": kind}})) == expected
