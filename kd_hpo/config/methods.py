@@ -231,9 +231,20 @@ METHODS: dict[str, MethodSpec] = {
         "KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_set(weightings.NoPairs())), assistants=_of_takd
     ),
     "semckd": MethodSpec(
-        "KD + SemCKD's attention",
+        "KD + SemCKD's attention, on linear regressors",
         "Chen et al. 2021, eq. 4-8",
         _published(settings.Hint(relu=False), weightings.CrossLayerAttention(), 400),
+        _strength(400),
+    ),
+    "semckd_own": MethodSpec(
+        "KD + SemCKD: its regressors and gradient path, those by Adam",
+        "Chen et al. 2021, eq. 4-8",
+        _published(
+            settings.Hint(relu=False, regressor="convolutions"),
+            weightings.CrossLayerAttention(),
+            400,
+            regressor_gradient="weighted",
+        ),
         _strength(400),
     ),
     "uniform": MethodSpec("KD + uniform lambda", "", _set(weightings.Uniform())),

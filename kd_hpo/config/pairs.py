@@ -162,6 +162,9 @@ class Hint(_PairLoss):
     kind: Literal["hint"] = "hint"
     relu: bool = True
     """Whether a ReLU follows, as in the teacher; false where the teacher's layers are negative too."""
+    regressor: Annotated[Literal["convolutions"] | None, Field(exclude_if=_absent)] = None
+    """convolutions: 1x1, 3x3 and 1x1 for each pair, twice as wide as the teacher's layer inside (SemCKD, Chen et al. 2021), many
+    times the cost; null: the linear map."""
 
 
 class InfoNCE(_PairLoss):
@@ -288,6 +291,9 @@ class Pairs(Settings):
     cost goes with it, and their gradient gets noisier."""
     regressor_lr: PositiveFloat = 1e-2
     """Learning rate of regressors and variances (Adam, at unit weight)."""
+    regressor_gradient: Annotated[Literal["weighted"] | None, Field(exclude_if=_absent)] = None
+    """weighted: regressors learn from the weighted sum, as in the papers' own code, so that a pair of little weight hardly trains
+    its regressor, and one of weight 0 not at all; null: each from its own pair's loss, whatever the pair's weight."""
     balance: Annotated[GradientBalanced | Unbalanced, Field(discriminator="kind")] = GradientBalanced()
     stages: Annotated[Together | PairsFirst, Field(discriminator="kind")] = Together()
     unserved: Literal["refuse", "leave_out"] = "refuse"

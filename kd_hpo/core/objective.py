@@ -52,20 +52,30 @@ class PairTerm:
 
     @classmethod
     def of_step(
-        cls, losses: PairMatrix, features: Sequence[Tensor], targets: Targets, weights: Tensor, needed: Tensor | None
+        cls,
+        losses: PairMatrix,
+        features: Sequence[Tensor],
+        targets: Targets,
+        weights: Tensor,
+        needed: Tensor | None,
+        *,
+        unit: bool = True,
     ) -> "PairTerm":
-        """The term for a step, which trains the regressors at unit weight, so that none starves.
+        """The term for a step, which trains the regressors at unit weight, so that none starves; else as the term has them.
 
         weights  (T, S), or (B', T, S) for each example; the term trains weights that carry a gradient too
         needed   (T, S), as in PairMatrix
         """
+        scaled = weights.detach() if unit else None
         if weights.dim() == 2:
-            matrix = losses(features, targets, weights.detach(), needed)
-            unit, value = matrix.sum(), (weights * matrix.detach()).sum()
+            matrix = losses(features, targets, scaled, needed)
+            unweighted, value = matrix.sum(), (weights * (matrix.detach() if unit else matrix)).sum()
         else:
-            matrix = losses.sample_losses(features, targets, weights.detach())
-            unit, value = matrix.mean(0).sum(), (weights * matrix.detach()).sum((1, 2)).mean()
-        return cls(unit + value if weights.requires_grad else unit, value.detach())
+            matrix = losses.sample_losses(features, targets, scaled)
+            unweighted, value = matrix.mean(0).sum(), (weights * (matrix.detach() if unit else matrix)).sum((1, 2)).mean()
+        if not unit:
+            return cls(value, value.detach())
+        return cls(unweighted + value if weights.requires_grad else unweighted, value.detach())
 
 
 @dataclass(frozen=True)

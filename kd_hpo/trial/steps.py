@@ -85,7 +85,8 @@ def pair_term(trial: Trial, pairs: PairState, features: list[Tensor], targets: T
     compared = compared_features(pairs, features, targets) if weighting.reads_features else None
     weights = weighting.weights(epoch, compared).to(targets.logits)
     scales = trial.config.pairs.strength * weighting.total(epoch) * pairs.balance.scales().to(targets.logits)
-    return PairTerm.of_step(pairs.losses, features, targets, weights * scales, needed_pairs(trial, pairs, due.weighted_only))
+    needed, unit = needed_pairs(trial, pairs, due.weighted_only), trial.config.pairs.regressor_gradient is None
+    return PairTerm.of_step(pairs.losses, features, targets, weights * scales, needed, unit=unit)
 
 
 def compared_features(pairs: PairState, features: list[Tensor], targets: Targets) -> Compared:

@@ -130,3 +130,14 @@ class TestPairTerm:
         (found,) = torch.autograd.grad(step.differentiated, weights)
         torch.testing.assert_close(found, losses.sample_losses(features, targets).detach() / B, rtol=1e-8, atol=1e-12)
         assert not step.value.requires_grad
+
+    @pytest.mark.parametrize("of_examples", [False, True])
+    def test_step_can_train_regressors_and_weights_by_the_weighted_sum_as_it_stands(
+        self, losses: PairMatrix, features: list[Tensor], targets: Targets, of_examples: bool
+    ) -> None:
+        weights = (self.WEIGHTS.expand(B, 2, 2) if of_examples else self.WEIGHTS).clone().requires_grad_()
+        step = PairTerm.of_step(losses, features, targets, weights, None, unit=False)
+        trained = [*features, *losses.parameters(), weights]
+        matrix = losses.sample_losses(features, targets)
+        expected = torch.autograd.grad((weights * matrix).sum((1, 2)).mean(), trained)
+        torch.testing.assert_close(torch.autograd.grad(step.differentiated, trained), expected, rtol=1e-8, atol=1e-12)
