@@ -212,6 +212,13 @@ METHODS: dict[str, MethodSpec] = {
         _published(settings.Relational(), weightings.SelectedPair(pair="last"), 1),
         _strength(1),
     ),
+    "reviewkd": MethodSpec(
+        "KD + ReviewKD, regressors by Adam, without its warm-up",
+        "Chen et al. 2021 (CVPR), eq. 6-8",
+        # The authors have .6 to 8 for a level, by the pair of networks; 5 for most, and four levels.
+        _published(settings.Review(), weightings.SameDepth(), 20, regressor_gradient="weighted"),
+        _strength(20),
+    ),
     "ofa": MethodSpec(
         "OFA: its loss of logits, and linear exits",
         "Hao et al. 2023, eq. 6",

@@ -27,7 +27,8 @@ class _LogitLoss(Settings):
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of kd_hpo.core.logit_losses.LOGIT_LOSSES[kind]."""
-        return self.model_dump(exclude={"kind", "weight", "task_weight"})
+        shared = {"kind", *_LogitLoss.model_fields} - {"temperature"}
+        return self.model_dump(exclude=shared)
 
 
 class Distillation(_LogitLoss):
@@ -228,6 +229,12 @@ class Exit(_PairLoss):
     """As that of `kd` of the kind ofa."""
 
 
+class Review(_PairLoss):
+    """Hints of student layers that are fused with the deeper ones, at four scales (ReviewKD, Chen et al. 2021)."""
+
+    kind: Literal["review"] = "review"
+
+
 class OwnLoss(_PairLoss):
     """A loss of your own: a callable that returns a kd_hpo.core.pair_losses.PairLoss."""
 
@@ -241,7 +248,7 @@ class OwnLoss(_PairLoss):
 
 
 PairLoss = Annotated[
-    Gaussian | Hint | InfoNCE | Attention | Similarity | Pkt | InformationFlowDivergence | Relational | Exit | OwnLoss,
+    Gaussian | Hint | InfoNCE | Attention | Similarity | Pkt | InformationFlowDivergence | Relational | Exit | Review | OwnLoss,
     Field(discriminator="kind"),
 ]
 

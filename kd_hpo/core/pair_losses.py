@@ -1,7 +1,7 @@
 """Every loss that compares the two layers of a pair, by name; a new one is a line here and a pass of kd_hpo.testing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from kd_hpo.core.exits import Exit
 from kd_hpo.core.plan import LayerShape, PairPlan, Size
 from kd_hpo.core.regressions import Gaussian, Hint, InfoNCE
 from kd_hpo.core.relations import relational
+from kd_hpo.core.review import Review
 from kd_hpo.core.targets import Targets
 from kd_hpo.errors import ConfigError
 
@@ -73,6 +74,13 @@ class OfTargets(Protocol):
 
 
 @runtime_checkable
+class AcrossLayers(Protocol):
+    """A module of a pair loss in which a pair depends on other student layers than its own, too."""
+
+    across_layers: Literal[True]
+
+
+@runtime_checkable
 class SharedParameters(Protocol):
     """A module of a pair loss whose parameters hold the numbers of several pairs, of which `means` may leave out some."""
 
@@ -94,6 +102,7 @@ PAIR_LOSSES: dict[str, Callable[..., PairLoss]] = {
     "ifm": information_flow,
     "rkd": relational,
     "exit": Exit,
+    "review": Review,
 }
 
 

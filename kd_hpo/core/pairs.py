@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kd_hpo.core.gradient_scaling import scaled_identity
 from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.core.maps import gradient_in_own_layout
-from kd_hpo.core.pair_losses import BatchMeans, OfTargets, PairLoss, SharedParameters
+from kd_hpo.core.pair_losses import AcrossLayers, BatchMeans, OfTargets, PairLoss, SharedParameters
 from kd_hpo.core.plan import PairPlan, Size
 from kd_hpo.core.targets import Targets as Targets
 
@@ -36,6 +36,8 @@ class PairMatrix(nn.Module):
         self._has_means = isinstance(self.feature_pairs, BatchMeans)  # once, since a protocol is slow to answer
         self.reads_labels = isinstance(self.feature_pairs, OfTargets)
         """Whether the targets have to say what the labels are."""
+        self.across_layers = isinstance(self.feature_pairs, AcrossLayers)
+        """Whether a pair's gradient reaches other student layers than its own."""
         T, S = plan.shape
         of_groups = [t * S + g.student for g in plan.groups for t in g.teachers]
         cells = of_groups + ([T * S - 1] if plan.logits_pair else [])

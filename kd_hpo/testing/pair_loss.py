@@ -74,7 +74,10 @@ class PairLossContract:
         for s in range(6):
             features = [f + 0.1 * world.randn(*f.shape) if i == s else f for i, f in enumerate(world.features)]
             changed = ((world.pairs.sample_losses(features, world.targets) - before).abs() > 1e-12).any(0)
-            assert not changed[:, [i for i in range(6) if i != s]].any(), f"student layer {s} is in the loss of another's pair"
+            of_others = changed[:, [i for i in range(6) if i != s]].any()
+            assert world.pairs.across_layers or not of_others, (
+                f"student layer {s} is in the loss of another's pair; a module that means it says across_layers = True"
+            )
             assert changed[:, s].tolist() == [world.reason(t, s) is None for t in range(6)], (
                 f"student layer {s} is not in its own"
             )
@@ -239,8 +242,10 @@ class PairLossContract:
         z = [torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in features.values()]
         matrix = world.losses().mean(0)
         for t in range(6):
-            for s in range(6):  # only its own student layer has a gradient
-                expected = (gradients(matrix[t, s], [world.features[s]])[0] * z[s]).sum().square()
+            for s in range(6):
+                reached = range(6) if world.pairs.across_layers else [s]
+                of_layers = gradients(matrix[t, s], [world.features[i] for i in reached])
+                expected = sum((g * z[i]).sum() for i, g in zip(reached, of_layers, strict=True)) ** 2
                 assert_close([actual[t, s]], [expected], "the slope in forward mode is not that of the gradient")
 
     def test_a_plan_of_some_pairs_compares_them_alone(self, world: World) -> None:

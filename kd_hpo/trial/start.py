@@ -44,7 +44,7 @@ def start_trial(config: TrialConfig, prepared: Prepared, tell: Progress = warnin
     require_batches_of_more(config, network, prepared.batches, prepared.splits)
     pairs = start_pairs(config, prepared, tell) if config.weighting.paired else None
     loss, of_task = logit_loss(config.kd.kind, **config.kd.arguments()), config.kd.task_weight
-    objective = Objective(prepared.task, loss, config.kd.weight, 1.0 if of_task is None else of_task)
+    objective = Objective(prepared.task, loss, config.kd.weight, task_weight=1.0 if of_task is None else of_task)
     return Trial(config, prepared, objective, schedule_of(config, steps, pairs), student, pairs, steps)
 
 

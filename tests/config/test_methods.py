@@ -21,7 +21,21 @@ from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
-FEATURE_METHODS = ["fitnets", "at", "sp", "vid", "pkt", "rkd", "ifm", "semckd", "semckd_own", "uniform", "random", "hetero"]
+FEATURE_METHODS = [
+    "fitnets",
+    "at",
+    "sp",
+    "vid",
+    "pkt",
+    "rkd",
+    "reviewkd",
+    "ifm",
+    "semckd",
+    "semckd_own",
+    "uniform",
+    "random",
+    "hetero",
+]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -36,6 +36,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
         ("ifm", False, False),
         ("rkd", False, False),
         ("exit", True, False),
+        ("review", False, False),
     ],
 )
 def test_what_each_loss_reads(name: str, meet: bool, standardised: bool) -> None:
@@ -68,6 +69,7 @@ def test_every_loss_has_settings(kind: str) -> None:
         ({"kind": "similarity"}, {}),
         ({"kind": "pkt"}, {}),
         ({"kind": "ifm"}, {}),
+        ({"kind": "review"}, {}),
         ({"kind": "exit"}, {"temperature": 1.0, "power": 1.5}),
     ],
     ids=str,
