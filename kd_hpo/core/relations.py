@@ -43,6 +43,6 @@ def relations(rows: Tensor) -> Tensor:
 
 def relational_distance(student: Tensor, teacher: Tensor, *, distance: float, angle: float) -> Tensor:
     """Huber's loss of the relations (B, ..., B + B^2) of both: that of distances and that of angles, weighed -> (B, ...)."""
-    count = len(student)
-    huber = F.smooth_l1_loss(*torch.broadcast_tensors(student, teacher), reduction="none")
+    count, (one, other) = len(student), torch.broadcast_tensors(student, teacher)
+    huber = F.smooth_l1_loss(one, other, reduction="none")
     return distance * huber[..., :count].mean(-1) + angle * huber[..., count:].mean(-1)

@@ -83,7 +83,7 @@ class ReviewedHints(nn.Module):
                 start += self.plan.teacher[t].channels
                 fused = plain or self._fused(_scaled(maps, of_group, place), group.student)
                 hint = self.heads[f"{t}-{group.student}"](_resized(fused[group.student], group.size))
-                losses.append(hierarchical_context(hint, target.transpose(1, 2).unflatten(2, group.size)))
+                losses.append(hierarchical_context(hint, _map_of(target, group.size)))
             parts.append(torch.stack(losses, 1))
         return parts
 
@@ -111,7 +111,7 @@ class _Fusion(nn.Module):
             y = rows_of(_resized(deeper, size))
             share = F.linear(torch.cat([x, y], 2), self.attention, self.bias).sigmoid()
             x = share[..., :1] * x + share[..., 1:] * y
-        return x.transpose(1, 2).unflatten(2, size)
+        return _map_of(x, size)
 
 
 class _Head(nn.Module):
@@ -123,7 +123,12 @@ class _Head(nn.Module):
     def forward(self, fused: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C_t, H, W)
         made = F.conv2d(fused, self.weight, padding=1)
         size = made.shape[2], made.shape[3]
-        return batch_normalised(rows_of(made), self.gain, self.shift).transpose(1, 2).unflatten(2, size)
+        return _map_of(batch_normalised(rows_of(made), self.gain, self.shift), size)
+
+
+def _map_of(rows: Tensor, size: Size) -> Tensor:  # (B, H * W, C) -> (B, C, H, W)
+    maps: Tensor = rows.transpose(1, 2).unflatten(2, size)
+    return maps
 
 
 def _resized(maps: Tensor, size: Size) -> Tensor:

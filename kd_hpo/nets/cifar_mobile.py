@@ -105,7 +105,8 @@ class ChannelShuffle(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        dealt: Tensor = x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return dealt
 
 
 def cifar_mobilenetv2(input_shape: Shape, classes: int, expansion: int = 6, width: float = 0.5) -> nn.Sequential:

@@ -245,7 +245,7 @@ class PairLossContract:
             for s in range(6):
                 reached = range(6) if world.pairs.across_layers else [s]
                 of_layers = gradients(matrix[t, s], [world.features[i] for i in reached])
-                expected = sum((g * z[i]).sum() for i, g in zip(reached, of_layers, strict=True)) ** 2
+                expected = torch.stack([(g * z[i]).sum() for i, g in zip(reached, of_layers, strict=True)]).sum().square()
                 assert_close([actual[t, s]], [expected], "the slope in forward mode is not that of the gradient")
 
     def test_a_plan_of_some_pairs_compares_them_alone(self, world: World) -> None:
