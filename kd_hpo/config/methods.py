@@ -212,6 +212,12 @@ METHODS: dict[str, MethodSpec] = {
         _published(settings.Relational(), weightings.SelectedPair(pair="last"), 1),
         _strength(1),
     ),
+    "crd": MethodSpec(
+        "KD + CRD, embeddings by Adam",
+        "Tian et al. 2020, eq. 18-19",
+        _published(settings.Contrast(), weightings.SelectedPair(pair="last"), 0.8, regressor_gradient="weighted"),
+        _strength(0.8),
+    ),
     "reviewkd": MethodSpec(
         "KD + ReviewKD, regressors by Adam, without its warm-up",
         "Chen et al. 2021 (CVPR), eq. 6-8",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kd_hpo.callables import import_callable
 from kd_hpo.core.comparisons import attention, information_flow, pkt, similarity
+from kd_hpo.core.contrast import Contrast
 from kd_hpo.core.exits import Exit
 from kd_hpo.core.plan import LayerShape, PairPlan, Size
 from kd_hpo.core.regressions import Gaussian, Hint, InfoNCE
@@ -74,6 +75,18 @@ class OfTargets(Protocol):
 
 
 @runtime_checkable
+class Remembers(Protocol):
+    """A module of a pair loss that keeps a memory of the training images, in buffers that its forward leaves as they are."""
+
+    negatives: int
+    """How many other images each is compared with: the targets then have `rows` and `negatives`."""
+
+    def remember(self, features: Sequence[Tensor], targets: Targets) -> None:
+        """Keeps what the step's batch says, after its losses."""
+        ...
+
+
+@runtime_checkable
 class AcrossLayers(Protocol):
     """A module of a pair loss in which a pair depends on other student layers than its own, too."""
 
@@ -103,6 +116,7 @@ PAIR_LOSSES: dict[str, Callable[..., PairLoss]] = {
     "rkd": relational,
     "exit": Exit,
     "review": Review,
+    "crd": Contrast,
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kd_hpo.core.gradient_scaling import scaled_identity
 from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.core.maps import gradient_in_own_layout
-from kd_hpo.core.pair_losses import AcrossLayers, BatchMeans, OfTargets, PairLoss, SharedParameters
+from kd_hpo.core.pair_losses import AcrossLayers, BatchMeans, OfTargets, PairLoss, Remembers, SharedParameters
 from kd_hpo.core.plan import PairPlan, Size
 from kd_hpo.core.targets import Targets as Targets
 
@@ -36,6 +36,7 @@ class PairMatrix(nn.Module):
         self._has_means = isinstance(self.feature_pairs, BatchMeans)  # once, since a protocol is slow to answer
         self.reads_labels = isinstance(self.feature_pairs, OfTargets)
         """Whether the targets have to say what the labels are."""
+        self._remembers = isinstance(self.feature_pairs, Remembers)
         self.across_layers = isinstance(self.feature_pairs, AcrossLayers)
         """Whether a pair's gradient reaches other student layers than its own."""
         T, S = plan.shape
@@ -78,6 +79,11 @@ class PairMatrix(nn.Module):
         elif self.plan.logits_pair:
             parts.append(features[-1].new_zeros(1))
         return self._in_order(parts)
+
+    @property
+    def memory(self) -> Remembers | None:
+        """The module of the pairs, where that keeps a memory of the training images."""
+        return cast(Remembers, self.feature_pairs) if self._remembers else None
 
     def sample_losses(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
         """The pair losses of each example that is compared, (B', T, S); weights may be theirs too, (B', T, S)."""

@@ -15,11 +15,15 @@ class Targets:
     blocks  for each resolution (h, w): (B', h * w, C), the channels of its layers side by side, in the plan's order, of the
             batch's first B' examples: those that the pairs are compared on
     shares  (B, K), 1 at an example's label, or the labels' shares where images are mixed; None where no pair reads labels
+    rows       (B,), where each image stands in a memory of training images; None where no pair has one
+    negatives  (B, N), where images of other classes stand there
     """
 
     logits: Tensor
     blocks: dict[Size, Tensor]
     shares: Tensor | None = None
+    rows: Tensor | None = None
+    negatives: Tensor | None = None
 
     @property
     def compared(self) -> int:

@@ -15,6 +15,8 @@ from kd_hpo.core.plan import LayerShape, PairPlan, pair_plan
 MakeLoss = Callable[[], PairLoss]
 
 B, K = 3, 6
+EXAMPLES = 9
+"""In the memory of a loss that has one."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class World:
         self._generator, self._dtype = torch.Generator().manual_seed(0), dtype
         self.loss: PairLoss = make()
         self.plan: PairPlan = pair_plan([k.layer for k in teacher], [k.layer for k in student], meet=self.loss.meet)
+        self.plan = replace(self.plan, examples=EXAMPLES)
         self.pairs = PairMatrix(self.plan, self.loss, generator=self._generator).double()
         with torch.no_grad():
             for p in self.pairs.parameters():
@@ -63,7 +66,9 @@ class World:
         self.features = [self.randn(*k.shape).requires_grad_() for k in student]
         maps = [as_map(self.randn(*k.shape), k.layer) for k in teacher]
         blocks = {size: torch.cat([pooled(maps[t], size) for t in ts], 2) for size, ts in self.plan.blocks.items()}
-        self.targets = Targets(self.randn(B, 2), blocks, torch.eye(K, dtype=dtype)[torch.tensor([2, 0, 5])])
+        negatives = torch.arange(EXAMPLES).repeat(B, 2)
+        shares = torch.eye(K, dtype=dtype)[torch.tensor([2, 0, 5])]
+        self.targets = Targets(self.randn(B, 2), blocks, shares, rows=torch.tensor([4, 0, 8]), negatives=negatives)
 
     def randn(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self._generator, dtype=torch.float64).to(self._dtype)

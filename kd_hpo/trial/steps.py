@@ -74,6 +74,8 @@ def inner_gradients(trial: Trial, seen: Seen, due: StepPlan) -> tuple[StepLosses
     if pairs:
         pairs.optimizer.zero_grad()
     loss.total.backward()
+    if pairs and targets and pairs.losses.memory is not None:
+        pairs.losses.memory.remember([feature[: targets.compared] for feature in as_targets(features)], targets)
     task = trial.objective.task
     reached = task.metrics(task.statistics(output, seen.view.labels))[task.metric]
     return StepLosses(loss.task, loss.logits, loss.pairs, reached), resting

@@ -37,6 +37,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
         ("rkd", False, False),
         ("exit", True, False),
         ("review", False, False),
+        ("crd", True, False),
     ],
 )
 def test_what_each_loss_reads(name: str, meet: bool, standardised: bool) -> None:
@@ -70,6 +71,7 @@ def test_every_loss_has_settings(kind: str) -> None:
         ({"kind": "pkt"}, {}),
         ({"kind": "ifm"}, {}),
         ({"kind": "review"}, {}),
+        ({"kind": "crd", "width": 64}, {"negatives": 16_384, "temperature": 0.07, "momentum": 0.5, "width": 64}),
         ({"kind": "exit"}, {"temperature": 1.0, "power": 1.5}),
     ],
     ids=str,
