@@ -1,5 +1,6 @@
 """Every method as a change of a trial's settings: the same networks, data, steps and seeds, other losses and weights."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -23,6 +24,8 @@ class MethodSpec:
     change: Callable[[TrialConfig], TrialConfig]
     space: Mapping[str, Range] = field(default_factory=dict)
     """Ranges of the settings that are its own, for a search beside those of the study."""
+    brings_logits: bool = False
+    """Whether it has a loss of the logits of its own, which its title names."""
     assistants: Callable[[TrialConfig], tuple[Assistant, ...]] | None = None
     """Those between its teacher and its student; None has what `change` leaves."""
 
@@ -53,10 +56,43 @@ def _published(loss: Settings, weighting: Settings, strength: float, **changes: 
 
 
 def _with_kd(apply: Callable[[TrialConfig], TrialConfig]) -> Callable[[TrialConfig], TrialConfig]:
-    """With Hinton's term outside the matrix, at its usual weight where the study has switched it off."""
+    """With the study's term of the logits outside the matrix, at its usual weight where the study has switched it off."""
     return lambda config: apply(
-        config if config.kd.weight else config.replace(kd=config.kd.replace(weight=settings.Distillation().weight).model_dump())
+        config if config.kd.weight else config.replace(kd=config.kd.replace(weight=usual_weight(config.kd)).model_dump())
     )
+
+
+def usual_weight(kd: settings.LogitLoss) -> float:
+    """The weight that a loss of the logits has where none is given."""
+    return float(type(kd).model_fields["weight"].default)
+
+
+def _with_logits(kd: settings.LogitLoss, apply: Callable[[TrialConfig], TrialConfig]) -> Callable[[TrialConfig], TrialConfig]:
+    """With this loss of the logits, at the study's settings where that has one of the kind, else at the published ones."""
+
+    def applied(config: TrialConfig) -> TrialConfig:
+        is_given = isinstance(config.kd, type(kd)) and config.kd.weight
+        return apply(config if is_given else config.replace(kd=kd.model_dump()))
+
+    return applied
+
+
+_LOGIT_TERMS = {
+    "standardised": "standardised KD",
+    "dkd": "DKD",
+    "dist": "DIST",
+    "mse": "squared logits",
+    "ofa": "OFA's loss of logits",
+    "callable": "own loss of logits",
+}
+
+
+def title_of(name: str, config: TrialConfig) -> str:
+    """Gives the title of one of METHODS, with what compares the logits in the trial that it makes, where that is not Hinton's."""
+    method = METHODS[name]
+    if config.kd.kind not in _LOGIT_TERMS or method.brings_logits:
+        return method.title
+    return re.sub(r"\bKD\b", _LOGIT_TERMS[config.kd.kind], method.title, count=1)
 
 
 def _plain(value: Any) -> Any:
@@ -65,7 +101,7 @@ def _plain(value: Any) -> Any:
 
 def _student_alone(config: TrialConfig) -> TrialConfig:
     alone = _set(weightings.NoPairs())(config)
-    return alone.replace(kd=config.kd.replace(weight=0).model_dump())
+    return alone.replace(kd=config.kd.replace(weight=0, task_weight=None).model_dump())
 
 
 def _learned(config: TrialConfig) -> TrialConfig:
@@ -78,6 +114,11 @@ def _assistant(config: TrialConfig, factor: float, weighting: Settings, pairs: S
     network = widened(config.student.network, factor)
     layers, training, kd = config.student.layers, config.training, config.kd
     return (Assistant(network=network, layers=layers, training=training, kd=kd, pairs=pairs, weighting=weighting),)
+
+
+def _of_exits(config: TrialConfig) -> TrialConfig:
+    exits = {"loss": settings.Exit(), "logits": "inside", "unserved": "leave_out", "balance": settings.Unbalanced()}
+    return _set(weightings.Exits(), strength=4, batch_share=1.0, **exits)(config)
 
 
 def _of_takd(config: TrialConfig) -> tuple[Assistant, ...]:
@@ -97,6 +138,9 @@ def widened(network: Network, factor: float) -> Network:
         "plain_conv": {"channels": [16, 32, 64], "hidden": 128},
         "cifar_resnet": {"width": 1},
         "wrn": {"width": 1},
+        "cifar_mobilenetv2": {"width": 0.5},
+        "cifar_shufflenetv1": {"channels": 240},
+        "cifar_shufflenetv2": {"channels": [116, 232, 464]},
     }
     if network.name not in defaults:
         raise ConfigError(
@@ -107,6 +151,8 @@ def widened(network: Network, factor: float) -> Network:
     given = {name: network.arguments.get(name, value) for name, value in defaults[network.name].items()}
 
     def wide(value: Any) -> Any:
+        if isinstance(value, float):
+            return factor * value
         return round(factor * value) if isinstance(value, int) else [wide(each) for each in value]
 
     return network.replace(arguments={**network.arguments, **{name: wide(value) for name, value in given.items()}})
@@ -117,10 +163,18 @@ def _strength(default: float) -> dict[str, Range]:
     return {"pairs.strength": LogUniformRange(low=default / 10, high=default * 10)}
 
 
+def _of_logits(title: str, paper: str, kd: settings.LogitLoss) -> MethodSpec:
+    return MethodSpec(title, paper, _with_logits(kd, _set(weightings.NoPairs())), brings_logits=True)
+
+
 METHODS: dict[str, MethodSpec] = {
     "as_given": MethodSpec("as the study file says", "", lambda config: config),
     "ce": MethodSpec("student alone", "", _student_alone),
     "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(weightings.NoPairs()))),
+    "standardised": _of_logits("KD of standardised logits", "Sun et al. 2024", settings.Standardised()),
+    "dkd": _of_logits("DKD, without the authors' warm-up of its weight", "Zhao et al. 2022, eq. 7", settings.Decoupled()),
+    "dist": _of_logits("DIST", "Huang et al. 2022, eq. 10", settings.Correlation()),
+    "mse": _of_logits("squared difference of logits", "Ba & Caruana 2014; Kim et al. 2021", settings.SquaredLogits()),
     "fitnets": MethodSpec(
         "FitNets: hint stage, then KD",
         "Romero et al. 2015, eq. 3",
@@ -152,20 +206,58 @@ METHODS: dict[str, MethodSpec] = {
         _published(settings.Pkt(), weightings.SelectedPair(pair="last"), 30_000),
         _strength(30_000),
     ),
+    "rkd": MethodSpec(
+        "KD + RKD, distances and angles",
+        "Park et al. 2019, eq. 5-8",
+        _published(settings.Relational(), weightings.SelectedPair(pair="last"), 1),
+        _strength(1),
+    ),
+    "crd": MethodSpec(
+        "KD + CRD, embeddings by Adam",
+        "Tian et al. 2020, eq. 18-19",
+        _published(settings.Contrast(), weightings.SelectedPair(pair="last"), 0.8, regressor_gradient="weighted"),
+        _strength(0.8),
+    ),
+    "reviewkd": MethodSpec(
+        "KD + ReviewKD, regressors by Adam, without its warm-up",
+        "Chen et al. 2021 (CVPR), eq. 6-8",
+        # The authors have .6 to 8 for a level, by the pair of networks; 5 for most, and four levels.
+        _published(settings.Review(), weightings.SameDepth(), 20, regressor_gradient="weighted"),
+        _strength(20),
+    ),
+    "ofa": MethodSpec(
+        "OFA: its loss of logits, and linear exits",
+        "Hao et al. 2023, eq. 6",
+        _with_logits(settings.TargetEnhanced(), _of_exits),
+        # The authors weigh each of four exits with 1, and make an exit of convolutions.
+        _strength(4),
+        brings_logits=True,
+    ),
     "ifm": MethodSpec(
         "KD + information flow, auxiliary teacher",
         "Passalis et al. 2020, eq. 8-9",
         _published(settings.InformationFlowDivergence(), weightings.InformationFlow(), 1_000),
         _strength(1_000),
-        _of_ifm,
+        assistants=_of_ifm,
     ),
     "takd": MethodSpec(
         "KD through an assistant", "Mirzadeh et al. 2020", _with_kd(_set(weightings.NoPairs())), assistants=_of_takd
     ),
     "semckd": MethodSpec(
-        "KD + SemCKD's attention",
+        "KD + SemCKD's attention, on linear regressors",
         "Chen et al. 2021, eq. 4-8",
         _published(settings.Hint(relu=False), weightings.CrossLayerAttention(), 400),
+        _strength(400),
+    ),
+    "semckd_own": MethodSpec(
+        "KD + SemCKD: its regressors and gradient path, those by Adam",
+        "Chen et al. 2021, eq. 4-8",
+        _published(
+            settings.Hint(relu=False, regressor="convolutions"),
+            weightings.CrossLayerAttention(),
+            400,
+            regressor_gradient="weighted",
+        ),
         _strength(400),
     ),
     "uniform": MethodSpec("KD + uniform lambda", "", _set(weightings.Uniform())),

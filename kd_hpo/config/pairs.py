@@ -8,6 +8,11 @@ from kd_hpo.config.data import Callable
 from kd_hpo.config.settings import Fraction, Key, Plain, Settings
 
 
+def _absent(value: object) -> bool:
+    """Not written down, as settings of before there was such a field are not."""
+    return value is None
+
+
 class _LogitLoss(Settings):
     """What compares the logits of teacher and student, outside the matrix."""
 
@@ -16,6 +21,14 @@ class _LogitLoss(Settings):
     temperature: PositiveFloat = 4.0
     """Of the logits, also of their pair inside the matrix, where `pairs.logits` says so: that
     pair is Hinton's whatever this is."""
+    task_weight: Annotated[PositiveFloat | None, Field(exclude_if=_absent)] = None
+    """What the task's own loss, that of the labels, is multiplied by where the logits are compared: papers that write
+    0.1 of cross-entropy and 0.9 of KD mean that. Without it, as where `weight` is 0, it is 1. Lambda's outer loss has it at 1."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of kd_hpo.core.logit_losses.LOGIT_LOSSES[kind]."""
+        shared = {"kind", *_LogitLoss.model_fields} - {"temperature"}
+        return self.model_dump(exclude=shared)
 
 
 class Distillation(_LogitLoss):
@@ -23,9 +36,66 @@ class Distillation(_LogitLoss):
 
     kind: Literal["hinton"] = "hinton"
 
+
+class Standardised(_LogitLoss):
+    """Hinton's distillation of standardised logits (Sun et al. 2024): each example's have mean 0 and deviation 1 before it.
+
+    The paper has a weight of 9 beside 0.1 of cross-entropy (`task_weight: 0.1`), at temperature 2.
+    """
+
+    kind: Literal["standardised"] = "standardised"
+    weight: NonNegativeFloat = 9.0
+    temperature: PositiveFloat = 2.0
+
+
+class Decoupled(_LogitLoss):
+    """Decoupled distillation (DKD, Zhao et al. 2022): the label's probability, and the others among themselves."""
+
+    kind: Literal["dkd"] = "dkd"
+    target: NonNegativeFloat = 1.0
+    """The paper's alpha, of the divergence between the label and all others together, as two probabilities."""
+    others: NonNegativeFloat = 8.0
+    """The paper's beta, of the divergence among the others, as if the label were not there: 8 for most of its networks, 2 to 6
+    where the teacher is little surer of itself than the student."""
+
+
+class Correlation(_LogitLoss):
+    """One less the correlation of probabilities (DIST, Huang et al. 2022): of each example, and of each class over the batch.
+
+    It couples the examples of a batch, which have to be two or more; lambda's outer loss, where that has the teacher, takes it
+    over parts of the outer batch as large as a training batch.
+    """
+
+    kind: Literal["dist"] = "dist"
+    weight: NonNegativeFloat = 2.0
+    inter_class: NonNegativeFloat = 1.0
+    """The paper's beta over `weight`, of the correlation between an example's classes."""
+    intra_class: NonNegativeFloat = 1.0
+    """The paper's gamma over `weight`, of the correlation between the batch's examples, class by class."""
+
+
+class SquaredLogits(_LogitLoss):
+    """Mean squared difference of the logits as they are (Ba & Caruana 2014; Kim et al. 2021)."""
+
+    kind: Literal["mse"] = "mse"
+    temperature: PositiveFloat = 4.0
+    """Of the logits' pair inside the matrix alone, where `pairs.logits` says so: this loss has none."""
+
     def arguments(self) -> dict[str, Any]:
-        """The arguments of kd_hpo.core.logit_losses.LOGIT_LOSSES[kind]."""
-        return {"temperature": self.temperature}
+        return {}
+
+
+class TargetEnhanced(_LogitLoss):
+    """Distillation with the label's probability enhanced (OFA, Hao et al. 2023), for a teacher of another family.
+
+    It is the loss of OFA's student at its own output; that of its exits is the pair loss `exit`.
+    """
+
+    kind: Literal["ofa"] = "ofa"
+    temperature: PositiveFloat = 1.0
+    power: PositiveFloat = 1.5
+    """The paper's gamma: above 1, the label and what the teacher is sure of count more; at 1 it is Hinton's, but for a constant.
+    The authors' runs have 1 to 1.5."""
 
 
 class OwnLogitLoss(_LogitLoss):
@@ -40,7 +110,10 @@ class OwnLogitLoss(_LogitLoss):
         return {"reference": self.callable, "options": self.options}
 
 
-LogitLoss = Annotated[Distillation | OwnLogitLoss, Field(discriminator="kind")]
+LogitLoss = Annotated[
+    Distillation | Standardised | Decoupled | Correlation | SquaredLogits | TargetEnhanced | OwnLogitLoss,
+    Field(discriminator="kind"),
+]
 
 
 class LearnedVariance(Settings):
@@ -90,6 +163,9 @@ class Hint(_PairLoss):
     kind: Literal["hint"] = "hint"
     relu: bool = True
     """Whether a ReLU follows, as in the teacher; false where the teacher's layers are negative too."""
+    regressor: Annotated[Literal["convolutions"] | None, Field(exclude_if=_absent)] = None
+    """convolutions: 1x1, 3x3 and 1x1 for each pair, twice as wide as the teacher's layer inside (SemCKD, Chen et al. 2021), many
+    times the cost; null: the linear map."""
 
 
 class InfoNCE(_PairLoss):
@@ -127,6 +203,54 @@ class InformationFlowDivergence(_PairLoss):
     kind: Literal["ifm"] = "ifm"
 
 
+class Relational(_PairLoss):
+    """Huber loss of the batch's distances and of the angles between its examples (RKD, Park et al. 2019).
+
+    It holds a number for each three examples of the batch: 8 MB a layer for 128.
+    """
+
+    kind: Literal["rkd"] = "rkd"
+    distance: NonNegativeFloat = 25.0
+    """Of the term of distances, each over the mean distance of the batch."""
+    angle: NonNegativeFloat = 50.0
+    """Of the term of angles."""
+
+
+class Exit(_PairLoss):
+    """Exits at the student's layers, which learn from the teacher's logits and the labels (OFA, Hao et al. 2023).
+
+    An exit is a linear head on a layer's mean over positions. Pairs are those with the teacher's logits: `pairs.logits: inside`
+    and `unserved: leave_out`, as the method `ofa` has it. Where images are mixed, the label is both labels' shares.
+    """
+
+    kind: Literal["exit"] = "exit"
+    temperature: PositiveFloat = 1.0
+    power: PositiveFloat = 1.5
+    """As that of `kd` of the kind ofa."""
+
+
+class Review(_PairLoss):
+    """Hints of student layers that are fused with the deeper ones, at four scales (ReviewKD, Chen et al. 2021)."""
+
+    kind: Literal["review"] = "review"
+
+
+class Contrast(_PairLoss):
+    """Telling an image's embedding by the teacher from those of images of other classes (CRD, Tian et al. 2020).
+
+    It keeps two memories of all training images for each pair, which each checkpoint has too: 46 MB for 45,000 images. The outer
+    loss cannot have the pairs (`weighting.outer_objective: task_and_pairs`), for it has no memory of its images.
+    """
+
+    kind: Literal["crd"] = "crd"
+    negatives: PositiveInt = 16_384
+    temperature: PositiveFloat = 0.07
+    momentum: Fraction = 0.5
+    """Share that the memory of an image keeps, each time that the image is seen."""
+    width: PositiveInt = 128
+    """Of the embeddings."""
+
+
 class OwnLoss(_PairLoss):
     """A loss of your own: a callable that returns a kd_hpo.core.pair_losses.PairLoss."""
 
@@ -140,7 +264,19 @@ class OwnLoss(_PairLoss):
 
 
 PairLoss = Annotated[
-    Gaussian | Hint | InfoNCE | Attention | Similarity | Pkt | InformationFlowDivergence | OwnLoss, Field(discriminator="kind")
+    Gaussian
+    | Hint
+    | InfoNCE
+    | Attention
+    | Similarity
+    | Pkt
+    | InformationFlowDivergence
+    | Relational
+    | Exit
+    | Review
+    | Contrast
+    | OwnLoss,
+    Field(discriminator="kind"),
 ]
 
 
@@ -189,6 +325,9 @@ class Pairs(Settings):
     cost goes with it, and their gradient gets noisier."""
     regressor_lr: PositiveFloat = 1e-2
     """Learning rate of regressors and variances (Adam, at unit weight)."""
+    regressor_gradient: Annotated[Literal["weighted"] | None, Field(exclude_if=_absent)] = None
+    """weighted: regressors learn from the weighted sum, as in the papers' own code, so that a pair of little weight hardly trains
+    its regressor, and one of weight 0 not at all; null: each from its own pair's loss, whatever the pair's weight."""
     balance: Annotated[GradientBalanced | Unbalanced, Field(discriminator="kind")] = GradientBalanced()
     stages: Annotated[Together | PairsFirst, Field(discriminator="kind")] = Together()
     unserved: Literal["refuse", "leave_out"] = "refuse"

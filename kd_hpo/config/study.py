@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from kd_hpo.config.pairs import Distillation, LearnedVariance, Pairs
+from kd_hpo.config.pairs import Correlation, Decoupled, Distillation, LearnedVariance, Pairs, TargetEnhanced
 from kd_hpo.config.search import ArmName, Asha, Race, SamplerSetting, SchedulerSetting, Tpe
 from kd_hpo.config.settings import FilePath, Key, Plain, Seed, Settings, WrittenAs
 from kd_hpo.config.task import Goal, Task
@@ -128,6 +128,12 @@ DEFAULT_SPACE: dict[str, Range] = {
     "kd.temperature": _log(1.5, 10.0),
 }
 """What is searched where a study gives no space and leaves these settings, and its optimiser, as they come."""
+_OF_LOGIT_LOSSES: dict[str, LogUniformRange] = {
+    "kd.others": _log(1.0, 16.0),
+    "kd.intra_class": _log(0.25, 4.0),
+    "kd.power": _log(1.0, 2.0),
+}
+"""Beside DEFAULT_SPACE, of the kinds of `kd` that have them."""
 _AS_IT_COMES = {
     "training.optimizer.lr": Sgd().lr,
     "pairs.strength": Pairs().strength,
@@ -137,6 +143,9 @@ _AS_IT_COMES = {
     "weighting.step": LearnedWeights().step,
     "kd.weight": Distillation().weight,
     "kd.temperature": Distillation().temperature,
+    "kd.others": Decoupled().others,
+    "kd.intra_class": Correlation().intra_class,
+    "kd.power": TargetEnhanced().power,
 }
 
 
@@ -148,11 +157,10 @@ def around(chosen: LogUniformRange, centre: float, value: float) -> LogUniformRa
 def default_space(trial: TrialConfig) -> dict[str, Range]:
     """The ranges of DEFAULT_SPACE moved to the trial's own values: as far below and above them, whatever optimiser they are for.
 
-    It is without the settings that the trial has not, as those of a pair loss of another kind, or has switched off with 0.
-
-    Without the settings that the trial has not, as those of a pair loss of another kind, or has switched off with 0.
+    It is without the settings that the trial has not, as those of a pair loss of another kind, or has switched off with 0; a
+    kind of `kd` that is not Hinton's is searched around its own published values, and in what it has beside them.
     """
-    values = {path: _number_at(trial, path) for path in DEFAULT_SPACE}
+    values = {path: _number_at(trial, path) for path in (*DEFAULT_SPACE, *_OF_LOGIT_LOSSES)}
     space = {path: around(_as_log(path), _AS_IT_COMES[path], value) for path, value in values.items() if value}
     start, floor = (space.get(f"pairs.loss.variance.{end}") for end in ("start", "floor"))
     if start and floor and floor.high >= start.low:  # they would be searched past each other, which no trial can have
@@ -163,7 +171,7 @@ def default_space(trial: TrialConfig) -> dict[str, Range]:
 
 
 def _as_log(path: str) -> LogUniformRange:
-    chosen = DEFAULT_SPACE[path]
+    chosen = _OF_LOGIT_LOSSES.get(path) or DEFAULT_SPACE[path]
     assert isinstance(chosen, LogUniformRange)
     return chosen
 

@@ -46,6 +46,15 @@ class SameDepth(_Weighting):
     kind: Literal["same_depth"] = "same_depth"
 
 
+class Exits(_Weighting):
+    """The teacher's logits for each of the student's layers, all alike; the logits' own pair has no weight.
+
+    It needs the logits among the layers (`pairs.logits: inside`).
+    """
+
+    kind: Literal["exits"] = "exits"
+
+
 class OnePair(_Weighting):
     kind: Literal["one_pair"] = "one_pair"
     teacher: str
@@ -245,6 +254,7 @@ Weighting = Annotated[
     NoPairs
     | Uniform
     | SameDepth
+    | Exits
     | OnePair
     | SelectedPair
     | RandomPoint

@@ -1,6 +1,6 @@
 """What a trial minimises: the one inner loss, and the outer one that lambda is learned on.
 
-    L_in = L_task + kappa L_logits + beta sum_ts lambda_ts scale_ts D_ts
+    L_in = omega L_task + kappa L_logits + beta sum_ts lambda_ts scale_ts D_ts
 
 It is made once, from a task, a logit loss and the pairs, and is called by the step, by the Hessian products of the directions
 and by the outer loss: what is added to one of them is in all.
@@ -52,20 +52,30 @@ class PairTerm:
 
     @classmethod
     def of_step(
-        cls, losses: PairMatrix, features: Sequence[Tensor], targets: Targets, weights: Tensor, needed: Tensor | None
+        cls,
+        losses: PairMatrix,
+        features: Sequence[Tensor],
+        targets: Targets,
+        weights: Tensor,
+        needed: Tensor | None,
+        *,
+        unit: bool = True,
     ) -> "PairTerm":
-        """The term for a step, which trains the regressors at unit weight, so that none starves.
+        """The term for a step, which trains the regressors at unit weight, so that none starves; else as the term has them.
 
         weights  (T, S), or (B', T, S) for each example; the term trains weights that carry a gradient too
         needed   (T, S), as in PairMatrix
         """
+        scaled = weights.detach() if unit else None
         if weights.dim() == 2:
-            matrix = losses(features, targets, weights.detach(), needed)
-            unit, value = matrix.sum(), (weights * matrix.detach()).sum()
+            matrix = losses(features, targets, scaled, needed)
+            unweighted, value = matrix.sum(), (weights * (matrix.detach() if unit else matrix)).sum()
         else:
-            matrix = losses.sample_losses(features, targets, weights.detach())
-            unit, value = matrix.mean(0).sum(), (weights * matrix.detach()).sum((1, 2)).mean()
-        return cls(unit + value if weights.requires_grad else unit, value.detach())
+            matrix = losses.sample_losses(features, targets, scaled)
+            unweighted, value = matrix.mean(0).sum(), (weights * (matrix.detach() if unit else matrix)).sum((1, 2)).mean()
+        if not unit:
+            return cls(value, value.detach())
+        return cls(unweighted + value if weights.requires_grad else unweighted, value.detach())
 
 
 @dataclass(frozen=True)
@@ -84,11 +94,13 @@ class Objective:
     """The losses of a trial's networks.
 
     logit_weight  kappa; at 0 the logits are not compared
+    task_weight   of the task's loss in the inner one, where the logits are compared; else that has weight 1
     """
 
     task: Task
     logit_loss: LogitLoss
     logit_weight: float
+    task_weight: float = 1.0
 
     def inner(
         self, output: Tensor, seen: Labelled, teacher: Tensor | None, pairs: Callable[[], PairTerm] | None, *, labels: bool = True
@@ -103,7 +115,7 @@ class Objective:
         terms, logits = [task] if labels else [], nothing
         if labels and self.logit_weight and teacher is not None:
             logits = self.agreement(output, seen, teacher)
-            terms.append(self.logit_weight * logits)
+            terms = [task if self.task_weight == 1 else self.task_weight * task, self.logit_weight * logits]
         term = pairs() if pairs else None
         if term is not None:
             terms.append(term.differentiated)

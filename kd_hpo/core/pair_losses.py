@@ -1,15 +1,20 @@
 """Every loss that compares the two layers of a pair, by name; a new one is a line here and a pass of kd_hpo.testing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from kd_hpo.callables import import_callable
 from kd_hpo.core.comparisons import attention, information_flow, pkt, similarity
+from kd_hpo.core.contrast import Contrast
+from kd_hpo.core.exits import Exit
 from kd_hpo.core.plan import LayerShape, PairPlan, Size
 from kd_hpo.core.regressions import Gaussian, Hint, InfoNCE
+from kd_hpo.core.relations import relational
+from kd_hpo.core.review import Review
+from kd_hpo.core.targets import Targets
 from kd_hpo.errors import ConfigError
 
 
@@ -61,6 +66,34 @@ class BatchMeans(Protocol):
 
 
 @runtime_checkable
+class OfTargets(Protocol):
+    """A module of a pair loss that reads more of a batch's targets than blocks, such as labels; it is not called itself."""
+
+    def of_targets(self, features: Sequence[Tensor], targets: Targets, weights: Sequence[Tensor | None]) -> list[Tensor]:
+        """The losses (B, pairs) for each of plan.groups; features and weights as those of `PairLoss.module`."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A module of a pair loss that keeps a memory of the training images, in buffers that its forward leaves as they are."""
+
+    negatives: int
+    """How many other images each is compared with: the targets then have `rows` and `negatives`."""
+
+    def remember(self, features: Sequence[Tensor], targets: Targets) -> None:
+        """Keeps what the step's batch says, after its losses."""
+        ...
+
+
+@runtime_checkable
+class AcrossLayers(Protocol):
+    """A module of a pair loss in which a pair depends on other student layers than its own, too."""
+
+    across_layers: Literal[True]
+
+
+@runtime_checkable
 class SharedParameters(Protocol):
     """A module of a pair loss whose parameters hold the numbers of several pairs, of which `means` may leave out some."""
 
@@ -80,6 +113,10 @@ PAIR_LOSSES: dict[str, Callable[..., PairLoss]] = {
     "similarity": similarity,
     "pkt": pkt,
     "ifm": information_flow,
+    "rkd": relational,
+    "exit": Exit,
+    "review": Review,
+    "crd": Contrast,
 }
 
 

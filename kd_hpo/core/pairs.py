@@ -1,7 +1,6 @@
 """The (T, S) matrix of pair losses, whatever the loss, computed together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -10,26 +9,9 @@ from torch import Tensor, nn
 from kd_hpo.core.gradient_scaling import scaled_identity
 from kd_hpo.core.logit_losses import categorical_kl
 from kd_hpo.core.maps import gradient_in_own_layout
-from kd_hpo.core.pair_losses import BatchMeans, PairLoss, SharedParameters
+from kd_hpo.core.pair_losses import AcrossLayers, BatchMeans, OfTargets, PairLoss, Remembers, SharedParameters
 from kd_hpo.core.plan import PairPlan, Size
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What the frozen teacher says of one batch: its logits and features.
-
-    logits  (B, K), as the teacher gives them
-    blocks  for each resolution (h, w): (B', h * w, C), the channels of its layers side by side, in the plan's order, of the
-            batch's first B' examples: those that the pairs are compared on
-    """
-
-    logits: Tensor
-    blocks: dict[Size, Tensor]
-
-    @property
-    def compared(self) -> int:
-        """The number B' of examples that pairs are compared on, or B where nothing but the logits is compared."""
-        return min((len(block) for block in self.blocks.values()), default=len(self.logits))
+from kd_hpo.core.targets import Targets as Targets
 
 
 class PairMatrix(nn.Module):
@@ -52,6 +34,11 @@ class PairMatrix(nn.Module):
         self.plan, self.temperature = plan, temperature
         self.feature_pairs = loss.module(plan, generator or torch.Generator().manual_seed(0))
         self._has_means = isinstance(self.feature_pairs, BatchMeans)  # once, since a protocol is slow to answer
+        self.reads_labels = isinstance(self.feature_pairs, OfTargets)
+        """Whether the targets have to say what the labels are."""
+        self._remembers = isinstance(self.feature_pairs, Remembers)
+        self.across_layers = isinstance(self.feature_pairs, AcrossLayers)
+        """Whether a pair's gradient reaches other student layers than its own."""
         T, S = plan.shape
         of_groups = [t * S + g.student for g in plan.groups for t in g.teachers]
         cells = of_groups + ([T * S - 1] if plan.logits_pair else [])
@@ -86,17 +73,22 @@ class PairMatrix(nn.Module):
         elif self._has_means:
             parts = [cast(BatchMeans, self.feature_pairs).means(compared, targets.blocks, weights, needed)]
         else:
-            parts = [losses.mean(0) for losses in self.feature_pairs(compared, targets.blocks, self._of_groups(weights))]
+            parts = [losses.mean(0) for losses in self._of_features(compared, targets, weights)]
         if self.plan.logits_pair and (needed is None or needed[-1, -1]):
             parts.append(self._logits_pair(features, targets, weights).mean(0))
         elif self.plan.logits_pair:
             parts.append(features[-1].new_zeros(1))
         return self._in_order(parts)
 
+    @property
+    def memory(self) -> Remembers | None:
+        """The module of the pairs, where that keeps a memory of the training images."""
+        return cast(Remembers, self.feature_pairs) if self._remembers else None
+
     def sample_losses(self, features: Sequence[Tensor], targets: Targets, weights: Tensor | None = None) -> Tensor:
         """The pair losses of each example that is compared, (B', T, S); weights may be theirs too, (B', T, S)."""
         compared = self._compared(features, weights, targets.compared)
-        parts = self.feature_pairs(compared, targets.blocks, self._of_groups(weights))
+        parts = self._of_features(compared, targets, weights)
         if self.plan.logits_pair:
             parts.append(self._logits_pair(compared, targets, weights))
         return self._in_order(parts)
@@ -122,6 +114,14 @@ class PairMatrix(nn.Module):
             return [feature[:examples] for feature in features]
         wanted = [True] * len(features) if needed is None or not self._has_means else needed.any(0).tolist()
         return [gradient_in_own_layout(f, examples) if of_pair else f for f, of_pair in zip(features, wanted, strict=True)]
+
+    def _of_features(self, compared: list[Tensor], targets: Targets, weights: Tensor | None) -> list[Tensor]:
+        """(B', pairs) of each group."""
+        of_groups = self._of_groups(weights)
+        if self.reads_labels:
+            return cast(OfTargets, self.feature_pairs).of_targets(compared, targets, of_groups)
+        losses: list[Tensor] = self.feature_pairs(compared, targets.blocks, of_groups)
+        return losses
 
     def _of_groups(self, weights: Tensor | None) -> list[Tensor | None]:
         """(..., T, S) -> of each group (..., pairs)"""

@@ -43,6 +43,8 @@ class PairPlan:
     """Whether both features of a pair are averaged to the smaller height and width of the two; else each stays as it is."""
     compared: frozenset[tuple[int, int]] | None = None
     """The pairs (t, s) that are compared at all; None compares every one."""
+    examples: int = 0
+    """The number of training images, for a loss that keeps a memory of them."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_hpo.core.convolutional_hints import ConvolutionalHints
 from kd_hpo.core.gaussian.formula import gaussian_nll, inverse_softplus, softplus_variance, uniform_weight
 from kd_hpo.core.gaussian.regressors import LinearGaussian
 from kd_hpo.core.gradient_scaling import scaled_linear
@@ -63,13 +64,20 @@ class Gaussian(_Regression):
 class Hint(_Regression):
     """Mean squared error of a regressed hint (FitNets, Romero et al. 2015): linear, batch norm and, if asked, ReLU.
 
+    The regressor `convolutions` has 1x1, 3x3 and 1x1 instead, the first two with batch norm and ReLU, twice as wide as the
+    teacher's layer (SemCKD, Chen et al. 2021).
+
     The batch's statistics tie its examples together: a weight of one example scales the gradient into that example's feature.
     """
 
     relu: bool = True
+    regressor: Literal["convolutions"] | None = None
+    """None is the linear one; convolutions are SemCKD's."""
     standardised: ClassVar[bool] = False
 
     def module(self, plan: PairPlan, generator: torch.Generator) -> nn.Module:
+        if self.regressor == "convolutions":
+            return ConvolutionalHints(plan, relu=self.relu, generator=generator)
         return Regressors(plan, [HintRegressor(self, plan, group, generator) for group in plan.groups])
 
 

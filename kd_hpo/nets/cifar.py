@@ -24,15 +24,33 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.norm1, self.relu1 = _conv(inside, outside, 3, stride), nn.BatchNorm2d(outside), nn.ReLU()
-        self.conv2, self.norm2, self.relu2 = _conv(outside, outside, 3), nn.BatchNorm2d(outside), nn.ReLU()
+        self.conv1, self.norm1, self.relu1 = conv(inside, outside, 3, stride), nn.BatchNorm2d(outside), nn.ReLU()
+        self.conv2, self.norm2, self.relu2 = conv(outside, outside, 3), nn.BatchNorm2d(outside), nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inside != outside:
-            self.shortcut = nn.Sequential(_conv(inside, outside, 1, stride), nn.BatchNorm2d(outside))
+            self.shortcut = nn.Sequential(conv(inside, outside, 1, stride), nn.BatchNorm2d(outside))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu1(self.norm1(self.conv1(x)))
         out: Tensor = self.relu2(self.norm2(self.conv2(y)) + self.shortcut(x))
+        return out
+
+
+class Bottleneck(nn.Module):
+    """Convolutions 1x1, 3x3 and 1x1 to four times `narrow` channels beside an identity, or a 1x1 one with BN (He et al. 2016)."""
+
+    def __init__(self, inside: int, narrow: int, stride: int) -> None:
+        super().__init__()
+        outside = 4 * narrow
+        self.reduce = nn.Sequential(conv(inside, narrow, 1), nn.BatchNorm2d(narrow), nn.ReLU())
+        self.conv = nn.Sequential(conv(narrow, narrow, 3, stride), nn.BatchNorm2d(narrow), nn.ReLU())
+        self.expand, self.relu = nn.Sequential(conv(narrow, outside, 1), nn.BatchNorm2d(outside)), nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            self.shortcut = nn.Sequential(conv(inside, outside, 1, stride), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.expand(self.conv(self.reduce(x))) + self.shortcut(x))
         return out
 
 
@@ -41,9 +59,9 @@ class PreActivationBlock(nn.Module):
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
-        self.norm1, self.relu1, self.conv1 = nn.BatchNorm2d(inside), nn.ReLU(), _conv(inside, outside, 3, stride)
-        self.norm2, self.relu2, self.conv2 = nn.BatchNorm2d(outside), nn.ReLU(), _conv(outside, outside, 3)
-        self.shortcut = None if inside == outside else _conv(inside, outside, 1, stride)
+        self.norm1, self.relu1, self.conv1 = nn.BatchNorm2d(inside), nn.ReLU(), conv(inside, outside, 3, stride)
+        self.norm2, self.relu2, self.conv2 = nn.BatchNorm2d(outside), nn.ReLU(), conv(outside, outside, 3)
+        self.shortcut = None if inside == outside else conv(inside, outside, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu1(self.norm1(x))
@@ -58,18 +76,28 @@ def cifar_resnet(input_shape: Shape, classes: int, depth: int, width: int = 1, s
     channels = (stem_channels, 16 * width, 32 * width, 64 * width)
     for i, (inside, outside) in enumerate(pairwise(channels), 1):
         parts[f"stage{i}"] = _stage(BasicBlock, inside, outside, blocks, stride=1 if i == 1 else 2)
-    return _classifier(parts, channels[-1], classes)
+    return classifier(parts, channels[-1], classes)
+
+
+def cifar_resnet50(input_shape: Shape, classes: int) -> nn.Sequential:
+    """ResNet-50 for small images (He et al. 2016): a 3x3 stem of stride 1, stage1 to stage4 of 256 to 2048 channels, pool, fc."""
+    parts, inside = OrderedDict[str, nn.Module](stem=_conv_norm_relu(input_shape[0], 64)), 64
+    for i, (narrow, blocks) in enumerate(zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True), 1):
+        first = Bottleneck(inside, narrow, 1 if i == 1 else 2)
+        inside = 4 * narrow
+        parts[f"stage{i}"] = nn.Sequential(first, *(Bottleneck(inside, narrow, 1) for _ in range(blocks - 1)))
+    return classifier(parts, inside, classes)
 
 
 def wide_resnet(input_shape: Shape, classes: int, depth: int, width: int = 1) -> nn.Sequential:
     """WRN of 6n + 4 layers (Zagoruyko & Komodakis 2016), without dropout: stem, stage1 to stage3, norm, pool, fc."""
     blocks = _blocks_a_stage("wrn", depth, 4)
-    parts = OrderedDict[str, nn.Module](stem=_conv(input_shape[0], 16, 3))
+    parts = OrderedDict[str, nn.Module](stem=conv(input_shape[0], 16, 3))
     channels = (16, 16 * width, 32 * width, 64 * width)
     for i, (inside, outside) in enumerate(pairwise(channels), 1):
         parts[f"stage{i}"] = _stage(PreActivationBlock, inside, outside, blocks, stride=1 if i == 1 else 2)
     parts["norm"] = nn.Sequential(nn.BatchNorm2d(channels[-1]), nn.ReLU())
-    return _classifier(parts, channels[-1], classes)
+    return classifier(parts, channels[-1], classes)
 
 
 def cifar_vgg(input_shape: Shape, classes: int, depth: int) -> nn.Sequential:
@@ -86,7 +114,7 @@ def cifar_vgg(input_shape: Shape, classes: int, depth: int) -> nn.Sequential:
         convolutions = [_conv_norm_relu(a, b, bias=True) for a, b in pairwise((inside, *channels))]
         parts[f"stage{i}"] = nn.Sequential(*pool, *convolutions)
         inside = channels[-1]
-    return _classifier(parts, inside, classes)
+    return classifier(parts, inside, classes)
 
 
 def _blocks_a_stage(name: str, depth: int, beside: int) -> int:
@@ -102,17 +130,19 @@ def _stage(block: type[BasicBlock | PreActivationBlock], inside: int, outside: i
     return nn.Sequential(block(inside, outside, stride), *(block(outside, outside, 1) for _ in range(blocks - 1)))
 
 
-def _conv(inside: int, outside: int, kernel: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
-    conv = nn.Conv2d(inside, outside, kernel, stride, padding=kernel // 2, bias=bias)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
+def conv(inside: int, outside: int, kernel: int, stride: int = 1, *, bias: bool = False, groups: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the map's size but for its stride, with He's initial weights."""
+    made = nn.Conv2d(inside, outside, kernel, stride, padding=kernel // 2, bias=bias, groups=groups)
+    nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
+    return made
 
 
 def _conv_norm_relu(inside: int, outside: int, *, bias: bool = False) -> nn.Sequential:
-    return nn.Sequential(_conv(inside, outside, 3, bias=bias), nn.BatchNorm2d(outside), nn.ReLU())
+    return nn.Sequential(conv(inside, outside, 3, bias=bias), nn.BatchNorm2d(outside), nn.ReLU())
 
 
-def _classifier(parts: OrderedDict[str, nn.Module], channels: int, classes: int) -> nn.Sequential:
+def classifier(parts: OrderedDict[str, nn.Module], channels: int, classes: int) -> nn.Sequential:
+    """The parts, then the mean over positions and a linear layer."""
     parts["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     parts["fc"] = nn.Linear(channels, classes)
     return nn.Sequential(parts)

@@ -11,7 +11,8 @@ from torch import nn
 from kd_hpo.callables import import_callable
 from kd_hpo.core.tasks import Classification
 from kd_hpo.errors import ConfigError, FeatureMismatch, KdHpoError
-from kd_hpo.nets.cifar import cifar_resnet, cifar_vgg, wide_resnet
+from kd_hpo.nets.cifar import cifar_resnet, cifar_resnet50, cifar_vgg, wide_resnet
+from kd_hpo.nets.cifar_mobile import cifar_mobilenetv2, cifar_shufflenetv1, cifar_shufflenetv2
 from kd_hpo.nets.features import dry_run
 from kd_hpo.nets.libraries import (
     build_timm,
@@ -43,6 +44,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "cifar_vgg": cifar_vgg,
     "vgg8": _published(cifar_vgg, depth=8),
     "cifar_vgg13": _published(cifar_vgg, depth=13),
+    "cifar_resnet50": cifar_resnet50,
+    "cifar_mobilenetv2": cifar_mobilenetv2,
+    "cifar_shufflenetv1": cifar_shufflenetv1,
+    "cifar_shufflenetv2": cifar_shufflenetv2,
 }
 """kd_hpo's own: called with (C, H, W), the number of classes, and the arguments."""
 

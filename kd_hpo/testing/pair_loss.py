@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kd_hpo.core.hypergradient import squared_slopes
-from kd_hpo.core.pairs import PairMatrix, Targets
+from kd_hpo.core.pairs import PairMatrix
 from kd_hpo.testing.world import STUDENT, TEACHER, B, Kind, MakeLoss, World, assert_close, gradients
 
 of_pairs_or_examples = pytest.mark.parametrize("of_examples", [False, True], ids=["T_S", "B_T_S"])
@@ -74,7 +74,10 @@ class PairLossContract:
         for s in range(6):
             features = [f + 0.1 * world.randn(*f.shape) if i == s else f for i, f in enumerate(world.features)]
             changed = ((world.pairs.sample_losses(features, world.targets) - before).abs() > 1e-12).any(0)
-            assert not changed[:, [i for i in range(6) if i != s]].any(), f"student layer {s} is in the loss of another's pair"
+            of_others = changed[:, [i for i in range(6) if i != s]].any()
+            assert world.pairs.across_layers or not of_others, (
+                f"student layer {s} is in the loss of another's pair; a module that means it says across_layers = True"
+            )
             assert changed[:, s].tolist() == [world.reason(t, s) is None for t in range(6)], (
                 f"student layer {s} is not in its own"
             )
@@ -84,7 +87,7 @@ class PairLossContract:
                 if t in layers:
                     part = blocks[size].split([world.plan.teacher[u].channels for u in layers], 2)[layers.index(t)]
                     part += 0.1 * world.randn(*part.shape)
-            after = world.pairs.sample_losses(world.features, Targets(world.targets.logits, blocks))
+            after = world.pairs.sample_losses(world.features, replace(world.targets, blocks=blocks))
             changed = ((after - before).abs() > 1e-12).any(0)
             assert not changed[[i for i in range(6) if i != t]].any(), f"teacher layer {t} is in the loss of another's pair"
             assert changed[t].tolist() == [world.reason(t, s) is None for s in range(6)], f"teacher layer {t} is not in its own"
@@ -121,7 +124,7 @@ class PairLossContract:
         needed[[0, 3, 3], [2, 2, 5]] = True
         weights[~needed] = 0
         wanted = {size: block for size, block in world.targets.blocks.items() if size in world.pairs.sizes(needed)}
-        some = world.pairs(world.features, Targets(world.targets.logits, wanted), weights, needed)
+        some = world.pairs(world.features, replace(world.targets, blocks=wanted), weights, needed)
         every = world.pairs(world.features, world.targets, weights)
         assert_close([some[needed]], [every[needed]], "the pairs that are needed have another loss where others are left out")
         assert ((some - every).abs() <= every.abs()).all(), "a pair that is left out has neither its loss nor 0"
@@ -211,7 +214,7 @@ class PairLossContract:
 
     def test_no_gradient_flows_into_the_teacher(self, world: World) -> None:
         blocks = {size: block.clone().requires_grad_() for size, block in world.targets.blocks.items()}
-        world.pairs(world.features, Targets(world.targets.logits, blocks)).sum().backward()
+        world.pairs(world.features, replace(world.targets, blocks=blocks)).sum().backward()
         assert all(block.grad is None for block in blocks.values()), "a gradient flows into the teacher: detach `blocks`"
 
     # Slopes along a direction, and norms
@@ -239,8 +242,10 @@ class PairLossContract:
         z = [torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in features.values()]
         matrix = world.losses().mean(0)
         for t in range(6):
-            for s in range(6):  # only its own student layer has a gradient
-                expected = (gradients(matrix[t, s], [world.features[s]])[0] * z[s]).sum().square()
+            for s in range(6):
+                reached = range(6) if world.pairs.across_layers else [s]
+                of_layers = gradients(matrix[t, s], [world.features[i] for i in reached])
+                expected = torch.stack([(g * z[i]).sum() for i, g in zip(reached, of_layers, strict=True)]).sum().square()
                 assert_close([actual[t, s]], [expected], "the slope in forward mode is not that of the gradient")
 
     def test_a_plan_of_some_pairs_compares_them_alone(self, world: World) -> None:
@@ -256,7 +261,7 @@ class PairLossContract:
         more = sum(p.numel() for p in some.parameters()) > sum(p.numel() for p in world.pairs.parameters())
         assert not more, "a plan of some pairs has more parameters than that of all: make them for plan.groups alone"
         read = {size: block for size, block in world.targets.blocks.items() if size in some.plan.sizes}
-        again = some.sample_losses(world.features, Targets(world.targets.logits, read))
+        again = some.sample_losses(world.features, replace(world.targets, blocks=read))
         assert torch.equal(again, losses), "it reads targets of a resolution that is not in plan.sizes"
 
     def test_gradients_are_finite_for_dead_and_equal_features(self, world: World) -> None:

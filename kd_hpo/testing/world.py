@@ -1,7 +1,7 @@
 """A pair loss among layers of every kind: the ground on which its contract is tested."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from kd_hpo.core.plan import LayerShape, PairPlan, pair_plan
 
 MakeLoss = Callable[[], PairLoss]
 
-B = 3
+B, K = 3, 6
+EXAMPLES = 9
+"""In the memory of a loss that has one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ TEACHER = [
     Kind(LayerShape("channels_last", 7, 4, 4, channels_last=True), (B, 4, 4, 7)),
     Kind(LayerShape("class_token", 5, 3, 3), (B, 1 + 9, 5)),
     Kind(LayerShape("no_grid", 9, 1, 1), (B, 7, 9)),
-    Kind(LayerShape("vector", 6, 1, 1), (B, 6)),
+    Kind(LayerShape("logits", K, 1, 1), (B, K)),
 ]
 STUDENT = [
     Kind(LayerShape("map", 2, 4, 4), (B, 2, 4, 4)),
@@ -55,6 +57,7 @@ class World:
         self._generator, self._dtype = torch.Generator().manual_seed(0), dtype
         self.loss: PairLoss = make()
         self.plan: PairPlan = pair_plan([k.layer for k in teacher], [k.layer for k in student], meet=self.loss.meet)
+        self.plan = replace(self.plan, examples=EXAMPLES)
         self.pairs = PairMatrix(self.plan, self.loss, generator=self._generator).double()
         with torch.no_grad():
             for p in self.pairs.parameters():
@@ -63,7 +66,9 @@ class World:
         self.features = [self.randn(*k.shape).requires_grad_() for k in student]
         maps = [as_map(self.randn(*k.shape), k.layer) for k in teacher]
         blocks = {size: torch.cat([pooled(maps[t], size) for t in ts], 2) for size, ts in self.plan.blocks.items()}
-        self.targets = Targets(self.randn(B, 2), blocks)
+        negatives = torch.arange(EXAMPLES).repeat(B, 2)
+        shares = torch.eye(K, dtype=dtype)[torch.tensor([2, 0, 5])]
+        self.targets = Targets(self.randn(B, 2), blocks, shares, rows=torch.tensor([4, 0, 8]), negatives=negatives)
 
     def randn(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self._generator, dtype=torch.float64).to(self._dtype)
@@ -76,7 +81,7 @@ class World:
         """Takes the other's features and targets, which are rounded more: what differs then is computed, not given."""
         self.features = [f.detach().to(self._dtype).requires_grad_() for f in other.features]
         blocks = {size: block.to(self._dtype) for size, block in other.targets.blocks.items()}
-        self.targets = Targets(other.targets.logits.to(self._dtype), blocks)
+        self.targets = replace(self.targets, logits=other.targets.logits.to(self._dtype), blocks=blocks)
         self.pairs.load_state_dict(other.pairs.state_dict())
 
     @property

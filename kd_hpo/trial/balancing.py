@@ -44,6 +44,12 @@ def squared_norms(trial: Trial, seen: Seen, balance: GradientBalance, needed: Te
     apart = [feature.detach().requires_grad_() for feature in features]
     matrix = pairs.losses(as_targets(apart), targets, torch.ones(turn.shape).to(targets.logits), turn)
     found = torch.zeros_like(matrix).detach()
+    if pairs.losses.across_layers:
+        for t, s in turn.nonzero().tolist():
+            everywhere = torch.autograd.grad(matrix[t, s], apart, retain_graph=True, allow_unused=True)
+            parts = [(f, g) for f, g in zip(features, everywhere, strict=True) if g is not None and f.requires_grad]
+            found[t, s] = squared(_gradients([f for f, _ in parts], trained, [g for _, g in parts]))
+        return squared(_gradients(trial.objective.task_loss(output, seen.view), trained)).detach(), found, turn
     for t in turn.any(1).nonzero().flatten().tolist():
         at_layers = torch.autograd.grad(matrix[t].sum(), apart, retain_graph=True, allow_unused=True)
         for s, at_layer in enumerate(at_layers):
@@ -52,5 +58,7 @@ def squared_norms(trial: Trial, seen: Seen, balance: GradientBalance, needed: Te
     return squared(_gradients(trial.objective.task_loss(output, seen.view), trained)).detach(), found, turn
 
 
-def _gradients(of: Tensor, trained: dict[str, nn.Parameter], along: Tensor | None = None) -> tuple[Tensor | None, ...]:
+def _gradients(
+    of: Tensor | Sequence[Tensor], trained: dict[str, nn.Parameter], along: Tensor | Sequence[Tensor] | None = None
+) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(of, list(trained.values()), along, retain_graph=True, allow_unused=True)

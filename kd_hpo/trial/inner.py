@@ -25,6 +25,8 @@ def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
     pairs, targets, before = trial.pairs, seen.targets, seen.before
     assert pairs is not None and targets is not None and before is not None
     phi = {name: p.detach().clone() for name, p in pairs.losses.named_parameters()}
+    if pairs.losses.memory is not None:  # which the step moves
+        phi |= {name: buffer.clone() for name, buffer in pairs.losses.named_buffers()}
     strength = trial.config.pairs.strength * pairs.weighting.total(trial.epoch)
     scale = strength * pairs.balance.scales().to(targets.logits)
     weights = pairs.weighting.weights(trial.epoch).to(scale) * scale

@@ -12,7 +12,7 @@ from kd_hpo.core.hypergradient import hypergradient
 from kd_hpo.core.params import Params
 from kd_hpo.core.weightings import Gathers
 from kd_hpo.data.batches import Indices, drawn_batch
-from kd_hpo.trial.passes import as_targets, buffers_of, pair_targets, plain_view, run_student
+from kd_hpo.trial.passes import as_targets, buffers_of, pair_targets, plain_view, run_student, with_labels
 from kd_hpo.trial.randomness import OUTER, random_state_kept
 from kd_hpo.trial.state import PairState, Trial
 
@@ -89,6 +89,6 @@ def outer_loss(trial: Trial, pairs: PairState, batch: Indices, of: str) -> tuple
     loss = trial.objective.outer(output, seen, teacher)
     if of != "task_and_pairs":
         return loss, None
-    said = pair_targets(trial, targets.batch(batch, seen.x, pairs.losses.plan.sizes))
+    said = with_labels(pairs, pair_targets(trial, targets.batch(batch, seen.x, pairs.losses.plan.sizes)), seen)
     matrix = pairs.losses(as_targets(features), said)
     return loss + (pairs.weighting.weights(trial.epoch).to(matrix) * matrix).sum(), matrix.detach()

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -16,7 +17,7 @@ from kd_hpo.data.augment import View, view
 from kd_hpo.data.batches import ImageBatches, Indices
 from kd_hpo.errors import ConfigError
 from kd_hpo.nets.forward_mode import ShortTangents, plain_attention
-from kd_hpo.trial.randomness import SHUFFLE, VIEW, generator, random_state, set_random_state
+from kd_hpo.trial.randomness import NEGATIVES, SHUFFLE, VIEW, generator, random_state, set_random_state
 from kd_hpo.trial.schedule import StepPlan
 from kd_hpo.trial.state import PairState, Trial
 from kd_hpo.trial.weighting import compared_examples
@@ -59,7 +60,8 @@ def see(trial: Trial, batch: Indices, due: StepPlan, *, remembers: bool) -> Seen
         sizes, compared = trial.pairs.losses.sizes(needed), compared_examples(trial.config, len(batch))
         seen = view_of(trial, batch)
         said = targets.batch(batch, seen.x, sizes, compared)
-        return Seen(seen, said.logits, pair_targets(trial, said), before)
+        read = with_labels(trial.pairs, pair_targets(trial, said), seen)
+        return Seen(seen, said.logits, with_memory(trial, trial.pairs, read, batch, seen), before)
     seen = view_of(trial, batch)
     return Seen(seen, targets.logits(batch, seen.x) if trial.objective.logit_weight else None, None, before)
 
@@ -103,6 +105,24 @@ def pair_targets(trial: Trial, targets: Targets) -> Targets:
         return rows[order.to(rows.device)]
 
     return Targets(shuffled(targets.logits), {size: shuffled(block) for size, block in targets.blocks.items()})
+
+
+def with_labels(pairs: PairState, targets: Targets, seen: View) -> Targets:
+    """The targets with the labels of the images, where a pair reads them."""
+    if not pairs.losses.reads_labels:
+        return targets
+    own, other = (F.one_hot(labels, targets.logits.shape[1]).to(targets.logits) for labels in (seen.labels, seen.partners))
+    return replace(targets, shares=seen.share * own + (1 - seen.share) * other)
+
+
+def with_memory(trial: Trial, pairs: PairState, targets: Targets, batch: Indices, seen: View) -> Targets:
+    """The targets with where the images and some of other classes stand in the memory, where a pair has one."""
+    if pairs.memory is None or pairs.losses.memory is None:
+        return targets
+    chance, count = generator(trial.config.seed, NEGATIVES, trial.step), targets.compared
+    negatives = pairs.memory.of_other_classes(seen.labels[:count], pairs.losses.memory.negatives, chance)
+    rows = torch.from_numpy(pairs.memory.rows(batch[:count]))
+    return replace(targets, rows=rows.to(trial.device), negatives=negatives.to(trial.device))
 
 
 # ---- forward passes

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, OUTER, REGRESSORS, WEIGHTING, SHUFFLE, VIEW, BALANCE, HESSIAN = range(8)
+ORDER, OUTER, REGRESSORS, WEIGHTING, SHUFFLE, VIEW, BALANCE, HESSIAN, NEGATIVES = range(9)
 
 
 def generator(seed: int, purpose: int, *position: int) -> torch.Generator:

@@ -19,8 +19,9 @@ from kd_hpo.core.pairs import PairMatrix
 from kd_hpo.core.resting_adam import RestingAdam
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
-from kd_hpo.errors import DataError
+from kd_hpo.errors import ConfigError, DataError
 from kd_hpo.nets.features import FeatureTap
+from kd_hpo.trial.memory_rows import MemoryRows
 from kd_hpo.trial.parts import Prepared, Progress, build_student, layers_of
 from kd_hpo.trial.randomness import REGRESSORS, generator
 from kd_hpo.trial.schedule import Schedule
@@ -43,7 +44,8 @@ def start_trial(config: TrialConfig, prepared: Prepared, tell: Progress = warnin
     student.train()
     require_batches_of_more(config, network, prepared.batches, prepared.splits)
     pairs = start_pairs(config, prepared, tell) if config.weighting.paired else None
-    objective = Objective(prepared.task, logit_loss(config.kd.kind, **config.kd.arguments()), config.kd.weight)
+    loss, of_task = logit_loss(config.kd.kind, **config.kd.arguments()), config.kd.task_weight
+    objective = Objective(prepared.task, loss, config.kd.weight, task_weight=1.0 if of_task is None else of_task)
     return Trial(config, prepared, objective, schedule_of(config, steps, pairs), student, pairs, steps)
 
 
@@ -77,7 +79,8 @@ def start_pairs(config: TrialConfig, prepared: Prepared, tell: Progress) -> Pair
     plan, device, settings = prepared.plan, prepared.batches.device, config.pairs
     loss = pair_loss(settings.loss.kind, **settings.loss.arguments())
     weighting = build_weighting(config, plan, served_pairs(loss, plan, settings), device)
-    plan = replace(plan, compared=frozenset((int(t), int(s)) for t, s in weighting.support().nonzero()))
+    compared = frozenset((int(t), int(s)) for t, s in weighting.support().nonzero())
+    plan = replace(plan, compared=compared, examples=len(prepared.splits.train))
     losses = PairMatrix(plan, loss, temperature=config.kd.temperature, generator=generator(config.seed, REGRESSORS)).to(device)
     groups: list[dict[str, Any]] = [{"params": list(losses.parameters()), "lr": settings.regressor_lr}]
     balance: GradientBalance | NoBalance = NoBalance(plan.shape)
@@ -86,7 +89,13 @@ def start_pairs(config: TrialConfig, prepared: Prepared, tell: Progress) -> Pair
     learning = config.weighting.learning
     looks = direction(learning.direction.kind, **learning.direction.arguments()) if learning else None
     optimizer = RestingAdam([*groups, *weighting.parameter_groups()])
-    return PairState(losses, weighting, balance, optimizer, looks, Derivatives(tell))
+    memory = MemoryRows.of_split(prepared.splits.train, prepared.batches) if losses.memory else None
+    if memory is not None and learning is not None and learning.outer_objective == "task_and_pairs":
+        raise ConfigError(
+            f"pairs.loss {settings.loss.kind} keeps a memory of the training images and has none of the outer split's, so that "
+            "weighting.outer_objective cannot be task_and_pairs; set task or task_and_teacher"
+        )
+    return PairState(losses, weighting, balance, optimizer, looks, Derivatives(tell), memory)
 
 
 def schedule_of(config: TrialConfig, steps_per_epoch: int, pairs: PairState | None) -> Schedule:

@@ -19,6 +19,7 @@ from kd_hpo.core.resting_adam import RestingAdam
 from kd_hpo.core.weightings import Weighting
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.checkpoint import require_alike, require_fitting
+from kd_hpo.trial.memory_rows import MemoryRows
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.randomness import random_state, set_random_state
@@ -39,6 +40,8 @@ class PairState:
     direction: Direction | None = None
     derivatives: Derivatives = field(default_factory=Derivatives)
     """How they go through the student."""
+    memory: MemoryRows | None = None
+    """Where the training images stand in the memory of a loss that has one."""
     held_epochs: int = 0
     held_sum: Tensor = field(init=False)
 

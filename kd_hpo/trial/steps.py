@@ -74,6 +74,8 @@ def inner_gradients(trial: Trial, seen: Seen, due: StepPlan) -> tuple[StepLosses
     if pairs:
         pairs.optimizer.zero_grad()
     loss.total.backward()
+    if pairs and targets and pairs.losses.memory is not None:
+        pairs.losses.memory.remember([feature[: targets.compared] for feature in as_targets(features)], targets)
     task = trial.objective.task
     reached = task.metrics(task.statistics(output, seen.view.labels))[task.metric]
     return StepLosses(loss.task, loss.logits, loss.pairs, reached), resting
@@ -85,7 +87,8 @@ def pair_term(trial: Trial, pairs: PairState, features: list[Tensor], targets: T
     compared = compared_features(pairs, features, targets) if weighting.reads_features else None
     weights = weighting.weights(epoch, compared).to(targets.logits)
     scales = trial.config.pairs.strength * weighting.total(epoch) * pairs.balance.scales().to(targets.logits)
-    return PairTerm.of_step(pairs.losses, features, targets, weights * scales, needed_pairs(trial, pairs, due.weighted_only))
+    needed, unit = needed_pairs(trial, pairs, due.weighted_only), trial.config.pairs.regressor_gradient is None
+    return PairTerm.of_step(pairs.losses, features, targets, weights * scales, needed, unit=unit)
 
 
 def compared_features(pairs: PairState, features: list[Tensor], targets: Targets) -> Compared:

@@ -83,6 +83,8 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
         case settings.OnePair(teacher=teacher, student=student):
             t = _position(teacher, [layer.name for layer in plan.teacher], "teacher")
             return constant(one_pair(shape, t, _position(student, [layer.name for layer in plan.student], "student")))
+        case settings.Exits():
+            return constant(_exits(plan))
         case settings.SelectedPair(pair=pair):
             return constant(one_pair(shape, *selected_pair(plan, pair)))
         case settings.RandomPoint(draw=draw):
@@ -105,6 +107,19 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
             return Attention(served, compared, lr=lr, factor=factor, generator=chance, device=device)
         case _:
             return constant(CONSTANT_WEIGHTINGS[weighting.kind](shape))
+
+
+def _exits(plan: PairPlan) -> Tensor:
+    """Raises ConfigError for a plan in which the logits teach no layer of the student."""
+    T, S = plan.shape
+    if not plan.logits_pair or S == 1:
+        raise ConfigError(
+            "weighting exits has the teacher's logits teach the student's layers; set pairs.logits: inside, which makes them a "
+            "layer, and give student.layers"
+        )
+    weights = torch.zeros(T, S)
+    weights[-1, :-1] = 1 / (S - 1)
+    return weights
 
 
 def own_weighting(weighting: settings.OwnWeighting, served: Tensor, plan: PairPlan) -> Weighting:

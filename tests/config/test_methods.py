@@ -8,20 +8,34 @@ import torch
 
 from kd_hpo.config import weightings
 from kd_hpo.config.load import with_settings
-from kd_hpo.config.methods import METHODS, widened
+from kd_hpo.config.methods import METHODS, title_of, widened
 from kd_hpo.config.trial import Network
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.core.pair_losses import PAIR_LOSSES
 from kd_hpo.errors import ConfigError, FeatureMismatch
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import pair_targets
+from kd_hpo.trial.passes import pair_targets, see
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
-FEATURE_METHODS = ["fitnets", "at", "sp", "vid", "pkt", "ifm", "semckd", "uniform", "random", "hetero"]
+FEATURE_METHODS = [
+    "fitnets",
+    "at",
+    "sp",
+    "vid",
+    "pkt",
+    "rkd",
+    "reviewkd",
+    "ifm",
+    "semckd",
+    "semckd_own",
+    "uniform",
+    "random",
+    "hetero",
+]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -47,6 +61,34 @@ def test_pairs_move_the_student(cache: Path, name: str) -> None:
     assert abs(losses[0] - losses[1]) > 1e-4
 
 
+@pytest.mark.parametrize("kind", ["standardised", "dkd", "dist"])
+def test_lambda_learns_beside_every_loss_of_the_logits(cache: Path, kind: str) -> None:
+    """By `base: hetero` and `set`, as an entry of compare.methods has them."""
+    method = {"kd": {"kind": kind}, "weighting.evidence": False, "training.optimizer.lr": 0.01}
+    result = run_trial(METHODS["hetero"].apply(digits_trial(), method), lambda _: None, cache=cache)
+    assert result.config.kd.kind == kind
+    assert result.last.metrics["train/kd"] < result.records[0].metrics["train/kd"]
+    assert max(map(max, result.last.weights)) > min(map(min, result.last.weights))
+
+
+def test_titles_say_what_compares_the_logits() -> None:
+    trial = digits_trial(kd={"kind": "dkd"})
+    for name, title in {
+        "vid": "DKD + VID, same depth",
+        "kd": "DKD",
+        "dkd": METHODS["dkd"].title,
+        "ce": "student alone",
+    }.items():
+        assert title_of(name, METHODS[name].apply(trial)) == title
+        assert title_of(name, METHODS[name].apply(digits_trial())) == METHODS[name].title
+    assert title_of("fitnets", METHODS["fitnets"].apply(trial)) == "FitNets: hint stage, then DKD"
+    assert title_of("standardised", METHODS["standardised"].apply(trial)) == "KD of standardised logits"
+
+
+def test_plain_training_keeps_no_weight_of_the_task() -> None:
+    assert METHODS["ce"].apply(digits_trial(kd={"kind": "dkd", "task_weight": 0.1})).kd.task_weight is None
+
+
 def test_pairs_of_a_method_are_its_own(cache: Path, prepared: Prepared) -> None:
     """T = conv1, conv2, fc; S = conv1, fc."""
     where = {
@@ -55,12 +97,46 @@ def test_pairs_of_a_method_are_its_own(cache: Path, prepared: Prepared) -> None:
         "sp": [[0, 0], [1, 0], [0, 0]],  # the last maps
         "vid": [[0.5, 0], [0, 0], [0, 0.5]],
         "pkt": [[0, 0], [0, 0], [0, 1]],
+        "rkd": [[0, 0], [0, 0], [0, 1]],
     }
     for name, expected in where.items():
         config = METHODS[name].apply(digits_trial())
         pairs = start_trial(config, prepare(config, cache)).pairs
         assert pairs is not None
         assert pairs.weighting.weights(0).tolist() == expected, name
+
+
+def test_ofa_has_an_exit_at_each_layer_of_the_student_and_reads_both_labels_of_mixed_images(cache: Path) -> None:
+    config = METHODS["ofa"].apply(digits_trial(augment=["mixup"]))
+    trial = start_trial(config, prepare(config, cache))
+    assert trial.pairs is not None
+    assert trial.pairs.weighting.weights(0).tolist() == [[0, 0, 0]] * 3 + [[0.5, 0.5, 0]]  # conv1, fc; the logits aside
+    heads = [p.detach().clone() for p in trial.pairs.losses.parameters()]
+    assert [tuple(p.shape) for p in heads] == [(10, 4), (10,), (10, 8), (10,)]
+    seen = see(trial, trial.prepared.splits.train[:32], trial.schedule.at(0), remembers=False)
+    assert seen.targets is not None
+    assert seen.targets.shares is not None
+    kinds = {tuple(sorted({round(float(v), 5) for v in row if v})) for row in seen.targets.shares}
+    assert kinds - {(1.0,)} == {tuple(sorted({round(seen.view.share, 5), round(1 - seen.view.share, 5)}))}
+    assert train_step(trial, trial.prepared.splits.train[:32]).pairs > 0
+    assert not any(torch.equal(a, b) for a, b in zip(heads, trial.pairs.losses.parameters(), strict=True))
+
+
+def test_lambda_learns_which_exits_help(cache: Path) -> None:
+    exits = {"loss": {"kind": "exit"}, "logits": "inside", "unserved": "leave_out"}
+    config = METHODS["hetero"].apply(
+        digits_trial(pairs=exits), {"weighting.evidence": False, "weighting.outer_objective": "task_and_pairs"}
+    )
+    last = torch.tensor(run_trial(config, lambda _: None, cache=cache).last.weights)
+    assert not last[:3, :2].any()
+    assert last[3, :2].min() > 0
+    assert last[3, 0] != last[3, 1]
+
+
+def test_exits_without_the_logits_as_a_layer_are_refused(cache: Path) -> None:
+    config = digits_trial(weighting={"kind": "exits"})
+    with pytest.raises(ConfigError, match="logits: inside"):
+        start_trial(config, prepare(config, cache))
 
 
 def test_information_flow_fades_but_for_the_last_pair(cache: Path) -> None:
@@ -190,9 +266,12 @@ def test_learned_weights_leave_unserved_pairs_at_zero(cache: Path) -> None:
 
 
 ANY_MATRIX = [[1, 0], [2, 1], [0, 3]]
+OF_EXITS = ["uniform", "exits", "attention", "learned"]
+"""Weightings that weigh pairs with the logits whatever the other layers are."""
 WEIGHTINGS: dict[str, dict[str, object]] = {
     "uniform": {},
     "same_depth": {},
+    "exits": {},
     "one_pair": {"teacher": "conv2", "student": "conv1"},
     "selected": {"pair": "last_map"},
     "random": {},
@@ -215,7 +294,10 @@ def test_every_weighting_is_here() -> None:
 @pytest.mark.parametrize("loss", PAIR_LOSSES)
 @pytest.mark.parametrize("kind", WEIGHTINGS)
 def test_any_loss_goes_with_any_weighting(cache: Path, kind: str, loss: str, share: float) -> None:
-    pairs = {"loss": {"kind": loss}, "unserved": "leave_out", "balance": {"kind": "none"}, "batch_share": share}
+    if (loss == "exit" and kind not in OF_EXITS) or (kind == "exits" and loss == "attention"):
+        return  # an exit has the teacher's logits alone, which have no positions
+    logits = "inside" if "exit" in (loss, kind.removesuffix("s")) else "outside"
+    pairs = {"loss": {"kind": loss}, "unserved": "leave_out", "balance": {"kind": "none"}, "batch_share": share, "logits": logits}
     config = digits_trial(pairs=pairs, weighting={"kind": kind, **WEIGHTINGS[kind]}, kd={"weight": 0})
     trial = start_trial(config, prepare(config, cache))
     assert trial.pairs is not None

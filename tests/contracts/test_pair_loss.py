@@ -8,7 +8,11 @@ from kd_hpo.core.pair_losses import PAIR_LOSSES
 from kd_hpo.testing import PairLossContract
 from kd_hpo.testing.world import MakeLoss
 
-MAKERS: dict[str, MakeLoss] = {**PAIR_LOSSES, "gaussian_mlp": partial(PAIR_LOSSES["gaussian"], regressor="mlp")}
+MAKERS: dict[str, MakeLoss] = {
+    **PAIR_LOSSES,
+    "gaussian_mlp": partial(PAIR_LOSSES["gaussian"], regressor="mlp"),
+    "hint_convolutions": partial(PAIR_LOSSES["hint"], regressor="convolutions"),
+}
 OWN_CLASS = {"ifm"}
 
 

@@ -3,7 +3,7 @@ the hypergradients. The tests check each update against the real step before the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,7 @@ class World:
         with torch.random.fork_rng():
             torch.manual_seed(2)
             self.network = Network().double().train()
-        self.plan = pair_plan(TEACHER, STUDENT, logits_pair=True, meet=loss.meet)
+        self.plan = replace(pair_plan(TEACHER, STUDENT, logits_pair=True, meet=loss.meet), examples=2 * B)
         self.pairs = PairMatrix(self.plan, loss, generator=self._generator).double()
         with torch.no_grad():
             for name, p in self.pairs.named_parameters():
@@ -123,7 +123,8 @@ class World:
         self.x, self.labels = self._randn(B, 3, 8, 8), self._labels()
         widths = {size: sum(TEACHER[t].channels for t in layers) for size, layers in self.plan.blocks.items()}
         blocks = {(h, w): self._randn(B, h * w, channels) for (h, w), channels in widths.items()}
-        self.targets = Targets(3 * self._randn(B, K), blocks)
+        shares, negatives = F.one_hot(self.labels, K).double(), torch.arange(B, 2 * B).repeat(B, 1)
+        self.targets = Targets(3 * self._randn(B, K), blocks, shares, rows=torch.arange(B), negatives=negatives)
 
     def inner_loss(self, w: Params, lam: Tensor) -> Tensor:
         logits, features = self.run(w, self.x)

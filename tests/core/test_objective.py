@@ -55,6 +55,16 @@ def test_inner_loss_is_the_sum_of_its_terms() -> None:
     )
 
 
+def test_weight_of_the_task_acts_beside_the_logits_alone() -> None:
+    task, logits = F.cross_entropy(OUTPUT, PLAIN.labels), categorical_kl(OUTPUT, TEACHER, 3.0).mean()
+    of_papers = Objective(Classification(K), Hinton(3.0), 0.9, 0.1)
+    found = of_papers.inner(OUTPUT, PLAIN, TEACHER, lambda: constant(7.0))
+    torch.testing.assert_close(found.total, 0.1 * task + 0.9 * logits + 7.0)
+    torch.testing.assert_close(found.task, task)
+    torch.testing.assert_close(of_papers.inner(OUTPUT, PLAIN, None, None).total, task)
+    torch.testing.assert_close(of_papers.outer(OUTPUT, PLAIN, None), task)
+
+
 def test_stage_of_pairs_alone_tells_the_task_and_leaves_it_out_of_the_total() -> None:
     found = objective().inner(OUTPUT, PLAIN, TEACHER, lambda: constant(7.0), labels=False)
     assert found.total == 7.0
@@ -120,3 +130,14 @@ class TestPairTerm:
         (found,) = torch.autograd.grad(step.differentiated, weights)
         torch.testing.assert_close(found, losses.sample_losses(features, targets).detach() / B, rtol=1e-8, atol=1e-12)
         assert not step.value.requires_grad
+
+    @pytest.mark.parametrize("of_examples", [False, True])
+    def test_step_can_train_regressors_and_weights_by_the_weighted_sum_as_it_stands(
+        self, losses: PairMatrix, features: list[Tensor], targets: Targets, of_examples: bool
+    ) -> None:
+        weights = (self.WEIGHTS.expand(B, 2, 2) if of_examples else self.WEIGHTS).clone().requires_grad_()
+        step = PairTerm.of_step(losses, features, targets, weights, None, unit=False)
+        trained = [*features, *losses.parameters(), weights]
+        matrix = losses.sample_losses(features, targets)
+        expected = torch.autograd.grad((weights * matrix).sum((1, 2)).mean(), trained)
+        torch.testing.assert_close(torch.autograd.grad(step.differentiated, trained), expected, rtol=1e-8, atol=1e-12)

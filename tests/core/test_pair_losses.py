@@ -34,6 +34,10 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
         ("similarity", False, False),
         ("pkt", False, False),
         ("ifm", False, False),
+        ("rkd", False, False),
+        ("exit", True, False),
+        ("review", False, False),
+        ("crd", True, False),
     ],
 )
 def test_what_each_loss_reads(name: str, meet: bool, standardised: bool) -> None:
@@ -66,6 +70,9 @@ def test_every_loss_has_settings(kind: str) -> None:
         ({"kind": "similarity"}, {}),
         ({"kind": "pkt"}, {}),
         ({"kind": "ifm"}, {}),
+        ({"kind": "review"}, {}),
+        ({"kind": "crd", "width": 64}, {"negatives": 16_384, "temperature": 0.07, "momentum": 0.5, "width": 64}),
+        ({"kind": "exit"}, {"temperature": 1.0, "power": 1.5}),
     ],
     ids=str,
 )  # fmt: skip

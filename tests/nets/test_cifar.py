@@ -83,6 +83,20 @@ def test_resnet20_has_the_known_number_of_parameters() -> None:
     assert parameters(build_network("resnet20", {}, (3, 32, 32), 10, seed=0)) == 269_722 + 2_752
 
 
+def test_resnet50_is_counted_by_hand_and_as_published() -> None:
+    """Published: 23.71 M for 100 classes, in tables of RepDistiller's protocol."""
+    total, inside = conv(3, 64), 64
+    for narrow, blocks in zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True):
+        total += conv(inside, 4 * narrow, 1)
+        for block in range(blocks):
+            total += conv(4 * narrow if block else inside, narrow, 1) + conv(narrow, narrow) + conv(narrow, 4 * narrow, 1)
+        inside = 4 * narrow
+    total += (inside + 1) * 100
+    with torch.device("meta"):
+        assert parameters(build_network("cifar_resnet50", {}, (3, 32, 32), 100, seed=0)) == total
+    assert round(total / 1e6, 2) == 23.71
+
+
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
@@ -90,11 +104,12 @@ def test_resnet20_has_the_known_number_of_parameters() -> None:
         ("resnet8x4", [(32, 32), (64, 32), (128, 16), (256, 8)]),
         ("wrn_16_2", [(16, 32), (32, 32), (64, 16), (128, 8)]),
         ("vgg8", [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
+        ("cifar_resnet50", [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)]),
     ],
 )
 def test_stages_are_layers(name: str, stages: list[tuple[int, int]]) -> None:
     network = build_network(name, {}, (3, 32, 32), 10, seed=0)
-    layers = [f"stage{i}" for i in range(1, 6)] if name == "vgg8" else ["stem", "stage1", "stage2", "stage3"]
+    layers = [f"stage{i}" for i in range(1, 6)] if name == "vgg8" else ["stem", *(f"stage{i}" for i in range(1, len(stages)))]
     with FeatureTap(network, [*layers, "pool", "fc"]) as tap:
         logits, features = tap(torch.zeros(2, 3, 32, 32))
     assert [tuple(f.shape[1:]) for f in features] == [*((c, s, s) for c, s in stages), (stages[-1][0],), (10,)]
@@ -118,7 +133,7 @@ def test_the_families_are_the_published_names() -> None:
         assert torch.equal(general(x), published(x))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wrn_16_1", "vgg8"])
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_1", "vgg8", "cifar_resnet50"])
 def test_every_module_is_called_once(name: str) -> None:
     network, calls = build_network(name, {}, (3, 32, 32), 10, seed=0), list[str]()
     for each, module in network.named_modules():

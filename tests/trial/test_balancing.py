@@ -46,10 +46,13 @@ def float64() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("kind", BY)
-def test_norms_are_those_of_each_gradient_alone_in_the_optimisers_metric(cache: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "loss"), [*((kind, "gaussian") for kind in BY), ("adam", "review")])
+def test_norms_are_those_of_each_gradient_alone_in_the_optimisers_metric(cache: Path, kind: str, loss: str) -> None:
+    """A pair of the loss `review` has a gradient through all deeper layers too."""
     config = digits_trial(
-        training={"epochs": 2, "batch_size": 32, "optimizer": BY[kind]}, weighting={"kind": "uniform"}, pairs={"logits": "inside"}
+        training={"epochs": 2, "batch_size": 32, "optimizer": BY[kind]},
+        weighting={"kind": "uniform"},
+        pairs={"logits": "inside", "loss": {"kind": loss}},
     )
     prepared = prepare(config, cache)
     trial = start_trial(config, prepared)

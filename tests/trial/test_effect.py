@@ -19,6 +19,9 @@ ALONE = {"weighting": {"kind": "none"}}
         ({"pairs": {"loss": {"kind": "hint"}}}, {"pairs": {"loss": {"kind": "hint"}, "regressor_lr": 0.5}}, False),
         (ALONE | {"kd": {"weight": 0}}, {"kd": {"weight": 0, "temperature": 9}}, True),
         (ALONE, {"kd": {"weight": 1, "temperature": 9}}, False),
+        ({"kd": {"kind": "mse"}}, {"kd": {"kind": "mse", "temperature": 9}}, True),  # only of the logits' pair inside
+        ({"kd": {"kind": "mse"}, "pairs": {"logits": "inside"}}, {"kd": {"kind": "mse", "temperature": 9}}, False),
+        ({"kd": {"kind": "dkd"}}, {"kd": {"kind": "dkd", "others": 2}}, False),
     ],
 )
 def test_only_what_acts_counts(always: dict[str, object], changes: dict[str, object], same: bool) -> None:
@@ -33,6 +36,8 @@ def test_layers_act_where_pairs_do() -> None:
     assert effect(digits_trial(**ALONE)) == effect(digits_trial(**ALONE, student=fewer))
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("gaussian", True), ("hint", True), ("infonce", True), ("pkt", False)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("gaussian", True), ("hint", True), ("infonce", True), ("pkt", False), ("rkd", False), ("exit", True)]
+)
 def test_losses_that_have_something_to_train(kind: str, expected: bool) -> None:
     assert has_regressors(digits_trial(pairs={"loss": {"kind": kind}})) == expected

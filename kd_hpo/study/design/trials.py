@@ -8,10 +8,20 @@ from typing import Any
 from kd_hpo.config.arms import ARM, ARMS, arms_of
 from kd_hpo.config.load import method_names, probes, with_settings
 from kd_hpo.config.methods import METHODS
-from kd_hpo.config.pairs import PairsFirst
+from kd_hpo.config.pairs import PairsFirst, SquaredLogits
 from kd_hpo.config.paths import value_at
 from kd_hpo.config.search import ArmName
-from kd_hpo.config.study import Choice, LogUniformRange, Method, Range, StudyConfig, UniformRange, around, gives
+from kd_hpo.config.study import (
+    Choice,
+    LogUniformRange,
+    Method,
+    Range,
+    StudyConfig,
+    UniformRange,
+    around,
+    default_space,
+    gives,
+)
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import FixedMatrix
 from kd_hpo.config.wording import brief
@@ -196,7 +206,7 @@ def space_of(study: StudyConfig, name: str, shape: tuple[int, int]) -> dict[str,
 def own_paths(study: StudyConfig, name: str) -> set[str]:
     """The paths of the settings that the method has ranges of its own for."""
     method = method_of(study, name)
-    return {*METHODS[method.base].space, *method.space}
+    return {*METHODS[method.base].space, *_space_of_logits(study, method), *method.space}
 
 
 def own_space(study: StudyConfig, name: str) -> dict[str, Range]:
@@ -204,7 +214,18 @@ def own_space(study: StudyConfig, name: str) -> dict[str, Range]:
     method = method_of(study, name)
     config = as_in_file(study, name).model_dump(mode="json") if method.set else {}
     brought = METHODS[method.base].space
-    return {**{path: _around_set(chosen, value_at(config, path)) for path, chosen in brought.items()}, **method.space}
+    around_set = {path: _around_set(chosen, value_at(config, path)) for path, chosen in brought.items()}
+    return {**around_set, **_space_of_logits(study, method), **method.space}
+
+
+def _space_of_logits(study: StudyConfig, method: Method) -> dict[str, Range]:
+    """The ranges of a loss of the logits that the method has and the study has not: that of the study fits another kind."""
+    trial = study.trial()
+    config = applied(method, trial)
+    if config.kd.kind == trial.kd.kind:
+        return {}
+    without = "kd.temperature" if isinstance(config.kd, SquaredLogits) and config.pairs.logits == "outside" else ""
+    return {path: chosen for path, chosen in default_space(config).items() if path.startswith("kd.") and path != without}
 
 
 def _around_set(chosen: Range, value: Any) -> Range:

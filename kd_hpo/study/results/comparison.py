@@ -11,7 +11,7 @@ from scipy.stats import rankdata, ttest_1samp
 
 from kd_hpo.config.arms import ARM
 from kd_hpo.config.load import method_names
-from kd_hpo.config.methods import METHODS
+from kd_hpo.config.methods import title_of
 from kd_hpo.config.study import Compare, Method, StudyConfig
 from kd_hpo.config.task import Goal
 from kd_hpo.errors import StudyError
@@ -180,7 +180,7 @@ def method_scores(
     taught_by = [folder.result(status.spec.id).teacher_val_accuracy for status in done]
     return MethodScores(
         name=name,
-        title=name if any(isinstance(m, Method) and m.name == name for m in study.compare.methods) else METHODS[name].title,
+        title=name if any(isinstance(m, Method) and m.name == name for m in study.compare.methods) else title_of(name, config),
         by_seed=by_seed,
         failures=tuple(status.message for status in statuses if status and status.state == "failed"),
         is_control=is_control(study, spec),

@@ -131,6 +131,21 @@ def test_space_of_a_method_is_what_acts_on_it_and_its_own(tmp_path: Path) -> Non
     assert space["pairs.strength"] == METHODS["at"].space["pairs.strength"] != DEFAULT_SPACE["pairs.strength"]
 
 
+def test_a_loss_of_the_logits_that_the_study_has_not_brings_its_own_ranges(tmp_path: Path) -> None:
+    """Those of the study's, around a weight of 1, end far below the weight of 9 that standardised logits have."""
+    own = {"name": "mine", "base": "hetero", "set": {"kd": {"kind": "standardised"}}}
+    study = study_of(tmp_path, own, "dkd", "mse", "kd")
+    mine, dkd, mse = (space_of(study, name, SHAPE) for name in ("mine", "dkd", "mse"))
+    assert (mine["kd.weight"].low, mine["kd.weight"].high) == pytest.approx((2.7, 36))
+    assert mine.keys() == set(DEFAULT_SPACE)
+    assert dkd.keys() == KD | {"kd.others"}
+    assert mse.keys() == KD - {"kd.temperature"}
+    given = study_of(tmp_path, "dkd", "kd", kd={"kind": "dkd", "weight": 0.5})
+    for name in ("dkd", "kd"):  # it is the study's own: `search.space` has its ranges
+        assert space_of(given, name, SHAPE)["kd.weight"].high == pytest.approx(2)
+        assert trial_config(given, TrialSpec(id="a", kind="compare", method=name, seed=0)).kd == given.kd
+
+
 def _choice(*values: object) -> dict[str, object]:
     return {"kind": "choice", "values": list(values)}
 
