@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
 from kd_hpo.config.normalise import TeacherNormalise
 from kd_hpo.config.pairs import Distillation, LogitLoss, Pairs
-from kd_hpo.config.settings import Fraction, Key, Location, Plain, Seed, Settings
+from kd_hpo.config.settings import Key, Location, Plain, Seed, Settings
 from kd_hpo.config.task import Classification, Task
+from kd_hpo.config.training import Training, absent
 from kd_hpo.config.weightings import LearnedWeights, NoPairs, Weighting
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
@@ -16,12 +17,7 @@ Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 M = TypeVar("M", bound=Settings)
 
 
-def _absent(value: object) -> bool:
-    """Not written down: settings that do without are those of before there was such a one, and have their digests."""
-    return value is None
-
-
-WeightsKey = Annotated[Key | None, Field(exclude_if=_absent)]
+WeightsKey = Annotated[Key | None, Field(exclude_if=absent)]
 
 
 class Network(Settings):
@@ -30,42 +26,9 @@ class Network(Settings):
     arguments: dict[Key, Plain] = Field(default={})
     pretrained: bool | str = False
     """Starts from the library's own weights: true takes its default ones, a name those of that name."""
-    output: Annotated[Key | int | None, Field(exclude_if=_absent)] = None
+    output: Annotated[Key | int | None, Field(exclude_if=absent)] = None
     """Of a network that returns more than one tensor, in training or always, which one is its output: a key (`logits`), the
     field of a named tuple or data class, or a place (`0`); of items in items `heads.0`. Others are neither trained nor read."""
-
-
-class Sgd(Settings):
-    kind: Literal["sgd"] = "sgd"
-    lr: PositiveFloat = 0.05
-    momentum: Fraction = 0.9
-    nesterov: bool = True
-    weight_decay: NonNegativeFloat = 5e-4
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "Sgd":
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0; give a momentum or set nesterov: false")
-        return self
-
-
-class Adam(Settings):
-    kind: Literal["adam"] = "adam"
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class AdamW(Settings):
-    kind: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 1e-2
-
-
-class Training(Settings):
-    epochs: PositiveInt
-    batch_size: PositiveInt = 128
-    optimizer: Annotated[Sgd | Adam | AdamW, Field(discriminator="kind")] = Sgd()
-    lr_schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
 
 
 def _key_needs_weights(self: M) -> M:

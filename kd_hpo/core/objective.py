@@ -84,11 +84,13 @@ class Objective:
     """The losses of a trial's networks.
 
     logit_weight  kappa; at 0 the logits are not compared
+    smoothing     the share of a label that is spread over all classes, in the inner loss alone
     """
 
     task: Task
     logit_loss: LogitLoss
     logit_weight: float
+    smoothing: float = 0.0
 
     def inner(
         self, output: Tensor, seen: Labelled, teacher: Tensor | None, pairs: Callable[[], PairTerm] | None, *, labels: bool = True
@@ -112,12 +114,13 @@ class Objective:
 
     def outer(self, output: Tensor, seen: Labelled, teacher: Tensor | None) -> Tensor:
         """The outer loss at fixed pairs, (): that of the labels and, where the teacher is given, agreement with its output."""
-        task = self.task_loss(output, seen)
+        task = seen.over_labels(partial(self.task.loss, output))
         return task if teacher is None else task + self.agreement(output, seen, teacher)
 
     def task_loss(self, output: Tensor, seen: Labelled) -> Tensor:
-        """The task's loss, the mean over the batch, ()."""
-        return seen.over_labels(partial(self.task.loss, output))
+        """The task's part of the inner loss, the mean over the batch, ()."""
+        smoothed = {"smoothing": self.smoothing} if self.smoothing else {}
+        return seen.over_labels(partial(self.task.loss, output, **smoothed))
 
     def agreement(self, output: Tensor, seen: Labelled, teacher: Tensor) -> Tensor:
         """The logit loss, the mean over the batch, ()."""

@@ -38,8 +38,11 @@ class Task(Protocol):
         """
         ...
 
-    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """The loss of each example, (B,), for "none", else their mean or sum, ()."""
+    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean", smoothing: float = 0.0) -> Tensor:
+        """The loss of each example, (B,), for "none", else their mean or sum, ().
+
+        smoothing  the share of each label that is spread evenly over all that it could be
+        """
         ...
 
     def statistics(self, output: Tensor, labels: Tensor) -> Tensor:
@@ -89,12 +92,15 @@ class Classification:
             )
         return None
 
-    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean", smoothing: float = 0.0) -> Tensor:
         if self.class_weights is None:
-            return F.cross_entropy(output, labels, reduction=reduction)
+            return F.cross_entropy(output, labels, reduction=reduction, label_smoothing=smoothing)
         # torch's own weights would divide the mean by their sum, so that an example's loss hung on the others of its batch
-        weights = torch.tensor(self.class_weights, dtype=output.dtype, device=output.device)[labels]
-        return _reduced(weights * F.cross_entropy(output, labels, reduction="none"), reduction)
+        weights = torch.tensor(self.class_weights, dtype=output.dtype, device=output.device)
+        if smoothing:
+            losses = F.cross_entropy(output, labels, weights, reduction="none", label_smoothing=smoothing)
+            return _reduced(losses, reduction)
+        return _reduced(weights[labels] * F.cross_entropy(output, labels, reduction="none"), reduction)
 
     def statistics(self, output: Tensor, labels: Tensor) -> Tensor:
         """Counts (3, K): how many examples of each class are right, how many there are, how often it is answered."""

@@ -154,7 +154,8 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
     metrics = {goal.on("train"): reached, "train/loss": task, "train/kd": kd, "train/pairs": pairs}
     for name, indices in (("val", prepared.splits.val), ("outer", prepared.splits.outer)):
         if len(indices):  # `apply` trains on the outer split, and leaves none
-            of_split = score(trial.student, prepared.task, prepared.batches, indices)
+            with trial.as_scored():
+                of_split = score(trial.student, prepared.task, prepared.batches, indices)
             if not isfinite(of_split.loss):  # the last step of the epoch did it: no training loss has seen it
                 raise diverged(trial, trial.step, f"{name} {of_split.loss:g}")
             metrics |= {f"{name}/{metric}": value for metric, value in of_split.metrics.items()}
@@ -181,11 +182,13 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
 
 
 def write_weights(trial: Trial, folder: Path, write: Write) -> None:
-    state = trial.student.network.state_dict()
-    save_weights(state, folder / LAST_WEIGHTS, write)
+    """Writes the weights that are scored, the last ones and the best."""
     *before, last = (trial.config.task.goal.merit(record.metrics) for record in trial.records)
-    if last > max(before, default=-inf):
-        save_weights(state, folder / BEST_WEIGHTS, write)
+    with trial.as_scored():
+        state = trial.student.network.state_dict()
+        save_weights(state, folder / LAST_WEIGHTS, write)
+        if last > max(before, default=-inf):
+            save_weights(state, folder / BEST_WEIGHTS, write)
 
 
 def trial_result(trial: Trial) -> TrialResult:

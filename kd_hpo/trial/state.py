@@ -1,14 +1,15 @@
 """What changes while a trial runs, and its state for a checkpoint."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
+from kd_hpo.config.training import factor_of
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.balance import GradientBalance, NoBalance
 from kd_hpo.core.derivatives import Derivatives
@@ -18,8 +19,9 @@ from kd_hpo.core.pairs import PairMatrix
 from kd_hpo.core.resting_adam import RestingAdam
 from kd_hpo.core.weightings import Weighting
 from kd_hpo.nets.features import FeatureTap
+from kd_hpo.trial.average import Average
 from kd_hpo.trial.checkpoint import require_alike, require_fitting
-from kd_hpo.trial.optimizers import build_optimizer, build_schedule
+from kd_hpo.trial.optimizers import RateSchedule, build_optimizer, build_schedule
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.randomness import random_state, set_random_state
 from kd_hpo.trial.result import EpochRecord
@@ -56,7 +58,8 @@ class Trial:
 
     config: TrialConfig
     prepared: Prepared
-    objective: Objective
+    whole_objective: Objective
+    """With the weights that the settings give; `objective` has those of the epoch."""
     schedule: Schedule
     student: FeatureTap
     pairs: PairState | None
@@ -68,7 +71,9 @@ class Trial:
     """The first step whose hypergradient was not finite: lambda has not moved by it."""
     optimizer: Optimizer = field(init=False)
     """Of the student, in this stage."""
-    lr_schedule: LRScheduler = field(init=False)
+    lr_schedule: RateSchedule = field(init=False)
+    average: Average | None = field(init=False)
+    """Of the student's weights, in this stage; None where the trial keeps none."""
     hypergradient_time: Stopwatch = field(init=False)
     compiled: Callable[..., Any] = field(init=False)
     """The student, compiled at its first call where the trial asks for that."""
@@ -81,14 +86,30 @@ class Trial:
         self.start_stage()
 
     def start_stage(self) -> None:
-        """The student's optimiser without any state, and the whole learning-rate schedule over the steps of the stage."""
-        steps = self.schedule.steps_of_stage(self.step)
-        self.optimizer = build_optimizer(self.config.training.optimizer, self.student.parameters())
-        self.lr_schedule = build_schedule(self.config.training.lr_schedule, self.optimizer, steps)
+        """The student's optimiser without any state, the whole learning-rate schedule over the steps of the stage, a new average."""
+        training = self.config.training
+        self.optimizer = build_optimizer(training, self.student.network)
+        self.lr_schedule = build_schedule(training, self.optimizer, self.schedule.steps_of_stage(self.step))
+        self.average = Average(training.ema, self.student.network) if training.ema else None
 
     @property
     def device(self) -> torch.device:
         return self.prepared.batches.device
+
+    @property
+    def objective(self) -> Objective:
+        """The objective with the weights of this epoch."""
+        weight = self.config.kd.weight * factor_of(self.config.kd.schedule, self.epoch)
+        return replace(self.whole_objective, logit_weight=weight)
+
+    @property
+    def strength(self) -> float:
+        """beta, what multiplies the pairs in this epoch, without what lambda has learned of it."""
+        return self.config.pairs.strength * factor_of(self.config.pairs.schedule, self.epoch)
+
+    def as_scored(self) -> AbstractContextManager[None]:
+        """Inside, the student has the weights that are scored and written: its average's, where one is kept."""
+        return self.average.standing_in() if self.average else nullcontext()
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -106,6 +127,7 @@ class Trial:
             "pairs": {name: part.state_dict() for name, part in pairs.modules().items()} if pairs else {},
             "held": (pairs.held_sum, pairs.held_epochs) if pairs else (),
             "random": random_state(),
+            **({"average": self.average.state_dict()} if self.average else {}),
             "records": [record.model_dump_json() for record in self.records],
         }
 
@@ -114,8 +136,11 @@ class Trial:
         self.records = [EpochRecord.model_validate_json(record) for record in state["records"]]
         self.step, self.epoch = state["step"], state["epoch"]
         self.student.load_state_dict(state["student"])
+        self.start_stage()
         self.optimizer.load_state_dict(state["optimizer"])
         require_fitting(self.optimizer)
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.lr_schedule.load_state_dict(state["schedule"])
         if self.pairs:
             for name, part in self.pairs.modules().items():

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from kd_hpo.config.trial import Teacher, Training
+from kd_hpo.config.training import Training
+from kd_hpo.config.trial import Teacher
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.tasks import Task
 from kd_hpo.data.augment import view
@@ -25,8 +26,9 @@ from kd_hpo.nets.features import freeze
 from kd_hpo.nets.identity import network_digest
 from kd_hpo.nets.outputs import one_tensor, require_output
 from kd_hpo.nets.weights import load_weights, save_weights
+from kd_hpo.trial.average import Average
 from kd_hpo.trial.evaluate import Score, score
-from kd_hpo.trial.optimizers import build_optimizer, build_schedule
+from kd_hpo.trial.optimizers import build_optimizer, build_schedule, clip_gradients, require_rates
 from kd_hpo.trial.randomness import random_state_kept
 
 Progress = Callable[[str], None]
@@ -136,8 +138,10 @@ def train_teacher(
         )
     if training.batch_size == 1:
         require_trains_on_one(network, batches, images, "teacher.training.batch_size is 1")
-    optimizer = build_optimizer(training.optimizer, network.parameters())
-    schedule = build_schedule(training.lr_schedule, optimizer, steps)
+    require_rates(training, steps)
+    optimizer = build_optimizer(training, network)
+    schedule, average = build_schedule(training, optimizer, steps), Average(training.ema, network) if training.ema else None
+    smoothing = {"smoothing": training.label_smoothing} if training.label_smoothing else {}
     views = torch.Generator().manual_seed(config.seed)
     network.train()
     for epoch in range(training.epochs):
@@ -146,10 +150,15 @@ def train_teacher(
             seen = view(batches.inputs(batch), batches.labels(batch), config.augment, views)
             with batches.autocast():
                 output = require_output(network, network(seen.x), one_tensor).to(batches.dtype)
-            loss = seen.over_labels(partial(task.loss, output))
+            loss = seen.over_labels(partial(task.loss, output, **smoothing))
             optimizer.zero_grad()
             loss.backward()
+            clip_gradients(training, network)
             optimizer.step()
             schedule.step()
+            if average:
+                average.update()
         if not loss.isfinite():
             raise Diverged(f"the teacher's loss became {loss.item()} in epoch {epoch + 1}; lower teacher.training.optimizer.lr")
+    if average:
+        average.stay()
