@@ -1,5 +1,7 @@
-"""How a network is trained: optimiser, learning rate over the epochs, and what else a recipe has. The trial's student and a
-teacher that is trained here take the same settings."""
+"""How a network is trained: optimiser, learning rate over the epochs, and what else a recipe has.
+
+The trial's student and a teacher that is trained here take the same settings.
+"""
 
 from typing import Annotated, Literal
 
@@ -102,17 +104,17 @@ Optimizer = Annotated[Sgd | Adam | AdamW | TorchOptimizer | TimmOptimizer, Field
 
 class _WithWarmup(Settings):
     warmup: Literal[0] | When = 0
-    """Epochs (below 1: the share of all) over which the rate rises first, step by step, in a straight line from next to nothing."""
+    """Epochs (below 1: the share of all) over which the rate rises first, step by step, in a line from next to nothing."""
 
 
 class ConstantRate(_WithWarmup):
-    """One rate throughout."""
+    """A rate that stays as it is."""
 
     kind: Literal["constant"] = "constant"
 
 
 class MultiStep(_WithWarmup):
-    """The rate is multiplied at some epochs, as by 0.1 at 150, 180 and 210 of 240."""
+    """A rate that is multiplied at some epochs, as by 0.1 at 150, 180 and 210 of 240."""
 
     kind: Literal["multi_step"] = "multi_step"
     milestones: Annotated[tuple[When, ...], Field(min_length=1)]
@@ -121,7 +123,7 @@ class MultiStep(_WithWarmup):
 
 
 class Cosine(_WithWarmup):
-    """Half a cosine from the rate, after its warm-up, down to the floor."""
+    """A rate that falls along half a cosine, after its warm-up, down to the floor."""
 
     kind: Literal["cosine"] = "cosine"
     floor: NonNegativeFloat = 0.0
@@ -129,7 +131,7 @@ class Cosine(_WithWarmup):
 
 
 class OneCycle(Settings):
-    """Up and down again in two halves of a cosine (Smith & Topin 2018), as torch's OneCycleLR does it."""
+    """A rate that goes up and down in two halves of a cosine (Smith & Topin 2018), as torch's OneCycleLR has it."""
 
     kind: Literal["one_cycle"] = "one_cycle"
     rise: Share = 0.3
@@ -196,8 +198,8 @@ class Training(Settings):
     """Where the gradient of all parameters together is longer than this, it is shortened to it. Directions that go back through
     the steps go back through that too."""
     label_smoothing: Annotated[float | None, Field(exclude_if=absent, gt=0, lt=1)] = None
-    """The share of a label that is spread evenly over all classes in the training loss. Losses that are reported, and the outer
-    one, have the labels as they are."""
+    """The share of a label that is spread evenly over all classes in the training loss; the outer loss, and those on `val` and
+    `outer`, have the labels as they are."""
     ema: Annotated[Ema | None, Field(exclude_if=absent)] = None
     """Keeps an average of the weights, which is then what is scored and exported; null scores and exports them as they are."""
 
@@ -211,14 +213,14 @@ class Training(Settings):
             late = [m for m in schedule.milestones if not warmup < self.share(m) < 1]
             if late:
                 raise ValueError(
-                    f"the milestone {late[0]} should lie after the warmup and before the end of {self.epochs} epochs; below 1 it is "
-                    "a share of them, which fits any number of epochs"
+                    f"the milestone {late[0]} should lie after the warmup and before the end of {self.epochs} epochs; below 1 it "
+                    "is a share of them, which fits any number of epochs"
                 )
         return self
 
     @property
     def words(self) -> str:
-        """The recipe in a line, for people."""
+        """The recipe in a line, as people read it."""
         told = [f"{self.epochs} epochs, batches of {self.batch_size}, {getattr(self.optimizer, 'name', self.optimizer.kind)}"]
         told += [f"labels smoothed by {self.label_smoothing:g}"] if self.label_smoothing else []
         told += [f"gradients cut to {self.clip_norm:g}"] if self.clip_norm else []
@@ -234,7 +236,7 @@ class Training(Settings):
 
 
 class WarmUp(Settings):
-    """Rises with the epochs to the full weight: in epoch e, counted from 1, it is e / epochs of it (as DKD's, Zhao et al. 2022)."""
+    """A weight that rises with the epochs: in epoch e, counted from 1, to e / epochs of itself (as DKD's, Zhao et al. 2022)."""
 
     kind: Literal["warm_up"] = "warm_up"
     epochs: PositiveInt = 20
@@ -245,7 +247,7 @@ class WarmUp(Settings):
 
 
 class Points(Settings):
-    """What multiplies the weight at some epochs; straight lines between them, and the first and last value before and after."""
+    """A weight that is multiplied by given factors at some epochs, by straight lines between them, and by the ends' outside."""
 
     kind: Literal["points"] = "points"
     points: Annotated[tuple[tuple[NonNegativeInt, NonNegativeFloat], ...], Field(min_length=1)]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from kd_hpo.config.data import Augmentation, Data, SplitSizes
 from kd_hpo.config.normalise import TeacherNormalise

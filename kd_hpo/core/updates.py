@@ -89,7 +89,8 @@ def next_update(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], cl
     of = {name: {k: v for k, v in groups[id(p)].items() if k != "params"} for name, p in parameters.items()}
     kept = {name: optimizer.state.get(p, {}) for name, p in parameters.items()}
     more = MORE.get(kind, {})
-    slots = [*OPTIMIZERS[kind], *(slot for setting, slot in more.items() if any(group[setting] for group in of.values()))]
+    also = (slot for setting, slot in more.items() if any(group[setting] for group in of.values()))
+    slots = [*OPTIMIZERS[kind], *also]
     state = {slot: {name: _copied(kept[name].get(slot), p) for name, p in parameters.items()} for slot in slots}
     counts = {name: {count: float(one[count]) for count in _NUMBERS if count in one} for name, one in kept.items()}
     return Update(kind, of, state, counts, clip_norm)

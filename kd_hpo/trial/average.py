@@ -13,7 +13,7 @@ from kd_hpo.trial.checkpoint import require_alike
 class Average:
     """An exponential moving average of all floating-point numbers of a network's state; of others the last values.
 
-        a <- d a + (1 - d) w,   d = decay, or at first (1 + n) / (10 + n) after n steps where there is a warm-up
+    a <- d a + (1 - d) w,   d = decay, or at first (1 + n) / (10 + n) after n steps where there is a warm-up
     """
 
     def __init__(self, settings: Ema, network: nn.Module) -> None:

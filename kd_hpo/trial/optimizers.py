@@ -69,7 +69,7 @@ def build_optimizer(training: Training, network: nn.Module) -> Optimizer:
 
 
 def parameter_groups(training: Training, network: nn.Module) -> list[dict[str, Any]]:
-    """One group of all parameters; or, where weight decay acts on `matrices` alone, those and the others, which have none."""
+    """One group of all parameters; where weight decay acts on `matrices` alone, those and the others, which have none."""
     named = dict(network.named_parameters())
     if training.decayed is None:
         return [{"params": list(named.values())}]
@@ -79,7 +79,7 @@ def parameter_groups(training: Training, network: nn.Module) -> list[dict[str, A
 
 
 def undecayed(network: nn.Module) -> set[str]:
-    """The names of the parameters that recipes leave without decay: vectors, as biases and norms have, and what it says itself."""
+    """The names of the parameters that recipes leave without decay: biases, those of norms, and what the network says itself."""
     free = {name for name, p in network.named_parameters() if p.dim() <= 1}
     for path, module in network.named_modules():
         says = getattr(module, "no_weight_decay", None)
@@ -145,7 +145,7 @@ def build_schedule(training: Training, optimizer: Optimizer, steps: int) -> Rate
 
 
 def require_rates(training: Training, steps: int) -> None:
-    """Goes through a schedule by torch's name once, without a network, so that what is wrong with it shows before hours are spent.
+    """Goes through a schedule by torch's name once, without a network, so that what is wrong with it shows at once.
 
     Raises ConfigError where it ends before the training does, or gives a rate that is none.
     """

@@ -86,7 +86,7 @@ class Trial:
         self.start_stage()
 
     def start_stage(self) -> None:
-        """The student's optimiser without any state, the whole learning-rate schedule over the steps of the stage, a new average."""
+        """The student's optimiser without any state, the whole schedule of its rate over the steps of the stage, a new average."""
         training = self.config.training
         self.optimizer = build_optimizer(training, self.student.network)
         self.lr_schedule = build_schedule(training, self.optimizer, self.schedule.steps_of_stage(self.step))
@@ -104,7 +104,7 @@ class Trial:
 
     @property
     def strength(self) -> float:
-        """beta, what multiplies the pairs in this epoch, without what lambda has learned of it."""
+        """What multiplies the pairs in this epoch: beta, without what lambda has learned of it."""
         return self.config.pairs.strength * factor_of(self.config.pairs.schedule, self.epoch)
 
     def as_scored(self) -> AbstractContextManager[None]:

@@ -144,18 +144,17 @@ def test_matches_central_differences_of_the_real_step(
         }
 
     for step in range(8):
-        update = next_update(optimizer, p, clip_norm)
+        update, kept, epsilon = next_update(optimizer, p, clip_norm), optimizer.state_dict(), 1e-6
         slots = list(update.state)
         w, gradient = ({name: randn(10 * step + at, 4) for at, name in enumerate(p, start)} for start in (0, 2))
         later = Cotangents({n: randn(30 + step, 4) for n in p}, {slot: {n: randn(40 + step, 4) for n in p} for slot in slots})
         by_gradient, earlier = pull_back(update, w, gradient, later)
 
-        def loss(w: Params, gradient: Params) -> float:
+        def loss(w: Params, gradient: Params, kept: Any = kept, later: Cotangents = later) -> float:
             moved, state = stepped(w, gradient, kept)
             by_state = sum(float((state[slot][n] * by).sum()) for slot, of in later.state.items() for n, by in of.items())
             return by_state + sum(float((moved[n] * by).sum()) for n, by in later.w.items())
 
-        kept, epsilon = optimizer.state_dict(), 1e-6
         for one, found in ((w, earlier.w), (gradient, by_gradient)):
             for name in p:
                 measured = torch.zeros(4, dtype=torch.float64)
@@ -164,7 +163,11 @@ def test_matches_central_differences_of_the_real_step(
                     for sign in (1, -1):
                         moved = one[name].clone()
                         moved[i] += sign * epsilon
-                        ends.append(loss({**w, name: moved} if one is w else w, {**gradient, name: moved} if one is gradient else gradient))
+                        ends.append(
+                            loss(
+                                {**w, name: moved} if one is w else w, {**gradient, name: moved} if one is gradient else gradient
+                            )
+                        )
                     measured[i] = (ends[0] - ends[1]) / (2 * epsilon)
                 torch.testing.assert_close(found[name], measured, rtol=1e-5, atol=1e-7)
         for name, parameter in p.items():
