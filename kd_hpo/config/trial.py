@@ -4,7 +4,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
-from kd_hpo.config.data import Augmentation, Data, SplitSizes
+from kd_hpo.config.augment import Augment
+from kd_hpo.config.data import Data, SplitSizes
 from kd_hpo.config.normalise import TeacherNormalise
 from kd_hpo.config.pairs import Distillation, LogitLoss, Pairs
 from kd_hpo.config.settings import Key, Location, Plain, Seed, Settings
@@ -50,8 +51,8 @@ class Teacher(Settings):
     """What it is trained on: the train split, or also the images that no split holds."""
     training: Training | None = Training(epochs=25)
     """null takes the network as it comes, which makes sense where it is pretrained."""
-    augment: tuple[Augmentation, ...] = ()
-    """Random views in the teacher's own training."""
+    augment: Augment = ()
+    """Random views in the teacher's own training, as `augment` of the trial has them."""
     normalise: TeacherNormalise = "data"
     """How pixels become the numbers that the teacher reads: as `data.normalise` says, or as that would be with train, none or a
     mapping with mean and std; weights takes what torchvision or timm say of the network's pretrained weights. It sees the same
@@ -65,8 +66,8 @@ class Teacher(Settings):
     features: Literal["auto", "cached", "online"] = "auto"
     """cached: computed once, of the plain images or of `cached_views`; online: on each batch; auto: cached where it can be."""
     cached_views: NonNegativeInt = 0
-    """Of a student with random views (`augment`, without mixup): so many views of each training image are drawn once, one is
-    seen in each epoch, in turn, and their features are cached. 0 draws new views all the time, and reads them on line."""
+    """Of a student with random views (`augment`, without what mixes images): so many views of each training image are drawn once,
+    one is seen in each epoch, in turn, and their features are cached. 0 draws new views all the time, and reads them on line."""
     cache_precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 halves what the cached features take; losses are computed in float32 all the same."""
     cache_gb: PositiveFloat = 20.0
@@ -117,8 +118,9 @@ class TrialConfig(Settings):
     """Between teacher and student, in order; the last one teaches the student."""
     student: Student
     training: Training
-    augment: tuple[Augmentation, ...] = ()
-    """Random views of the training images; the teacher sees the same ones."""
+    augment: Augment = ()
+    """Random views of the training images, step by step: flip, crop, cutout, mixup, and transforms of torchvision (v2) or of your
+    own, `{name: RandAugment, arguments: {magnitude: 9}}`. The teacher sees each view that the student sees."""
     kd: LogitLoss = Distillation()
     pairs: Pairs = Pairs()
     weighting: Weighting = LearnedWeights()

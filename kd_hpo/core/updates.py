@@ -103,8 +103,8 @@ def pull_back(update: Update, w: Params, gradient: Params, later: Cotangents) ->
     """
     if update.refused:
         raise ConfigError(
-            f"weighting.direction goes back through the steps of the training, and {update.refused}; take another optimizer, or a "
-            "direction that looks at the losses alone: gradient_flow, neumann, conjugate_gradient or diagonal_fisher"
+            f"weighting.direction goes back through the steps of the training, and {update.refused}; take another optimizer, or "
+            "a direction that looks at the losses alone: gradient_flow, neumann, conjugate_gradient or diagonal_fisher"
         )
     with torch.enable_grad():
         leaves_w, leaves_g = _leaves(w), _leaves({name: gradient[name] for name in w})

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from kd_hpo.config.augment import in_words
 from kd_hpo.config.trial import Network, Teacher, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import PairPlan, pair_plan
@@ -169,7 +170,7 @@ def untrained_parts(
 
 def reads_online(config: TrialConfig) -> bool:
     """Whether the teacher reads each batch as the student sees it. Raises ConfigError for cached features of random views."""
-    teacher, names = config.teacher, ", ".join(config.augment)
+    teacher, names = config.teacher, in_words(config.augment)
     if config.augment and teacher.features == "cached" and not teacher.cached_views:
         raise ConfigError(
             f"teacher.features is cached, which are those of the plain images, and the student sees random views "

@@ -18,9 +18,11 @@ from kd_hpo.core.objective import Objective
 from kd_hpo.core.pairs import PairMatrix
 from kd_hpo.core.resting_adam import RestingAdam
 from kd_hpo.core.weightings import Weighting
+from kd_hpo.data.augment import Step
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.average import Average
 from kd_hpo.trial.checkpoint import require_alike, require_fitting
+from kd_hpo.trial.data import steps_of
 from kd_hpo.trial.optimizers import RateSchedule, build_optimizer, build_schedule
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.randomness import random_state, set_random_state
@@ -69,6 +71,8 @@ class Trial:
     records: list[EpochRecord] = field(default_factory=list)
     lost: int | None = None
     """The first step whose hypergradient was not finite: lambda has not moved by it."""
+    augment: list[Step] = field(init=False)
+    """The steps of the random views that training sees."""
     optimizer: Optimizer = field(init=False)
     """Of the student, in this stage."""
     lr_schedule: RateSchedule = field(init=False)
@@ -80,13 +84,14 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.hypergradient_time = Stopwatch(self.device)
+        self.augment = steps_of(self.config.augment, self.prepared.batches)
         self.compiled = self.student
         if self.config.compile:  # whole: a part left out would be a silent fallback
             self.compiled = torch.compile(self.student, fullgraph=True, dynamic=False)
         self.start_stage()
 
     def start_stage(self) -> None:
-        """The student's optimiser without any state, the whole schedule of its rate over the steps of the stage, a new average."""
+        """The student's optimiser without any state, the whole schedule of its rate over the stage's steps, and a new average."""
         training = self.config.training
         self.optimizer = build_optimizer(training, self.student.network)
         self.lr_schedule = build_schedule(training, self.optimizer, self.schedule.steps_of_stage(self.step))

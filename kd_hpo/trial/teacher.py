@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from kd_hpo.callables import code_digest, modules_named
 from kd_hpo.config.training import Training
 from kd_hpo.config.trial import Teacher
 from kd_hpo.config.wording import cut, one_line
@@ -27,6 +28,7 @@ from kd_hpo.nets.identity import network_digest
 from kd_hpo.nets.outputs import one_tensor, require_output
 from kd_hpo.nets.weights import load_weights, save_weights
 from kd_hpo.trial.average import Average
+from kd_hpo.trial.data import steps_of
 from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule, clip_gradients, require_rates
 from kd_hpo.trial.randomness import random_state_kept
@@ -71,6 +73,7 @@ def trained_teacher(
     trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", acts]
     about: list[object] = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
     about += batches.normalisation.identity
+    about += [code_digest(own) for own in [modules_named(told["augment"])] if own]
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
 
     def train(new: Path) -> None:
@@ -142,12 +145,12 @@ def train_teacher(
     optimizer = build_optimizer(training, network)
     schedule, average = build_schedule(training, optimizer, steps), Average(training.ema, network) if training.ema else None
     smoothing = {"smoothing": training.label_smoothing} if training.label_smoothing else {}
-    views = torch.Generator().manual_seed(config.seed)
+    views, steps_seen = torch.Generator().manual_seed(config.seed), steps_of(config.augment, batches)
     network.train()
     for epoch in range(training.epochs):
         progress(f"training the teacher: epoch {epoch + 1} of {training.epochs}")
         for batch in batches.ahead(shuffled_batches(images, training.batch_size, config.seed, epoch)):
-            seen = view(batches.inputs(batch), batches.labels(batch), config.augment, views)
+            seen = view(batches.inputs(batch), batches.labels(batch), steps_seen, views)
             with batches.autocast():
                 output = require_output(network, network(seen.x), one_tensor).to(batches.dtype)
             loss = seen.over_labels(partial(task.loss, output, **smoothing))
