@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kd_hpo.core.logit_losses import LogitLoss
 from kd_hpo.core.pairs import PairMatrix, Targets
-from kd_hpo.core.tasks import Task
+from kd_hpo.core.tasks import Task, training_loss
 
 MatrixOf = Callable[[list[Tensor], Targets], Tensor]
 """(features, targets) -> D (T, S)"""
@@ -119,8 +119,7 @@ class Objective:
 
     def task_loss(self, output: Tensor, seen: Labelled) -> Tensor:
         """The task's part of the inner loss, the mean over the batch, ()."""
-        smoothed = {"smoothing": self.smoothing} if self.smoothing else {}
-        return seen.over_labels(partial(self.task.loss, output, **smoothed))
+        return seen.over_labels(partial(training_loss(self.task, self.smoothing), output))
 
     def agreement(self, output: Tensor, seen: Labelled, teacher: Tensor) -> Tensor:
         """The logit loss, the mean over the batch, ()."""

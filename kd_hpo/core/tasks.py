@@ -4,6 +4,8 @@ A new task is a line in TASKS, a settings model of the same kind in kd_hpo.confi
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from typing import Any, Literal, Protocol
 
 import torch
@@ -38,10 +40,10 @@ class Task(Protocol):
         """
         ...
 
-    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean", smoothing: float = 0.0) -> Tensor:
+    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
         """The loss of each example, (B,), for "none", else their mean or sum, ().
 
-        smoothing  the share of each label that is spread evenly over all that it could be
+        A task whose labels can be smoothed takes `smoothing` too: the share of each that is spread evenly over all there are.
         """
         ...
 
@@ -56,6 +58,18 @@ class Task(Protocol):
     def knows(self, value: float, labels: Tensor) -> bool:
         """Whether a network whose metric is `value` on these labels knows anything: one that gives the same for all does not."""
         ...
+
+
+def training_loss(task: Task, smoothing: float) -> Callable[..., Tensor]:
+    """The loss of a task, of labels that are smoothed by so much. Raises ConfigError for a task that has no such labels."""
+    loss: Callable[..., Tensor] = task.loss
+    if not smoothing:
+        return loss
+    if "smoothing" not in signature(loss).parameters:
+        raise ConfigError(
+            f"training.label_smoothing is {smoothing:g}, and the task {type(task).__name__} cannot smooth its labels"
+        )
+    return partial(loss, smoothing=smoothing)
 
 
 class Classification:

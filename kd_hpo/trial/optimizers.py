@@ -65,7 +65,8 @@ def build_optimizer(training: Training, network: nn.Module) -> Optimizer:
             return AdamW(groups, lr=lr, weight_decay=decay)
     given = {"lr": config.lr, **({"weight_decay": config.weight_decay} if config.weight_decay else {}), **config.arguments}
     make = of_torch(config.name) if isinstance(config, settings.TorchOptimizer) else of_timm(config.name)
-    return _made(partial(make, groups), given, f"the optimizer {config.kind}/{config.name}")
+    made: Optimizer = _made(partial(make, groups), given, f"the optimizer {config.kind}/{config.name}")
+    return made
 
 
 def parameter_groups(training: Training, network: nn.Module) -> list[dict[str, Any]]:
@@ -126,8 +127,7 @@ def build_schedule(training: Training, optimizer: Optimizer, steps: int) -> Rate
         case "constant":
             return ConstantLR(optimizer, factor=1.0)
         case settings.OneCycle(rise=rise, start=start, end=end):
-            more = {"pct_start": rise, "div_factor": start, "final_div_factor": end}
-            return OneCycleLR(optimizer, max_lr=lr, total_steps=steps, cycle_momentum=False, **more)
+            return OneCycleLR(optimizer, lr, steps, pct_start=rise, cycle_momentum=False, div_factor=start, final_div_factor=end)
         case settings.TorchSchedule():
             return _by_name(schedule, training, optimizer, steps)
     warmup = round(steps * training.share(schedule.warmup))

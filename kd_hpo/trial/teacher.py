@@ -16,7 +16,7 @@ from kd_hpo.callables import code_digest, modules_named
 from kd_hpo.config.training import Training
 from kd_hpo.config.trial import Teacher
 from kd_hpo.config.wording import cut, one_line
-from kd_hpo.core.tasks import Task
+from kd_hpo.core.tasks import Task, training_loss
 from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.normalise import Normalisation
@@ -144,7 +144,7 @@ def train_teacher(
     require_rates(training, steps)
     optimizer = build_optimizer(training, network)
     schedule, average = build_schedule(training, optimizer, steps), Average(training.ema, network) if training.ema else None
-    smoothing = {"smoothing": training.label_smoothing} if training.label_smoothing else {}
+    loss_of = training_loss(task, training.label_smoothing or 0.0)
     views, steps_seen = torch.Generator().manual_seed(config.seed), steps_of(config.augment, batches)
     network.train()
     for epoch in range(training.epochs):
@@ -153,7 +153,7 @@ def train_teacher(
             seen = view(batches.inputs(batch), batches.labels(batch), steps_seen, views)
             with batches.autocast():
                 output = require_output(network, network(seen.x), one_tensor).to(batches.dtype)
-            loss = seen.over_labels(partial(task.loss, output, **smoothing))
+            loss = seen.over_labels(partial(loss_of, output))
             optimizer.zero_grad()
             loss.backward()
             clip_gradients(training, network)

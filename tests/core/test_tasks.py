@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kd_hpo.config.task import Classification as Settings
-from kd_hpo.core.tasks import TASKS, Classification, task
+from kd_hpo.core.tasks import TASKS, Classification, task, training_loss
 from kd_hpo.errors import ConfigError
 
 OUTPUT = torch.tensor([[0.0, 3.0], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64).log1p()  # 1/5 and 4/5; 2/3 and 1/3; halves
@@ -16,6 +16,16 @@ COSTS = torch.tensor([5 / 4, 3.0, 2.0], dtype=torch.float64).log()
 @pytest.mark.parametrize(("reduction", "expected"), [("none", COSTS), ("mean", COSTS.mean()), ("sum", COSTS.sum())])
 def test_loss_is_cross_entropy_of_each_example(reduction: str, expected: torch.Tensor) -> None:
     torch.testing.assert_close(Classification(2).loss(OUTPUT, LABELS, reduction), expected)  # type: ignore[arg-type]
+
+
+def test_a_task_without_labels_to_smooth_is_refused() -> None:
+    class Other(Classification):
+        def loss(self, output: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:  # type: ignore[override]
+            return output.sum()
+
+    assert training_loss(Other(2), 0.0)(OUTPUT, LABELS) == OUTPUT.sum()
+    with pytest.raises(ConfigError, match="Other cannot smooth"):
+        training_loss(Other(2), 0.1)
 
 
 def test_accuracy_of_batches_together_is_that_of_their_summed_statistics() -> None:

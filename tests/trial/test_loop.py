@@ -61,6 +61,7 @@ timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm
     ({"kind": "uniform"}, {"pairs": TWO_STAGES, "training": {"epochs": 4, "batch_size": 32, "lr_schedule": "cosine"}}),
     (LATE | {"direction": {"kind": "unrolled", "steps": 3}}, {"training": RECIPE}),
     ({"kind": "uniform"}, {"pairs": TWO_STAGES | {"schedule": POINTS}, "training": RECIPE | {"lr_schedule": HALVED}}),
+    (LATE, {"training": RECIPE, "augment": [{"name": "RandAugment"}, "flip", {"name": "CutMix"}]}),
     pytest.param({"kind": "uniform"}, {"training": RECIPE | {"optimizer": {"kind": "timm", "name": "lamb"}}}, marks=timm),
 ])  # fmt: skip
 @pytest.mark.parametrize("die_after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
