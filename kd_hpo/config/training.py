@@ -15,7 +15,7 @@ When = PositiveInt | Share
 
 
 def absent(value: object) -> bool:
-    """Not written down: settings that do without are those of before there was such a one, and have their digests."""
+    """Whether a setting is not written down: settings without it are those of before there was one, and have their digests."""
     return value is None
 
 

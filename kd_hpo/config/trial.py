@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from kd_hpo.config.augment import Augment
 from kd_hpo.config.data import Data, SplitSizes
-from kd_hpo.config.normalise import TeacherNormalise
+from kd_hpo.config.normalise import TeacherInput, TeacherNormalise
 from kd_hpo.config.pairs import Distillation, LogitLoss, Pairs
 from kd_hpo.config.settings import Key, Location, Plain, Seed, Settings
 from kd_hpo.config.task import Classification, Task
@@ -57,6 +57,10 @@ class Teacher(Settings):
     """How pixels become the numbers that the teacher reads: as `data.normalise` says, or as that would be with train, none or a
     mapping with mean and std; weights takes what torchvision or timm say of the network's pretrained weights. It sees the same
     views as the student."""
+    input: Annotated[TeacherInput | None, Field(exclude_if=absent)] = None
+    """At what size it reads them: `data`, the student's; `{size: 224, interpolation: bicubic}`; `weights`, that of its pretrained
+    weights. null: weights for a network with `pretrained` (the student's size with `stem: small`), which then reads their
+    mean and std too unless `normalise` says otherwise; data for others."""
     returns: Literal["logits", "probabilities"] = "logits"
     """What the network gives: of probabilities, the logarithm is taken. Logarithms of probabilities are logits."""
     accept_weak: bool = False

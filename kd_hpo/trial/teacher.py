@@ -37,7 +37,7 @@ Progress = Callable[[str], None]
 
 HOW_FEATURES_ARE_READ = frozenset({"features", "cached_views", "cache_precision", "cache_gb"})
 """Fields of Teacher that its own training does not depend on."""
-_TOLD_BY_THE_NETWORK = frozenset({"normalise", "returns"})
+_TOLD_BY_THE_NETWORK = frozenset({"normalise", "input", "returns"})
 """Those whose effect is in the network's digest."""
 
 

@@ -13,7 +13,7 @@ def brighter(by: int) -> Callable[[Tensor], Tensor]:
 
     def change(image: Tensor) -> Tensor:
         assert image.dtype == torch.uint8
-        drawn = random.randrange(by) + int(np.random.randint(by)) + int(torch.randint(by, ()))  # noqa: NPY002
+        drawn = random.randrange(by) + int(np.random.randint(by)) + int(torch.randint(by, ()))
         return (image.int() + drawn).clamp(0, 255).to(torch.uint8)
 
     return change
