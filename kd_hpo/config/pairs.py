@@ -188,7 +188,7 @@ class Pairs(Settings):
     strength: PositiveFloat = 3.0
     """beta: what multiplies the weighted sum of pair losses in the inner loss."""
     schedule: Annotated[WeightSchedule | None, Field(exclude_if=absent)] = None
-    """How the strength follows the epochs, as that of `kd` may."""
+    """How the strength follows the epochs, as that of `kd` may; lambda learns nothing where it is 0."""
     batch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of each batch's examples, its first ones, on which the pairs are compared; KD and labels have them all. What pairs
     cost goes with it, and their gradient gets noisier."""

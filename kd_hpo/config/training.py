@@ -19,7 +19,23 @@ def absent(value: object) -> bool:
     return value is None
 
 
-def refusing(reasons: dict[str, str]) -> AfterValidator:
+NO_OPTIMIZERS = {
+    "LBFGS": "evaluates the loss several times in a step, which a step of a trial does once",
+    "SparseAdam": "is for sparse gradients, which no network here has",
+    "Muon": "is for matrices alone, and networks have other parameters too",
+    "adahessian": "needs second derivatives in each step, which a step of a trial does not take",
+}
+NO_SCHEDULES = {
+    "LambdaLR": "is given functions, which a file does not have",
+    "MultiplicativeLR": "is given functions, which a file does not have",
+    "ReduceLROnPlateau": "follows a metric, and a rate here is known before the training",
+    "ChainedScheduler": "is given other schedules; take one of them",
+    "SequentialLR": "is given other schedules; multi_step, cosine and constant have a warmup",
+}
+"""What torch and timm have, and a trial cannot use, with the reasons."""
+
+
+def _refusing(reasons: dict[str, str]) -> AfterValidator:
     """Refuses names of a library that a trial cannot use, each with its reason."""
 
     def checked(name: str) -> str:
@@ -67,16 +83,7 @@ class TorchOptimizer(Settings):
     """
 
     kind: Literal["torch"] = "torch"
-    name: Annotated[
-        Key,
-        refusing(
-            {
-                "LBFGS": "evaluates the loss several times in a step, which a step of a trial does once",
-                "SparseAdam": "is for sparse gradients, which no network here has",
-                "Muon": "is for matrices alone, and networks have other parameters too",
-            }
-        ),
-    ]
+    name: Annotated[Key, _refusing(NO_OPTIMIZERS)]
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     arguments: dict[Key, Plain] = Field(default={})
@@ -90,7 +97,7 @@ class TimmOptimizer(Settings):
     """
 
     kind: Literal["timm"] = "timm"
-    name: Annotated[Key, refusing({"adahessian": "needs second derivatives in each step, which a step of a trial does not take"})]
+    name: Annotated[Key, _refusing(NO_OPTIMIZERS)]
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     arguments: dict[Key, Plain] = Field(default={})
@@ -146,20 +153,7 @@ class TorchSchedule(Settings):
     """A schedule of torch.optim.lr_scheduler by its name, such as StepLR, PolynomialLR or CyclicLR."""
 
     kind: Literal["torch"] = "torch"
-    name: Annotated[
-        Key,
-        refusing(
-            {
-                "LambdaLR": "is given functions, which a file does not have",
-                "MultiplicativeLR": "is given functions, which a file does not have",
-                "ReduceLROnPlateau": "follows a metric, and a rate here is known before the training",
-                "ChainedLR": "is given other schedules; take one of them",
-                "ChainedScheduler": "is given other schedules; take one of them",
-                "SequentialLR": "is given other schedules; multi_step, cosine and constant have a warmup",
-                "SWALR": "is for averages that this trial does not take; see training.ema",
-            }
-        ),
-    ]
+    name: Annotated[Key, _refusing(NO_SCHEDULES)]
     arguments: dict[Key, Plain] = Field(default={})
     """What it is called with, beside the optimiser."""
     each: Literal["epoch", "step"] = "epoch"

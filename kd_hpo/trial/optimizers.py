@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, OneCycleLR, SequentialLR
 
 from kd_hpo.config import training as settings
-from kd_hpo.config.training import Training
+from kd_hpo.config.training import NO_OPTIMIZERS, NO_SCHEDULES, Training
 from kd_hpo.config.wording import cut, not_one_of, one_line
 from kd_hpo.errors import ConfigError
 from kd_hpo.nets.libraries import timm_is_installed
@@ -183,7 +183,9 @@ def _classes(module: Mapping[str, Any], base: type) -> dict[str, Any]:
 def _of(name: str, known: Mapping[str, Any], what: str) -> Any:
     if name in known:
         return known[name]
-    raise ConfigError(f"the name of an {what} {not_one_of(name, sorted(known))}")
+    raise ConfigError(
+        f"the name of an {what} {not_one_of(name, sorted(known.keys() - NO_OPTIMIZERS.keys() - NO_SCHEDULES.keys()))}"
+    )
 
 
 def _made(make: Any, arguments: Mapping[str, Any], what: str) -> Any:

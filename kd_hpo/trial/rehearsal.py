@@ -90,7 +90,8 @@ def _shortened(config: TrialConfig, splits: Splits) -> TrialConfig:
         | {"batch_size": min(batch, IMAGES), "epochs": max(config.training.epochs, _STEPS)}
         | ({"lr_schedule": "constant"} if isinstance(config.training.lr_schedule, TorchSchedule) else {}),
         "compile": False,
-        "pairs": config.pairs.model_dump() | {"stages": Pairs().stages.model_dump()},
+        "pairs": config.pairs.model_dump() | {"stages": Pairs().stages.model_dump(), "schedule": None},
+        "kd": config.kd.model_dump() | {"schedule": None},  # which may leave it out at first
     }
     if learning is not None:
         outer = min(learning.outer_batch, len(splits.outer))
