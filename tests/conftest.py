@@ -9,7 +9,8 @@ import torch
 
 from kd_hpo.config.data import Digits, SplitSizes
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.trial import Network, Student, Teacher, Training, TrialConfig
+from kd_hpo.config.training import Training
+from kd_hpo.config.trial import Network, Student, Teacher, TrialConfig
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.prepare import prepare
 

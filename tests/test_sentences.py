@@ -202,6 +202,17 @@ SETTINGS: dict[str, dict[str, object]] = {
     "a teacher that is easy to agree with": {
         "search": {"by": "agreement", "space": {"teacher.training.epochs": {"kind": "int", "low": 1, "high": 99}}}
     },
+    "a milestone after the end": {"training": {"epochs": 9, "lr_schedule": {"kind": "multi_step", "milestones": [150]}}},
+    "a schedule of no kind": {"training": {"epochs": 9, "lr_schedule": "multistep"}},
+    "a schedule that follows a metric": {
+        "training": {"epochs": 9, "lr_schedule": {"kind": "torch", "name": "ReduceLROnPlateau"}}
+    },
+    "an optimizer with several losses a step": {"training": {"epochs": 9, "optimizer": {"kind": "torch", "name": "LBFGS"}}},
+    "a view of no kind": {"augment": ["rotate"]},
+    "images mixed twice": {"augment": ["mixup", {"name": "CutMix"}]},
+    "an input of no size": {
+        "teacher": {"network": {"name": "resnet20"}, "layers": "auto", "input": {"interpolation": "bicubic"}}
+    },
     "a loss that names no callable": {"pairs": {"loss": {"kind": "callable", "callable": "nothing"}}},
 }
 """What is wrong with the settings of a file that is right but for these; None leaves one out."""
@@ -431,6 +442,15 @@ TRIALS: dict[str, dict[str, object]] = {
     "matrix of another shape": {"weighting": {"kind": "fixed", "matrix": [[1, 0], [0, 0]]}},
     "matrix of zeros": {"weighting": {"kind": "fixed", "matrix": [[0, 0]] * 3}},
     "replay from a start of another shape": {"weighting": {"kind": "replay", "matrices": [[[1, 0]] * 3], "start": [[1, 0]]}},
+    "optimizer that torch does not have": {"training": {"epochs": 1, "optimizer": {"kind": "torch", "name": "RMSProp"}}},
+    "schedule that torch does not have": {"training": {"epochs": 1, "lr_schedule": {"kind": "torch", "name": "StepLr"}}},
+    "direction back through steps that it does not know": {
+        "training": {"epochs": 1, "batch_size": 32, "optimizer": {"kind": "torch", "name": "Rprop"}},
+        "weighting": {"kind": "learned", "direction": {"kind": "unrolled"}, "warmup": 0.0, "every": 1},
+    },
+    "transform that torchvision does not have": {"augment": ({"name": "RandAugmnt"},)},
+    "transform to another size": {"augment": ({"name": "RandomCrop", "arguments": {"size": 4}},)},
+    "transform that gives numbers": {"augment": ({"name": "ConvertImageDtype"},)},
     "replay of another shape": {"weighting": {"kind": "replay", "matrices": [[[1, 2, 3]] * 3]}},
 }
 
@@ -455,6 +475,11 @@ def test_a_checkpoint_is_refused_with(tmp_path: Path, cache: Path, prepared: Pre
 def test_cached_features_of_random_views_are_refused_with(tmp_path: Path, cache: Path, snapshot: SnapshotAssertion) -> None:
     cached = with_settings(digits_trial(augment=("flip",)), {"teacher.features": "cached"})
     assert said_of(lambda _: prepare(cached, cache), tmp_path) == snapshot
+
+
+def test_a_teacher_whose_input_no_library_knows_is_refused_with(tmp_path: Path, cache: Path, snapshot: SnapshotAssertion) -> None:
+    config = with_settings(digits_trial(), {"teacher.input": "weights"})
+    assert said_of(lambda _: prepare(config, cache), tmp_path) == snapshot
 
 
 def test_a_given_teacher_that_is_no_better_than_its_student_is_refused_with(

@@ -11,8 +11,6 @@ from kd_hpo.config.settings import FilePath, Key, Location, Plain, Seed, Setting
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Size = PositiveInt | Share
-Augmentation = Literal["flip", "crop", "cutout", "mixup"]
-"""One of kd_hpo.data.augment.AUGMENTATIONS: a random view of each training image."""
 Callable = Annotated[str, WrittenAs(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.module:callable")]
 """`package.module:callable`, found from the current folder or where Python finds its modules."""
 

@@ -1,8 +1,8 @@
-"""How the levels of pixels become the numbers that a network reads."""
+"""How the levels of pixels become the numbers that a network reads, and at what size a teacher reads them."""
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from kd_hpo.config.settings import Settings
 
@@ -33,3 +33,16 @@ Normalise = Literal["train", "none"] | MeanAndStd
 """train brings each channel to mean 0 and deviation 1 over the train split; none divides by 255; or a mean and std."""
 TeacherNormalise = Literal["data", "train", "none", "weights"] | MeanAndStd
 """data is what `data.normalise` says; weights, what torchvision or timm say of the network's pretrained weights."""
+
+
+class InputSize(Settings):
+    """The size at which a teacher reads each view that the student sees: the whole of it, resized by torchvision."""
+
+    size: PositiveInt | tuple[PositiveInt, PositiveInt]
+    """A side in pixels, or height and width."""
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] = "bilinear"
+    """What is between pixels; where images become smaller, bilinear and bicubic smooth them first."""
+
+
+TeacherInput = Literal["data", "weights"] | InputSize
+"""data: the student's size; weights: that of the network's pretrained weights, as torchvision or timm have it."""

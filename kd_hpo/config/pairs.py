@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from kd_hpo.config.data import Callable
 from kd_hpo.config.settings import Fraction, Key, Plain, Settings
+from kd_hpo.config.training import WeightSchedule, absent
 
 
 def _absent(value: object) -> bool:
@@ -18,6 +19,8 @@ class _LogitLoss(Settings):
 
     weight: NonNegativeFloat = 1.0
     """kappa; 0 switches it off."""
+    schedule: Annotated[WeightSchedule | None, Field(exclude_if=absent)] = None
+    """How the weight follows the epochs: `{kind: warm_up, epochs: 20}`, or `points`; null keeps it."""
     temperature: PositiveFloat = 4.0
     """Of the logits, also of their pair inside the matrix, where `pairs.logits` says so: that
     pair is Hinton's whatever this is."""
@@ -320,6 +323,8 @@ class Pairs(Settings):
 
     strength: PositiveFloat = 3.0
     """beta: what multiplies the weighted sum of pair losses in the inner loss."""
+    schedule: Annotated[WeightSchedule | None, Field(exclude_if=absent)] = None
+    """How the strength follows the epochs, as that of `kd` may; lambda learns nothing where it is 0."""
     batch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of each batch's examples, its first ones, on which the pairs are compared; KD and labels have them all. What pairs
     cost goes with it, and their gradient gets noisier."""

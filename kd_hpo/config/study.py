@@ -24,7 +24,8 @@ from kd_hpo.config.pairs import Correlation, Decoupled, Distillation, LearnedVar
 from kd_hpo.config.search import ArmName, Asha, Race, SamplerSetting, SchedulerSetting, Tpe
 from kd_hpo.config.settings import FilePath, Key, Plain, Seed, Settings, WrittenAs
 from kd_hpo.config.task import Goal, Task
-from kd_hpo.config.trial import Sgd, TrialConfig
+from kd_hpo.config.training import Sgd
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import LearnedWeights
 from kd_hpo.errors import without_secrets
 

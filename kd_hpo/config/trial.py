@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
-from kd_hpo.config.data import Augmentation, Data, SplitSizes
-from kd_hpo.config.normalise import TeacherNormalise
+from kd_hpo.config.augment import Augment
+from kd_hpo.config.data import Data, SplitSizes
+from kd_hpo.config.normalise import TeacherInput, TeacherNormalise
 from kd_hpo.config.pairs import Distillation, LogitLoss, Pairs
-from kd_hpo.config.settings import Fraction, Key, Location, Plain, Seed, Settings
+from kd_hpo.config.settings import Key, Location, Plain, Seed, Settings
 from kd_hpo.config.task import Classification, Task
+from kd_hpo.config.training import Training, absent
 from kd_hpo.config.weightings import LearnedWeights, NoPairs, Weighting
 
 Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
@@ -16,12 +18,7 @@ Layers = Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)]
 M = TypeVar("M", bound=Settings)
 
 
-def _absent(value: object) -> bool:
-    """Not written down: settings that do without are those of before there was such a one, and have their digests."""
-    return value is None
-
-
-WeightsKey = Annotated[Key | None, Field(exclude_if=_absent)]
+WeightsKey = Annotated[Key | None, Field(exclude_if=absent)]
 
 
 class Network(Settings):
@@ -30,42 +27,9 @@ class Network(Settings):
     arguments: dict[Key, Plain] = Field(default={})
     pretrained: bool | str = False
     """Starts from the library's own weights: true takes its default ones, a name those of that name."""
-    output: Annotated[Key | int | None, Field(exclude_if=_absent)] = None
+    output: Annotated[Key | int | None, Field(exclude_if=absent)] = None
     """Of a network that returns more than one tensor, in training or always, which one is its output: a key (`logits`), the
     field of a named tuple or data class, or a place (`0`); of items in items `heads.0`. Others are neither trained nor read."""
-
-
-class Sgd(Settings):
-    kind: Literal["sgd"] = "sgd"
-    lr: PositiveFloat = 0.05
-    momentum: Fraction = 0.9
-    nesterov: bool = True
-    weight_decay: NonNegativeFloat = 5e-4
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "Sgd":
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0; give a momentum or set nesterov: false")
-        return self
-
-
-class Adam(Settings):
-    kind: Literal["adam"] = "adam"
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class AdamW(Settings):
-    kind: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 1e-2
-
-
-class Training(Settings):
-    epochs: PositiveInt
-    batch_size: PositiveInt = 128
-    optimizer: Annotated[Sgd | Adam | AdamW, Field(discriminator="kind")] = Sgd()
-    lr_schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
 
 
 def _key_needs_weights(self: M) -> M:
@@ -87,12 +51,16 @@ class Teacher(Settings):
     """What it is trained on: the train split, or also the images that no split holds."""
     training: Training | None = Training(epochs=25)
     """null takes the network as it comes, which makes sense where it is pretrained."""
-    augment: tuple[Augmentation, ...] = ()
-    """Random views in the teacher's own training."""
+    augment: Augment = ()
+    """Random views in the teacher's own training, as `augment` of the trial has them."""
     normalise: TeacherNormalise = "data"
     """How pixels become the numbers that the teacher reads: as `data.normalise` says, or as that would be with train, none or a
     mapping with mean and std; weights takes what torchvision or timm say of the network's pretrained weights. It sees the same
     views as the student."""
+    input: Annotated[TeacherInput | None, Field(exclude_if=absent)] = None
+    """At what size it reads them: `data`, the student's; `{size: 224, interpolation: bicubic}`; `weights`, that of its pretrained
+    weights. null: weights for a network with `pretrained` (the student's size with `stem: small`), which then reads their
+    mean and std too unless `normalise` says otherwise; data for others."""
     returns: Literal["logits", "probabilities"] = "logits"
     """What the network gives: of probabilities, the logarithm is taken. Logarithms of probabilities are logits."""
     accept_weak: bool = False
@@ -102,8 +70,8 @@ class Teacher(Settings):
     features: Literal["auto", "cached", "online"] = "auto"
     """cached: computed once, of the plain images or of `cached_views`; online: on each batch; auto: cached where it can be."""
     cached_views: NonNegativeInt = 0
-    """Of a student with random views (`augment`, without mixup): so many views of each training image are drawn once, one is
-    seen in each epoch, in turn, and their features are cached. 0 draws new views all the time, and reads them on line."""
+    """Of a student with random views (`augment`, without what mixes images): so many views of each training image are drawn once,
+    one is seen in each epoch, in turn, and their features are cached. 0 draws new views all the time, and reads them on line."""
     cache_precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 halves what the cached features take; losses are computed in float32 all the same."""
     cache_gb: PositiveFloat = 20.0
@@ -154,8 +122,9 @@ class TrialConfig(Settings):
     """Between teacher and student, in order; the last one teaches the student."""
     student: Student
     training: Training
-    augment: tuple[Augmentation, ...] = ()
-    """Random views of the training images; the teacher sees the same ones."""
+    augment: Augment = ()
+    """Random views of the training images, step by step: flip, crop, cutout, mixup, and transforms of torchvision (v2) or of your
+    own, `{name: RandAugment, arguments: {magnitude: 9}}`. The teacher sees each view that the student sees."""
     kd: LogitLoss = Distillation()
     pairs: Pairs = Pairs()
     weighting: Weighting = LearnedWeights()

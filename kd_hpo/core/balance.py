@@ -1,10 +1,11 @@
 """Makes pairs comparable: each pair's gradient in the student's parameters becomes as large as the task's there."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from kd_hpo.core.params import Params
 
@@ -130,20 +131,31 @@ class NoBalance:
 def gains(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Params:
     """Tells how far the next update moves each number for its gradient, beside the others; {} where all move alike.
 
-    Adam divides by the root of the mean square v of the gradients so far: 1 / (sqrt(v + floor) + eps), times the root of the mean
-    of v, so that gradients keep their size. Since the next gradient itself counts 1 - b2 in v, floor is that share of the mean of
-    v in the parameter: a number that has had no gradient yet has no boundless gain.
+    Adam and its kin divide by the root of the mean square v of the gradients so far: 1 / (sqrt(v + floor) + eps), times the root
+    of the mean of v, so that gradients keep their size. Since the next gradient itself counts 1 - b2 in v, floor is that share of
+    the mean of v in the parameter: a number that has had no gradient yet has no boundless gain. Of optimisers that are not known
+    here, all move alike.
     """
-    if not isinstance(optimizer, (Adam, AdamW)) or not optimizer.state:
+    if not isinstance(optimizer, (Adam, AdamW, NAdam, RMSprop)) or not optimizer.state:
         return {}
     squares, found = dict[str, Tensor](), dict[str, Tensor]()
     of_group = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for name, p in parameters.items():
         if kept := optimizer.state.get(p, {}):
-            squares[name] = kept["exp_avg_sq"] / (1 - of_group[id(p)]["betas"][1] ** float(kept["step"]))
+            squares[name] = _mean_square(of_group[id(p)], kept)
     total = torch.stack([v.sum() for v in squares.values()]).sum() / sum(v.numel() for v in squares.values())
     for name, v in squares.items():
         group = of_group[id(parameters[name])]
-        floor = (1 - group["betas"][1]) * v.mean()
+        floor = (1 - _decay(group)) * v.mean()
         found[name] = total.sqrt() / ((v + floor).sqrt() + group["eps"])
     return found
+
+
+def _decay(group: Mapping[str, Any]) -> float:
+    """What the mean square keeps of itself at a step."""
+    return float(group["betas"][1] if "betas" in group else group["alpha"])
+
+
+def _mean_square(group: Mapping[str, Any], kept: Mapping[str, Tensor]) -> Tensor:
+    """As the step takes it: RMSprop's own is biased towards 0 at first, all its numbers alike."""
+    return kept["exp_avg_sq"] / (1 - _decay(group) ** float(kept["step"])) if "betas" in group else kept["square_avg"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kd_hpo.core.logit_losses import LogitLoss
 from kd_hpo.core.pairs import PairMatrix, Targets
-from kd_hpo.core.tasks import Task
+from kd_hpo.core.tasks import Task, training_loss
 
 MatrixOf = Callable[[list[Tensor], Targets], Tensor]
 """(features, targets) -> D (T, S)"""
@@ -95,12 +95,14 @@ class Objective:
 
     logit_weight  kappa; at 0 the logits are not compared
     task_weight   of the task's loss in the inner one, where the logits are compared; else that has weight 1
+    smoothing     the share of a label that is spread over all classes, in the inner loss alone
     """
 
     task: Task
     logit_loss: LogitLoss
     logit_weight: float
     task_weight: float = 1.0
+    smoothing: float = 0.0
 
     def inner(
         self, output: Tensor, seen: Labelled, teacher: Tensor | None, pairs: Callable[[], PairTerm] | None, *, labels: bool = True
@@ -124,12 +126,12 @@ class Objective:
 
     def outer(self, output: Tensor, seen: Labelled, teacher: Tensor | None) -> Tensor:
         """The outer loss at fixed pairs, (): that of the labels and, where the teacher is given, agreement with its output."""
-        task = self.task_loss(output, seen)
+        task = seen.over_labels(partial(self.task.loss, output))
         return task if teacher is None else task + self.agreement(output, seen, teacher)
 
     def task_loss(self, output: Tensor, seen: Labelled) -> Tensor:
-        """The task's loss, the mean over the batch, ()."""
-        return seen.over_labels(partial(self.task.loss, output))
+        """The task's part of the inner loss, the mean over the batch, ()."""
+        return seen.over_labels(partial(training_loss(self.task, self.smoothing), output))
 
     def agreement(self, output: Tensor, seen: Labelled, teacher: Tensor) -> Tensor:
         """The logit loss, the mean over the batch, ()."""

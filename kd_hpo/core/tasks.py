@@ -4,6 +4,8 @@ A new task is a line in TASKS, a settings model of the same kind in kd_hpo.confi
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from typing import Any, Literal, Protocol
 
 import torch
@@ -39,7 +41,10 @@ class Task(Protocol):
         ...
 
     def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
-        """The loss of each example, (B,), for "none", else their mean or sum, ()."""
+        """The loss of each example, (B,), for "none", else their mean or sum, ().
+
+        A task whose labels can be smoothed takes `smoothing` too: the share of each that is spread evenly over all there are.
+        """
         ...
 
     def distance(self, output: Tensor, teacher: Tensor) -> Tensor:
@@ -60,6 +65,18 @@ class Task(Protocol):
     def knows(self, value: float, labels: Tensor) -> bool:
         """Whether a network whose metric is `value` on these labels knows anything: one that gives the same for all does not."""
         ...
+
+
+def training_loss(task: Task, smoothing: float) -> Callable[..., Tensor]:
+    """The loss of a task, of labels that are smoothed by so much. Raises ConfigError for a task that has no such labels."""
+    loss: Callable[..., Tensor] = task.loss
+    if not smoothing:
+        return loss
+    if "smoothing" not in signature(loss).parameters:
+        raise ConfigError(
+            f"training.label_smoothing is {smoothing:g}, and the task {type(task).__name__} cannot smooth its labels"
+        )
+    return partial(loss, smoothing=smoothing)
 
 
 class Classification:
@@ -96,12 +113,15 @@ class Classification:
             )
         return None
 
-    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean") -> Tensor:
+    def loss(self, output: Tensor, labels: Tensor, reduction: Reduction = "mean", smoothing: float = 0.0) -> Tensor:
         if self.class_weights is None:
-            return F.cross_entropy(output, labels, reduction=reduction)
+            return F.cross_entropy(output, labels, reduction=reduction, label_smoothing=smoothing)
         # torch's own weights would divide the mean by their sum, so that an example's loss hung on the others of its batch
-        weights = torch.tensor(self.class_weights, dtype=output.dtype, device=output.device)[labels]
-        return _reduced(weights * F.cross_entropy(output, labels, reduction="none"), reduction)
+        weights = torch.tensor(self.class_weights, dtype=output.dtype, device=output.device)
+        if smoothing:
+            losses = F.cross_entropy(output, labels, weights, reduction="none", label_smoothing=smoothing)
+            return _reduced(losses, reduction)
+        return _reduced(weights[labels] * F.cross_entropy(output, labels, reduction="none"), reduction)
 
     def distance(self, output: Tensor, teacher: Tensor) -> Tensor:
         log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(output, dim=1)

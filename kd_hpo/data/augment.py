@@ -108,34 +108,61 @@ def mixup(x: Tensor, labels: Tensor, generator: Generator, alpha: float = 1.0) -
     return View(share * x + (1 - share) * x[partner], labels, labels[partner], share)
 
 
+Mixing = Callable[[Tensor, Tensor, Generator], View]
+"""Mixes the images x (B, C, H, W) of a batch, and their labels (B,)."""
+Step = str | Augmentation | Mixing
+"""One of AUGMENTATIONS or mixup by name, or one that was made."""
+
 AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "crop": crop, "cutout": cutout}
-"""What changes images alone; `view` knows mixup too, which mixes labels."""
+"""What changes images alone; `view` knows mixup too, which mixes labels. Others are made by kd_hpo.data.transforms."""
 
 
-def view(x: Tensor, labels: Tensor, names: Sequence[str], generator: Generator) -> View:
-    """The augmentations of x (B, C, H, W) in the order of their names, mixup last wherever it is named."""
-    for name in names:
-        if name != "mixup":
-            x = AUGMENTATIONS[name](x, generator)
-    return mixup(x, labels, generator) if "mixup" in names else View(x, labels, labels, 1.0)
+def view(x: Tensor, labels: Tensor, steps: Sequence[Step], generator: Generator) -> View:
+    """The augmentations of x (B, C, H, W) in their order; what mixes images is last wherever it stands."""
+    mix: Mixing | None = None
+    for step in steps:
+        made = made_step(step)
+        if isinstance(made, Augmentation):
+            x = made(x, generator)
+        else:
+            mix = made
+    return mix(x, labels, generator) if mix else View(x, labels, labels, 1.0)
+
+
+def made_step(step: Step) -> Augmentation | Mixing:
+    """Gives the augmentation of a name; one that was made as it is."""
+    if isinstance(step, str):
+        return mixup if step == "mixup" else AUGMENTATIONS[step]
+    return step
 
 
 class KeptViews:
     """A few random views of every image of a data set, drawn once: whoever asks for one of them sees the same.
 
-    names  of AUGMENTATIONS, in their order
+    steps  in their order, each of one image by itself
     seed   of all that is random
+    names  what tells the steps from others; None for those that are names themselves
     """
 
-    def __init__(self, names: Sequence[str], count: int, images: int, height: int, width: int, seed: int) -> None:
-        self.count, self._images, self._names = count, images, tuple(names)
+    def __init__(
+        self,
+        steps: Sequence[str | Augmentation],
+        count: int,
+        images: int,
+        height: int,
+        width: int,
+        seed: int,
+        names: Sequence[object] | None = None,
+    ) -> None:
+        self.count, self._images = count, images
         chance = Generator().manual_seed(seed)
-        self._drawn = {name: AUGMENTATIONS[name].draw(count * images, height, width, chance).to(torch.int32) for name in names}
-        self.identity = [*self._names, count, seed]
+        self._steps = [step if isinstance(step, Augmentation) else AUGMENTATIONS[step] for step in steps]
+        drawn = [step.draw(count * images, height, width, chance) for step in self._steps]
+        self._drawn = [(numbers.to(torch.int32), numbers.dtype) for numbers in drawn]
+        self.identity: list[object] = [*(steps if names is None else names), count, seed]
 
     def change(self, x: Tensor, images: Tensor, numbers: Tensor) -> Tensor:
         """Turns images x (B, C, H, W), plain and normalised, into the views of them that have these numbers."""
-        for name in self._names:
-            drawn = self._drawn[name][numbers * self._images + images]
-            x = AUGMENTATIONS[name].change(x, drawn.bool() if name == "flip" else drawn.long())
+        for step, (drawn, kind) in zip(self._steps, self._drawn, strict=True):
+            x = step.change(x, drawn[numbers * self._images + images].to(kind))
         return x

@@ -44,6 +44,19 @@ class Normalisation:
         return f"(pixels / 255 - mean) / std with mean {mean} and std {std} ({self.name})"
 
 
+@dataclass(frozen=True)
+class OwnInput(Normalisation):
+    """A normalisation of images that are resized first."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    interpolation: str
+    """One of torchvision's."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, resized to {self.size[0]}x{self.size[1]} ({self.interpolation})"
+
+
 def of_unit_pixels(name: str, mean: float | Sequence[float], std: float | Sequence[float], channels: int) -> Normalisation:
     """Makes a normalisation from mean and std of pixels in [0, 1], one number for all channels or one each.
 
@@ -94,11 +107,29 @@ class Renormalise:
         return (x * self.scale.to(x) + self.shift.to(x), *rest)
 
 
+@dataclass(frozen=True)
+class Resize:
+    """A hook before a network that brings images to the size that it reads."""
+
+    size: tuple[int, int]
+    interpolation: str
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
+        x, *rest = arguments
+        return (functional.resize(x, list(self.size), InterpolationMode(self.interpolation)), *rest)
+
+
 def reading(network: nn.Module, given: Normalisation, wanted: Normalisation, device: torch.device) -> nn.Module:
     """The network, which from now on reads images that were normalised as `given` as it would those normalised as `wanted`.
 
-    Raises ConfigError for a TorchScript module, which takes no hooks.
+    Where that is an OwnInput, they are resized too. Raises ConfigError for a TorchScript module, which takes no hooks.
     """
+    if isinstance(wanted, OwnInput):
+        require_hooks(network, "teacher.input")
+        network.register_forward_pre_hook(Resize(wanted.size, wanted.interpolation))
     if (given.mean, given.std) != (wanted.mean, wanted.std):
         require_hooks(network, "teacher.normalise")
         network.register_forward_pre_hook(Renormalise.between(given, wanted, device))

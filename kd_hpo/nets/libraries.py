@@ -89,8 +89,7 @@ def build_timm(name: str, arguments: Mapping[str, Any], input_shape: Shape, clas
         )
     arguments, small = _without_stem(arguments)
     channels, height, width = input_shape
-    if isinstance(pretrained, str):
-        name = f"{name.partition('.')[0]}.{pretrained.rpartition('.')[2]}"
+    name = _with_tag(name, pretrained)
     _require_timm_weights(name, pretrained)
     settings = timm.get_pretrained_cfg(name)
     if settings is not None and settings.fixed_input_size:
@@ -117,6 +116,29 @@ def statistics_of_weights(
         return None
     shown = _torchvision_weights(bare, pretrained or True).transforms()
     return tuple(shown.mean), tuple(shown.std)
+
+
+def input_of_weights(name: str, pretrained: bool | str) -> tuple[tuple[int, int], str] | None:
+    """The height and width, and the interpolation, of the images that a library's weights read, by the network's name.
+
+    None where no library says it. Raises ConfigError for weights that torchvision does not have.
+    """
+    library, _, bare = name.rpartition("/")
+    if ":" in name:
+        return None
+    if library in ("", "torchvision") and bare in torchvision_names():
+        shown = _torchvision_weights(bare, pretrained or True).transforms()
+        return (shown.crop_size[0], shown.crop_size[0]), shown.interpolation.value
+    settings = _timm().get_pretrained_cfg(_with_tag(bare, pretrained)) if is_timm_name(bare) else None
+    if settings is None:
+        return None
+    _, height, width = settings.input_size
+    return (height, width), settings.interpolation
+
+
+def _with_tag(name: str, pretrained: bool | str) -> str:
+    """The name of timm's with that of the weights."""
+    return f"{name.partition('.')[0]}.{pretrained.rpartition('.')[2]}" if isinstance(pretrained, str) else name
 
 
 def _without_stem(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:

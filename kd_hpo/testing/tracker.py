@@ -11,7 +11,8 @@ import pytest
 from kd_hpo.config.data import Digits, SplitSizes
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.task import Classification
-from kd_hpo.config.trial import Network, Student, Teacher, Training
+from kd_hpo.config.training import Training
+from kd_hpo.config.trial import Network, Student, Teacher
 from kd_hpo.study.results.comparison import Comparison
 from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.study.tracking.sync import TrackerSync

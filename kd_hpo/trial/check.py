@@ -8,6 +8,7 @@ from kd_hpo.data.splits import Splits
 from kd_hpo.errors import about
 from kd_hpo.trial.assistants import assistant_trial
 from kd_hpo.trial.data import load_unlabelled
+from kd_hpo.trial.optimizers import require_rates
 from kd_hpo.trial.parts import Progress, untrained_parts
 from kd_hpo.trial.rehearsal import rehearse, rehearse_teacher
 from kd_hpo.trial.start import steps_per_epoch
@@ -40,7 +41,7 @@ def check_trial(
 def check_alone(
     config: TrialConfig, batches: ImageBatches, splits: Splits, cache: Path, tell: Progress, *, with_teacher: bool
 ) -> None:
-    steps_per_epoch(config, splits)
+    require_rates(config.training, config.training.epochs * steps_per_epoch(config, splits))
     prepared = untrained_parts(config, batches, splits, cache, tell)
     teacher = config.teacher
     training = teacher.training if with_teacher and teacher.weights is None and not config.assistants else None

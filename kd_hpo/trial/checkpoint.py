@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.wording import cut, one_line
+from kd_hpo.core.updates import OPTIMIZERS
 from kd_hpo.errors import CheckpointMismatch
 from kd_hpo.files import Write, write_atomically
 
@@ -65,8 +66,10 @@ def require_alike(state: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
 def require_fitting(optimizer: Optimizer) -> None:
     """Checks that what an optimiser keeps of a parameter is as large as that, which it does not see itself.
 
-    Raises ValueError where it is not.
+    Of one that is not known to keep only such, nothing. Raises ValueError where it is not.
     """
+    if not isinstance(optimizer, tuple(OPTIMIZERS)):
+        return
     for parameter, kept in optimizer.state.items():
         wrong = [name for name, value in kept.items() if isinstance(value, Tensor) and value.shape not in ((), parameter.shape)]
         if wrong:

@@ -6,36 +6,53 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kd_hpo.callables import code_digest, modules_named
+from kd_hpo.config.augment import Augment, mixes
 from kd_hpo.config.data import EXTRA, DataKind, SplitSizes
 from kd_hpo.config.normalise import MeanAndStd
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.data.augment import KeptViews
+from kd_hpo.data.augment import Augmentation, KeptViews, Step
 from kd_hpo.data.batches import ImageBatches, Indices
 from kd_hpo.data.datasets import ImageSet, read_data
 from kd_hpo.data.images import few
 from kd_hpo.data.normalise import Normalisation, of_unit_pixels
 from kd_hpo.data.splits import Splits, make_splits
+from kd_hpo.data.transforms import transform
 from kd_hpo.data.unlabelled import drawn_of, load_unlabelled_folder
 from kd_hpo.errors import ConfigError, DataError, Note
 
 Progress = Callable[[str], None]
 
 
-def kept_views(config: TrialConfig, images: ImageSet) -> KeptViews | None:
+def steps_of(augment: Augment, batches: ImageBatches) -> list[Step]:
+    """Makes the steps of random views of these images. Raises ConfigError for those that cannot be made."""
+    shape, (mean, std) = batches.input_shape, (batches.mean, batches.std)
+    return [step if isinstance(step, str) else transform(step.name, step.arguments, shape, mean, std) for step in augment]
+
+
+def kept_views(config: TrialConfig, batches: ImageBatches) -> KeptViews | None:
     """Gives the views of the images that are drawn once, if any. Raises ConfigError for views that cannot be kept."""
     teacher, wrong = config.teacher, ""
     if not teacher.cached_views:
         return None
     if not config.augment:
         wrong = "augment is empty, so that an image has one view only"
-    elif "mixup" in config.augment:
-        wrong = "augment has mixup, which mixes the images of a batch"
+    elif mixing := [str(step) for step in config.augment if mixes(step)]:
+        wrong = f"augment has {mixing[0]}, which mixes the images of a batch"
     elif teacher.features == "online":
         wrong = "teacher.features is online"
     if wrong:
         raise ConfigError(f"teacher.cached_views is {teacher.cached_views}, and {wrong}; set it to 0, or change that")
-    count, (_, _, height, width) = len(images.labels), images.images.shape
-    return KeptViews(config.augment, teacher.cached_views, count, height, width, teacher.seed)
+    count, (_, height, width) = len(batches.images.labels), batches.input_shape
+    steps = [step for step in steps_of(config.augment, batches) if isinstance(step, str | Augmentation)]
+    return KeptViews(steps, teacher.cached_views, count, height, width, teacher.seed, names_of(config.augment))
+
+
+def names_of(augment: Augment) -> list[object]:
+    """What tells steps from others, in names of what was computed with them: their settings, and the code of a user's own."""
+    told = [step if isinstance(step, str) else step.model_dump(mode="json") for step in augment]
+    own = modules_named(told)
+    return [*told, code_digest(own)] if own else [*told]
 
 
 def choose_device(name: str) -> torch.device:
@@ -72,9 +89,9 @@ def load_data(config: TrialConfig, cache: Path, progress: Progress) -> tuple[Ima
         normalisation=normalisation_of(config.data, images),
         precision=config.precision,
         channels_last=config.channels_last,
-        views=kept_views(config, images),
         workers=config.workers,
     )
+    batches.views = kept_views(config, batches)
     remarks = config.task.remarks(dict(zip(images.classes, batches.class_counts.tolist(), strict=True)))
     for remark in (*remarks, *splits_without_classes(images, splits)):
         progress(Note(remark))

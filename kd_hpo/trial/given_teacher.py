@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd_hpo.config.normalise import MeanAndStd
 from kd_hpo.config.task import Goal
 from kd_hpo.config.trial import Teacher
 from kd_hpo.core.tasks import Task
@@ -20,7 +19,6 @@ from kd_hpo.data.normalise import Normalisation, Renormalise, of_unit_pixels
 from kd_hpo.errors import ConfigError, Note
 from kd_hpo.files import cached, digest
 from kd_hpo.nets.identity import network_digest
-from kd_hpo.nets.libraries import statistics_of_weights
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.teacher import TrainedTeacher
 
@@ -40,29 +38,6 @@ _TRIED: dict[str, tuple[Any, Any]] = {
 def is_given(teacher: Teacher) -> bool:
     """Whether a teacher's weights are not of a training of kd_hpo's."""
     return teacher.weights is not None or teacher.training is None
-
-
-def teacher_normalisation(teacher: Teacher, network: nn.Module, batches: ImageBatches) -> Normalisation:
-    """Gives what `teacher.normalise` says. Raises ConfigError where that does not fit the images or the network."""
-    wanted, channels = teacher.normalise, batches.input_shape[0]
-    if wanted == "data":
-        return batches.normalisation
-    if wanted == "train":
-        return batches.train_normalisation
-    if isinstance(wanted, MeanAndStd):
-        return of_unit_pixels("given", wanted.mean, wanted.std, channels)
-    if wanted == "none":
-        return of_unit_pixels("none", 0.0, 1.0, channels)
-    found = statistics_of_weights(teacher.network.name, network, teacher.network.pretrained)
-    if found is None:
-        raise ConfigError(
-            f"teacher.normalise is weights, and {teacher.network.name!r} is no network of torchvision or timm that has a "
-            "configuration of its weights; give it as {mean: ..., std: ...} of pixels from 0 to 1, as none, or as train"
-        )
-    mean, std = found
-    if channels == 1:  # as its first convolution, which sums its weights over the channels
-        mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
-    return of_unit_pixels("weights", mean, std, channels)
 
 
 def logarithm(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:

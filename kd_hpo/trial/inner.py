@@ -27,10 +27,10 @@ def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
     phi = {name: p.detach().clone() for name, p in pairs.losses.named_parameters()}
     if pairs.losses.memory is not None:  # which the step moves
         phi |= {name: buffer.clone() for name, buffer in pairs.losses.named_buffers()}
-    strength = trial.config.pairs.strength * pairs.weighting.total(trial.epoch)
+    strength = trial.strength * pairs.weighting.total(trial.epoch)
     scale = strength * pairs.balance.scales().to(targets.logits)
     weights = pairs.weighting.weights(trial.epoch).to(scale) * scale
-    number = trial.step
+    number, objective = trial.step, trial.objective
     # A direction that lets go of the step's w holds no other copy of it.
     around, seen = replace(before, parameters={}), replace(seen, before=None)
 
@@ -54,7 +54,7 @@ def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
         output, features = run_student(trial, on.view.x, {**w, **{n: buffer.clone() for n, buffer in around.buffers.items()}})
         assert on.targets is not None
         term = partial(PairTerm.as_written, matrix, features, on.targets, weights)
-        return trial.objective.inner(output, on.view, on.teacher, term, labels=due.stage != "pairs").total
+        return objective.inner(output, on.view, on.teacher, term, labels=due.stage != "pairs").total
 
     def hessian(w: Params, v: Params, batch: int) -> Params:
         on = seen if batch == 0 else fresh(batch)
@@ -69,4 +69,5 @@ def inner_step(trial: Trial, seen: Seen, due: StepPlan) -> InnerStep:
         with random_state_kept(), TwiceDifferentiable():
             return pairs.derivatives.hessian_product(gradient, w, v, pair_losses)
 
-    return InnerStep(number, before.parameters, scale, pair_losses, hessian, next_update(trial.optimizer, trial.parameters))
+    update = next_update(trial.optimizer, trial.parameters, trial.config.training.clip_norm)
+    return InnerStep(number, before.parameters, scale, pair_losses, hessian, update)

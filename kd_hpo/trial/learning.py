@@ -24,6 +24,8 @@ def learn_weights(trial: Trial, pairs: PairState, step: InnerStep, *, moves: boo
 
     moves  whether lambda moves, or the hypergradient is gathered only
     """
+    if not trial.strength:  # a push of lambda moves nothing, and says nothing of the pairs
+        return
     trained = {name: p for name, p in trial.parameters.items() if not step.gradient or name in step.gradient}
     with trial.hypergradient_time:
         outer, direct = outer_gradient(trial, pairs, trained)

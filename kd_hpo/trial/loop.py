@@ -155,7 +155,8 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
     for name, indices in (("val", prepared.splits.val), ("outer", prepared.splits.outer)):
         if len(indices):  # `apply` trains on the outer split, and leaves none
             said = prepared.opinions[name].outputs if name in prepared.opinions else None
-            of_split = score(trial.student, prepared.task, prepared.batches, indices, said)
+            with trial.as_scored():
+                of_split = score(trial.student, prepared.task, prepared.batches, indices, said)
             if not isfinite(of_split.loss):  # the last step of the epoch did it: no training loss has seen it
                 raise diverged(trial, trial.step, f"{name} {of_split.loss:g}")
             metrics |= {f"{name}/{metric}": value for metric, value in of_split.metrics.items()}
@@ -163,9 +164,10 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
             if of_split.agreement is not None:
                 metrics[f"{name}/agreement"] = of_split.agreement
     if unlabelled := prepared.opinions.get("unlabelled"):
-        metrics["unlabelled/agreement"] = agreement(
-            trial.student, prepared.task, unlabelled.batches, unlabelled.images, unlabelled.outputs
-        )
+        with trial.as_scored():
+            metrics["unlabelled/agreement"] = agreement(
+                trial.student, prepared.task, unlabelled.batches, unlabelled.images, unlabelled.outputs
+            )
     for name, value in metrics.items():
         if name.endswith("/agreement") and not isfinite(value):
             raise diverged(trial, trial.step, f"{name.replace('/', ' ')} {value:g}")
@@ -191,11 +193,13 @@ def epoch_record(trial: Trial, means: Tensor, held: bool) -> EpochRecord:
 
 
 def write_weights(trial: Trial, folder: Path, write: Write) -> None:
-    state = trial.student.network.state_dict()
-    save_weights(state, folder / LAST_WEIGHTS, write)
+    """Writes the weights that are scored, the last ones and the best."""
     *before, last = (trial.config.task.goal.merit(record.metrics) for record in trial.records)
-    if last > max(before, default=-inf):
-        save_weights(state, folder / BEST_WEIGHTS, write)
+    with trial.as_scored():
+        state = trial.student.network.state_dict()
+        save_weights(state, folder / LAST_WEIGHTS, write)
+        if last > max(before, default=-inf):
+            save_weights(state, folder / BEST_WEIGHTS, write)
 
 
 def trial_result(trial: Trial) -> TrialResult:

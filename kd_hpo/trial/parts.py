@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from kd_hpo.config.augment import in_words
 from kd_hpo.config.trial import Network, Teacher, TrialConfig
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import PairPlan, pair_plan
 from kd_hpo.core.tasks import Task, task
 from kd_hpo.data.batches import ImageBatches
-from kd_hpo.data.normalise import Normalisation, reading, require_hooks
+from kd_hpo.data.normalise import Normalisation, OwnInput, reading, require_hooks
 from kd_hpo.data.remote import on_disk
 from kd_hpo.data.splits import Splits, outer_in_train, split_digest
 from kd_hpo.data.teacher_targets import TeacherReader, TeacherTargets, cached_bytes, cached_targets, teacher_reader
@@ -26,8 +27,9 @@ from kd_hpo.nets.weights import load_weights, weights_digest
 from kd_hpo.nets.zoo import build_network
 from kd_hpo.trial.agreement import Opinion
 from kd_hpo.trial.evaluate import Score
-from kd_hpo.trial.given_teacher import Judge, is_given, logarithm, of_logarithm, teacher_normalisation
+from kd_hpo.trial.given_teacher import Judge, is_given, logarithm, of_logarithm
 from kd_hpo.trial.teacher import TrainedTeacher, trained_teacher
+from kd_hpo.trial.teacher_input import reads_as_its_weights, size_of_input, teacher_normalisation, with_size
 
 Progress = Callable[[str], None]
 
@@ -182,7 +184,7 @@ def untrained_parts(
 
 def reads_online(config: TrialConfig) -> bool:
     """Whether the teacher reads each batch as the student sees it. Raises ConfigError for cached features of random views."""
-    teacher, names = config.teacher, ", ".join(config.augment)
+    teacher, names = config.teacher, in_words(config.augment)
     if config.augment and teacher.features == "cached" and not teacher.cached_views:
         raise ConfigError(
             f"teacher.features is cached, which are those of the plain images, and the student sees random views "
@@ -198,13 +200,17 @@ def build(
     *,
     seed: int,
     refuses: Callable[[object], str | None] | None = None,
+    size: tuple[int, int] | None = None,
     tell: Progress = lambda _: None,
 ) -> nn.Module:
-    """Builds a network for the batches and the task; `refuses` judges its output in the place of what the task says."""
+    """Builds a network for the batches and the task; `refuses` judges its output in the place of what the task says.
+
+    size  height and width that it reads, where those are not the images'
+    """
     built = build_network(
         network.name,
         network.arguments,
-        batches.input_shape,
+        (batches.input_shape[0], *(size or batches.input_shape[1:])),
         task.outputs,
         seed=seed,
         pretrained=network.pretrained,
@@ -254,8 +260,10 @@ def prepare_teacher(
     else:
         teacher = trained_teacher(network, config.teacher, task, batches, splits, cache, progress)
     teacher = replace(teacher, reads=reads)
+    if isinstance(reads, OwnInput) and not is_given(config.teacher):
+        progress(Note(f"the teacher {config.teacher.network.name} reads {reads}"))
     if is_given(config.teacher):
-        as_told = config.teacher.normalise != "data"
+        as_told = config.teacher.normalise != "data" or reads_as_its_weights(config.teacher)
         judge = Judge(teacher, config.teacher.network.name, task, config.task.goal, batches, splits.val, as_told)
         progress(Note(str(judge)))
         if not config.teacher.accept_weak:
@@ -266,19 +274,21 @@ def prepare_teacher(
 def build_teacher(config: TrialConfig, batches: ImageBatches, tell: Progress = lambda _: None) -> tuple[nn.Module, Normalisation]:
     """The teacher as it is built, and how the pixels become what it reads: it takes the student's batches, and gives logits.
 
-    Raises ConfigError where `teacher.normalise` or `teacher.returns` does not fit the network.
+    Raises ConfigError where `teacher.normalise`, `teacher.input` or `teacher.returns` does not fit the network.
     """
     teacher, task = config.teacher, task_of(config, batches)
     probable = teacher.returns == "probabilities"
+    own = size_of_input(teacher, batches)
     network = build(
         teacher.network,
         batches,
         task,
         seed=teacher.seed,
         refuses=partial(of_logarithm, task.refuses) if probable else task.refuses,
+        size=own[0] if own else None,
         tell=tell,
     )
-    reads = teacher_normalisation(teacher, network, batches)
+    reads = with_size(teacher_normalisation(teacher, network, batches), own)
     if probable:
         require_hooks(network, "teacher.returns")
         network.register_forward_hook(logarithm)

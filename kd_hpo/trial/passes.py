@@ -81,7 +81,7 @@ def view_of(trial: Trial, batch: Indices) -> View:
     plain = plain_view(trial.prepared.batches, batch)
     if trial.prepared.batches.views is not None:  # `viewed` has chosen one
         return plain
-    return view(plain.x, plain.labels, trial.config.augment, generator(trial.config.seed, VIEW, trial.step))
+    return view(plain.x, plain.labels, trial.augment, generator(trial.config.seed, VIEW, trial.step))
 
 
 def plain_view(batches: ImageBatches, batch: Indices) -> View:

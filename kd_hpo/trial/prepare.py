@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_hpo.config.pairs import Distillation, Pairs
-from kd_hpo.config.trial import Training, TrialConfig
+from kd_hpo.config.training import Training
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import NoPairs, Uniform
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.trial.agreement import opinion_of
@@ -67,4 +68,4 @@ def _of_pairs_alone(pairs: Pairs) -> dict[str, Any]:
     return {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in alone.items()}
 
 
-_TRAINING_OF_PAIRS = ("strength", "batch_share", "regressor_lr", "balance", "stages", "unserved", "targets")
+_TRAINING_OF_PAIRS = ("strength", "batch_share", "regressor_lr", "balance", "stages", "unserved", "targets", "schedule")

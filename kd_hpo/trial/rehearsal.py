@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from kd_hpo.config.pairs import Pairs
+from kd_hpo.config.training import TorchSchedule
 from kd_hpo.config.trial import Teacher, TrialConfig
 from kd_hpo.config.wording import one_line
 from kd_hpo.data.splits import Splits
@@ -16,7 +17,9 @@ from kd_hpo.errors import ConfigError, Diverged, KdHpoError, about
 from kd_hpo.nets.features import freeze
 from kd_hpo.nets.outputs import require_output
 from kd_hpo.nets.weights import extra_state
+from kd_hpo.trial.data import steps_of
 from kd_hpo.trial.evaluate import score
+from kd_hpo.trial.optimizers import build_optimizer, require_rates
 from kd_hpo.trial.parts import Prepared, Progress
 from kd_hpo.trial.passes import viewed
 from kd_hpo.trial.randomness import random_state_kept
@@ -65,6 +68,10 @@ def rehearse_teacher(network: nn.Module, teacher: Teacher, prepared: Prepared) -
     """
     assert teacher.training is not None
     batches, task = prepared.batches, prepared.task
+    training = teacher.training
+    steps_of(teacher.augment, batches)
+    build_optimizer(training, network)
+    require_rates(training, training.epochs * (len(prepared.splits.train) // training.batch_size))
     images = prepared.splits.train[: min(teacher.training.batch_size, IMAGES)]
     what = f"a first step of the teacher {teacher.network.name}"
     with random_state_kept(), _in_words(what), torch.enable_grad(), about("teacher, in training"):
@@ -80,9 +87,11 @@ def _shortened(config: TrialConfig, splits: Splits) -> TrialConfig:
     learning = config.weighting.learning
     changes: dict[str, object] = {
         "training": config.training.model_dump()
-        | {"batch_size": min(batch, IMAGES), "epochs": max(config.training.epochs, _STEPS)},
+        | {"batch_size": min(batch, IMAGES), "epochs": max(config.training.epochs, _STEPS)}
+        | ({"lr_schedule": "constant"} if isinstance(config.training.lr_schedule, TorchSchedule) else {}),
         "compile": False,
-        "pairs": config.pairs.model_dump() | {"stages": Pairs().stages.model_dump()},
+        "pairs": config.pairs.model_dump() | {"stages": Pairs().stages.model_dump(), "schedule": None},
+        "kd": config.kd.model_dump() | {"schedule": None},  # which may leave it out at first
     }
     if learning is not None:
         outer = min(learning.outer_batch, len(splits.outer))

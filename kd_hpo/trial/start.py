@@ -22,6 +22,7 @@ from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, DataError
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.memory_rows import MemoryRows
+from kd_hpo.trial.optimizers import require_rates
 from kd_hpo.trial.parts import Prepared, Progress, build_student, layers_of
 from kd_hpo.trial.randomness import REGRESSORS, generator
 from kd_hpo.trial.schedule import Schedule
@@ -43,9 +44,11 @@ def start_trial(config: TrialConfig, prepared: Prepared, tell: Progress = warnin
     student = FeatureTap(network, layers_of(config, config.student.layers, network, prepared.batches))
     student.train()
     require_batches_of_more(config, network, prepared.batches, prepared.splits)
+    require_rates(config.training, config.training.epochs * steps)
     pairs = start_pairs(config, prepared, tell) if config.weighting.paired else None
     loss, of_task = logit_loss(config.kd.kind, **config.kd.arguments()), config.kd.task_weight
-    objective = Objective(prepared.task, loss, config.kd.weight, task_weight=1.0 if of_task is None else of_task)
+    weight, smoothing = 1.0 if of_task is None else of_task, config.training.label_smoothing or 0.0
+    objective = Objective(prepared.task, loss, config.kd.weight, task_weight=weight, smoothing=smoothing)
     return Trial(config, prepared, objective, schedule_of(config, steps, pairs), student, pairs, steps)
 
 

@@ -1,14 +1,15 @@
 """What changes while a trial runs, and its state for a checkpoint."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
+from kd_hpo.config.training import factor_of
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.core.balance import GradientBalance, NoBalance
 from kd_hpo.core.derivatives import Derivatives
@@ -17,10 +18,13 @@ from kd_hpo.core.objective import Objective
 from kd_hpo.core.pairs import PairMatrix
 from kd_hpo.core.resting_adam import RestingAdam
 from kd_hpo.core.weightings import Weighting
+from kd_hpo.data.augment import Step
 from kd_hpo.nets.features import FeatureTap
+from kd_hpo.trial.average import Average
 from kd_hpo.trial.checkpoint import require_alike, require_fitting
+from kd_hpo.trial.data import steps_of
 from kd_hpo.trial.memory_rows import MemoryRows
-from kd_hpo.trial.optimizers import build_optimizer, build_schedule
+from kd_hpo.trial.optimizers import RateSchedule, build_optimizer, build_schedule
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.randomness import random_state, set_random_state
 from kd_hpo.trial.result import EpochRecord
@@ -59,7 +63,8 @@ class Trial:
 
     config: TrialConfig
     prepared: Prepared
-    objective: Objective
+    whole_objective: Objective
+    """With the weights that the settings give; `objective` has those of the epoch."""
     schedule: Schedule
     student: FeatureTap
     pairs: PairState | None
@@ -69,29 +74,50 @@ class Trial:
     records: list[EpochRecord] = field(default_factory=list)
     lost: int | None = None
     """The first step whose hypergradient was not finite: lambda has not moved by it."""
+    augment: list[Step] = field(init=False)
+    """The steps of the random views that training sees."""
     optimizer: Optimizer = field(init=False)
     """Of the student, in this stage."""
-    lr_schedule: LRScheduler = field(init=False)
+    lr_schedule: RateSchedule = field(init=False)
+    average: Average | None = field(init=False)
+    """Of the student's weights, in this stage; None where the trial keeps none."""
     hypergradient_time: Stopwatch = field(init=False)
     compiled: Callable[..., Any] = field(init=False)
     """The student, compiled at its first call where the trial asks for that."""
 
     def __post_init__(self) -> None:
         self.hypergradient_time = Stopwatch(self.device)
+        self.augment = steps_of(self.config.augment, self.prepared.batches)
         self.compiled = self.student
         if self.config.compile:  # whole: a part left out would be a silent fallback
             self.compiled = torch.compile(self.student, fullgraph=True, dynamic=False)
         self.start_stage()
 
     def start_stage(self) -> None:
-        """The student's optimiser without any state, and the whole learning-rate schedule over the steps of the stage."""
-        steps = self.schedule.steps_of_stage(self.step)
-        self.optimizer = build_optimizer(self.config.training.optimizer, self.student.parameters())
-        self.lr_schedule = build_schedule(self.config.training.lr_schedule, self.optimizer, steps)
+        """The student's optimiser without any state, the whole schedule of its rate over the stage's steps, and a new average."""
+        training = self.config.training
+        self.optimizer = build_optimizer(training, self.student.network)
+        self.lr_schedule = build_schedule(training, self.optimizer, self.schedule.steps_of_stage(self.step))
+        self.average = Average(training.ema, self.student.network) if training.ema else None
 
     @property
     def device(self) -> torch.device:
         return self.prepared.batches.device
+
+    @property
+    def objective(self) -> Objective:
+        """The objective with the weights of this epoch."""
+        weight = self.config.kd.weight * factor_of(self.config.kd.schedule, self.epoch)
+        return replace(self.whole_objective, logit_weight=weight)
+
+    @property
+    def strength(self) -> float:
+        """What multiplies the pairs in this epoch: beta, without what lambda has learned of it."""
+        return self.config.pairs.strength * factor_of(self.config.pairs.schedule, self.epoch)
+
+    def as_scored(self) -> AbstractContextManager[None]:
+        """Inside, the student has the weights that are scored and written: its average's, where one is kept."""
+        return self.average.standing_in() if self.average else nullcontext()
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -109,6 +135,7 @@ class Trial:
             "pairs": {name: part.state_dict() for name, part in pairs.modules().items()} if pairs else {},
             "held": (pairs.held_sum, pairs.held_epochs) if pairs else (),
             "random": random_state(),
+            **({"average": self.average.state_dict()} if self.average else {}),
             "records": [record.model_dump_json() for record in self.records],
         }
 
@@ -117,8 +144,11 @@ class Trial:
         self.records = [EpochRecord.model_validate_json(record) for record in state["records"]]
         self.step, self.epoch = state["step"], state["epoch"]
         self.student.load_state_dict(state["student"])
+        self.start_stage()
         self.optimizer.load_state_dict(state["optimizer"])
         require_fitting(self.optimizer)
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.lr_schedule.load_state_dict(state["schedule"])
         if self.pairs:
             for name, part in self.pairs.modules().items():

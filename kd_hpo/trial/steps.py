@@ -14,6 +14,7 @@ from kd_hpo.data.batches import Indices
 from kd_hpo.trial.balancing import measure_balance
 from kd_hpo.trial.inner import inner_step
 from kd_hpo.trial.learning import learn_weights
+from kd_hpo.trial.optimizers import clip_gradients
 from kd_hpo.trial.passes import Seen, as_targets, needed_pairs, resting_numbers, run_student, see
 from kd_hpo.trial.schedule import StepPlan
 from kd_hpo.trial.state import PairState, Trial
@@ -45,9 +46,13 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
     if pairs and step and due.learns == "before":
         learn_weights(trial, pairs, step, moves=due.moves)
     losses, resting = inner_gradients(trial, seen, due)  # now: lambda may move before the regressors do
-    trial.optimizer.step()
-    if pairs and pairs.direction and step:
+    if pairs and pairs.direction and step:  # before it is clipped
         step = replace(step, gradient={name: p.grad.clone() for name, p in trial.parameters.items() if p.grad is not None})
+    clip_gradients(trial.config.training, trial.student.network)
+    trial.optimizer.step()
+    if trial.average:
+        trial.average.update()
+    if pairs and pairs.direction and step:
         if due.records:
             pairs.direction.record(step)
         if due.learns == "after":
@@ -86,7 +91,7 @@ def pair_term(trial: Trial, pairs: PairState, features: list[Tensor], targets: T
     weighting, epoch = pairs.weighting, trial.epoch
     compared = compared_features(pairs, features, targets) if weighting.reads_features else None
     weights = weighting.weights(epoch, compared).to(targets.logits)
-    scales = trial.config.pairs.strength * weighting.total(epoch) * pairs.balance.scales().to(targets.logits)
+    scales = trial.strength * weighting.total(epoch) * pairs.balance.scales().to(targets.logits)
     needed, unit = needed_pairs(trial, pairs, due.weighted_only), trial.config.pairs.regressor_gradient is None
     return PairTerm.of_step(pairs.losses, features, targets, weights * scales, needed, unit=unit)
 

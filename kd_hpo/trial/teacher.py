@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from kd_hpo.config.trial import Teacher, Training
+from kd_hpo.callables import code_digest, modules_named
+from kd_hpo.config.training import Training
+from kd_hpo.config.trial import Teacher
 from kd_hpo.config.wording import cut, one_line
-from kd_hpo.core.tasks import Task
+from kd_hpo.core.tasks import Task, training_loss
 from kd_hpo.data.augment import view
 from kd_hpo.data.batches import ImageBatches, Indices, shuffled_batches
 from kd_hpo.data.normalise import Normalisation
@@ -25,15 +27,17 @@ from kd_hpo.nets.features import freeze
 from kd_hpo.nets.identity import network_digest
 from kd_hpo.nets.outputs import one_tensor, require_output
 from kd_hpo.nets.weights import load_weights, save_weights
+from kd_hpo.trial.average import Average
+from kd_hpo.trial.data import steps_of
 from kd_hpo.trial.evaluate import Score, score
-from kd_hpo.trial.optimizers import build_optimizer, build_schedule
+from kd_hpo.trial.optimizers import build_optimizer, build_schedule, clip_gradients, require_rates
 from kd_hpo.trial.randomness import random_state_kept
 
 Progress = Callable[[str], None]
 
 HOW_FEATURES_ARE_READ = frozenset({"features", "cached_views", "cache_precision", "cache_gb"})
 """Fields of Teacher that its own training does not depend on."""
-_TOLD_BY_THE_NETWORK = frozenset({"normalise", "returns"})
+_TOLD_BY_THE_NETWORK = frozenset({"normalise", "input", "returns"})
 """Those whose effect is in the network's digest."""
 
 
@@ -69,6 +73,7 @@ def trained_teacher(
     trained_for = [f"{type(task).__module__}:{type(task).__qualname__}", acts]
     about: list[object] = [told, trained_for, network_digest(network), batches.images.digest, batches.precision]
     about += batches.normalisation.identity
+    about += [code_digest(own) for own in [modules_named(told["augment"])] if own]
     identity = json.dumps([*about, splits.digests["train"], splits.digests["extra"]], sort_keys=True)
 
     def train(new: Path) -> None:
@@ -136,20 +141,27 @@ def train_teacher(
         )
     if training.batch_size == 1:
         require_trains_on_one(network, batches, images, "teacher.training.batch_size is 1")
-    optimizer = build_optimizer(training.optimizer, network.parameters())
-    schedule = build_schedule(training.lr_schedule, optimizer, steps)
-    views = torch.Generator().manual_seed(config.seed)
+    require_rates(training, steps)
+    optimizer = build_optimizer(training, network)
+    schedule, average = build_schedule(training, optimizer, steps), Average(training.ema, network) if training.ema else None
+    loss_of = training_loss(task, training.label_smoothing or 0.0)
+    views, steps_seen = torch.Generator().manual_seed(config.seed), steps_of(config.augment, batches)
     network.train()
     for epoch in range(training.epochs):
         progress(f"training the teacher: epoch {epoch + 1} of {training.epochs}")
         for batch in batches.ahead(shuffled_batches(images, training.batch_size, config.seed, epoch)):
-            seen = view(batches.inputs(batch), batches.labels(batch), config.augment, views)
+            seen = view(batches.inputs(batch), batches.labels(batch), steps_seen, views)
             with batches.autocast():
                 output = require_output(network, network(seen.x), one_tensor).to(batches.dtype)
-            loss = seen.over_labels(partial(task.loss, output))
+            loss = seen.over_labels(partial(loss_of, output))
             optimizer.zero_grad()
             loss.backward()
+            clip_gradients(training, network)
             optimizer.step()
             schedule.step()
+            if average:
+                average.update()
         if not loss.isfinite():
             raise Diverged(f"the teacher's loss became {loss.item()} in epoch {epoch + 1}; lower teacher.training.optimizer.lr")
+    if average:
+        average.stay()

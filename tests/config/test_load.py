@@ -203,7 +203,8 @@ def test_grace_that_outlasts_the_trial() -> None:
         (
             "{training.lr_schedule: {kind: choice, values: [cosine, linear]}}",
             "search.space cannot choose 'linear': replacing training.lr_schedule: training.lr_schedule is 'linear'; "
-            "it should be 'one_cycle', 'cosine' or 'constant'",
+            "it should be 'one_cycle', 'cosine' or 'constant' or a mapping whose kind is one of constant, multi_step, cosine, "
+            "one_cycle, torch",
         ),
     ],
 )

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kd_hpo.core.balance import AT_ONCE, GradientBalance, NoBalance
+from kd_hpo.core.balance import AT_ONCE, GradientBalance, NoBalance, gains
 from kd_hpo.core.hypergradient import squared_slopes
 
 T, S = 3, 2
@@ -140,3 +140,22 @@ def test_many_pairs_are_measured_in_turn() -> None:
     assert not times[0, 0]
     assert times[wanted].min() >= 2
     assert times[wanted].max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["Adam", "NAdam", "RMSprop"])
+def test_gains_are_those_of_the_root_that_the_step_divides_by(kind: str) -> None:
+    """1 / (root of the mean square of the gradients + eps), times the root of the mean of that."""
+    p, rest = nn.Parameter(torch.ones(2, dtype=torch.float64)), nn.Parameter(torch.ones(1, dtype=torch.float64))
+    arguments = {"alpha": 0.9} if kind == "RMSprop" else {"betas": (0.8, 0.9)}
+    optimizer = getattr(torch.optim, kind)([p, rest], lr=1e-9, eps=1e-3, **arguments)
+    square = torch.zeros(2, dtype=torch.float64)
+    for gradient in ([1.0, 2.0], [3.0, 0.5]):
+        p.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+        square = 0.9 * square + 0.1 * p.grad.square()
+    if kind != "RMSprop":  # which leaves its mean square biased
+        square /= 1 - 0.9**2
+    found = gains(optimizer, {"p": p, "rest": rest})
+    torch.testing.assert_close(found["p"], square.mean().sqrt() / ((square + 0.1 * square.mean()).sqrt() + 1e-3))
+    assert set(found) == {"p"}
+    assert gains(torch.optim.SGD([p], lr=0.1), {"p": p}) == {}

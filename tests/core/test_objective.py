@@ -86,6 +86,18 @@ def test_mixed_images_have_both_labels_in_the_task_and_in_a_loss_that_reads_labe
     torch.testing.assert_close(found.total, ce + 2.0 * found.logits)
 
 
+@pytest.mark.parametrize("seen", [PLAIN, MIXED], ids=["plain", "mixed"])
+def test_labels_are_smoothed_in_the_inner_loss_alone(seen: View) -> None:
+    smooth = Objective(Classification(K, class_weights=(1.0, 2.0, 3.0, 4.0)), None, 0.0, smoothing=0.2)  # type: ignore[arg-type]
+    share, weights = seen.share, torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    hard = share * F.one_hot(seen.labels, K) + (1 - share) * F.one_hot(seen.partners, K)
+    for smoothing, found in ((0.2, smooth.inner(OUTPUT, seen, None, None).total), (0.0, smooth.outer(OUTPUT, seen, None))):
+        target = (1 - smoothing) * hard + smoothing / K
+        torch.testing.assert_close(found, -(target * weights * F.log_softmax(OUTPUT, 1)).sum(1).mean())
+    plain = Objective(Classification(K), None, 0.0, smoothing=0.2).inner(OUTPUT, seen, None, None).total  # type: ignore[arg-type]
+    torch.testing.assert_close(plain, -((0.8 * hard + 0.2 / K) * F.log_softmax(OUTPUT, 1)).sum(1).mean())
+
+
 def test_outer_loss_counts_agreement_once_whatever_kappa_is() -> None:
     task = F.cross_entropy(OUTPUT, PLAIN.labels)
     torch.testing.assert_close(objective().outer(OUTPUT, PLAIN, None), task)

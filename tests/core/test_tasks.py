@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kd_hpo.config.task import Classification as Settings
-from kd_hpo.core.tasks import TASKS, Classification, task
+from kd_hpo.core.tasks import TASKS, Classification, task, training_loss
 from kd_hpo.errors import ConfigError
 
 OUTPUT = torch.tensor([[0.0, 3.0], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64).log1p()  # 1/5 and 4/5; 2/3 and 1/3; halves
@@ -25,6 +25,16 @@ def test_distance_is_kl_to_the_teacher_by_hand() -> None:
     torch.testing.assert_close(Classification(2).distance(OUTPUT, teacher), expected, rtol=1e-12, atol=1e-15)
     other_way = Classification(2).distance(teacher[:2], OUTPUT[:2])
     assert not torch.allclose(other_way[0], expected[0])
+
+
+def test_a_task_without_labels_to_smooth_is_refused() -> None:
+    class Other(Classification):
+        def loss(self, output: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:  # type: ignore[override]
+            return output.sum()
+
+    assert training_loss(Other(2), 0.0)(OUTPUT, LABELS) == OUTPUT.sum()
+    with pytest.raises(ConfigError, match="Other cannot smooth"):
+        training_loss(Other(2), 0.1)
 
 
 def test_accuracy_of_batches_together_is_that_of_their_summed_statistics() -> None:

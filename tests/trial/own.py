@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -107,3 +108,21 @@ def with_dropout(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def infinite(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Convolutions(input_shape, classes, lambda x: torch.log(torch.relu(x)))
+
+
+class StochasticDepth(Convolutions):
+    """With a branch that is left out at random for each image, as torchvision's and timm's networks have."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(shape, classes, torch.relu)
+        self.branch, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.drop = torchvision.ops.StochasticDepth(0.5, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.conv1(x))
+        y = self.conv2(y + self.drop(self.norm(self.branch(y))))
+        return self.fc(torch.tanh(y).flatten(1))
+
+
+def with_stochastic_depth(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return StochasticDepth(input_shape, classes)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kd_hpo.config.load import with_settings
-from kd_hpo.config.trial import Assistant, Network, Training, TrialConfig
+from kd_hpo.config.training import Training
+from kd_hpo.config.trial import Assistant, Network, TrialConfig
 from kd_hpo.nets.weights import load_weights
 from kd_hpo.trial import assistants as module
 from kd_hpo.trial.assistants import assistant_trial, taught_by_assistants

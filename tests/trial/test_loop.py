@@ -1,5 +1,6 @@
 """A whole trial: it learns, it resumes to the same bits, it leaves nothing moved, it fails with words."""
 
+import importlib.util
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from torch import Tensor
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.methods import METHODS
 from kd_hpo.core.balance import GradientBalance
-from kd_hpo.data.batches import ImageBatches
+from kd_hpo.data.batches import ImageBatches, shuffled_batches
 from kd_hpo.errors import CheckpointMismatch, ConfigError, DataError, Diverged, FeatureMismatch
 from kd_hpo.trial import balancing, passes, steps
-from kd_hpo.trial.evaluate import Score
+from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.loop import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.passes import Seen, needed_pairs
+from kd_hpo.trial.randomness import ORDER
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.run import run_trial
+from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.state import PairState, Trial
+from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
 
@@ -35,6 +39,16 @@ LATE = {"kind": "learned", "every": 3, "warmup": 0.4, "hold": 0.1, "evidence": F
 TWO_STAGES = {"stages": {"kind": "pairs_first", "share": 0.5}}  # the second one starts with epoch 3
 
 
+RECIPE = {
+    "epochs": 4, "batch_size": 32, "lr_schedule": {"kind": "cosine", "warmup": 1, "floor": 1e-4}, "decayed": "matrices",
+    "optimizer": {"kind": "torch", "name": "RMSprop", "arguments": {"momentum": 0.5}}, "clip_norm": 0.5, "label_smoothing": 0.1,
+    "ema": {"decay": 0.9},
+}  # fmt: skip
+POINTS = {"kind": "points", "points": [[1, 0.5], [3, 1]]}
+HALVED = {"kind": "torch", "name": "StepLR", "arguments": {"step_size": 1, "gamma": 0.5}}
+timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+
+
 @pytest.mark.parametrize(("weighting", "changes"), [
     ({"kind": "learned", "every": 1, "hold": 0.1}, {}),
     (OFTEN, {}),
@@ -45,6 +59,10 @@ TWO_STAGES = {"stages": {"kind": "pairs_first", "share": 0.5}}  # the second one
     ({"kind": "attention"}, {}),
     ({"kind": "uniform"}, {"pairs": TWO_STAGES}),
     ({"kind": "uniform"}, {"pairs": TWO_STAGES, "training": {"epochs": 4, "batch_size": 32, "lr_schedule": "cosine"}}),
+    (LATE | {"direction": {"kind": "unrolled", "steps": 3}}, {"training": RECIPE}),
+    ({"kind": "uniform"}, {"pairs": TWO_STAGES | {"schedule": POINTS}, "training": RECIPE | {"lr_schedule": HALVED}}),
+    (LATE, {"training": RECIPE, "augment": [{"name": "RandAugment"}, "flip", {"name": "CutMix"}]}),
+    pytest.param({"kind": "uniform"}, {"training": RECIPE | {"optimizer": {"kind": "timm", "name": "lamb"}}}, marks=timm),
 ])  # fmt: skip
 @pytest.mark.parametrize("die_after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_resumed_trial_ends_bit_identical(
@@ -299,3 +317,28 @@ def test_unknown_layer_names_those_that_exist(cache: Path) -> None:
     student = digits_trial().student.replace(layers=("conv1", "convv2"))
     with pytest.raises(FeatureMismatch, match=r"'convv2'.* 'conv2'.* conv1.*logits"):
         run_trial(digits_trial(student=student.model_dump()), lambda _: None, cache=cache)
+
+
+def test_the_average_is_what_is_scored_and_written(tmp_path: Path, cache: Path, prepared: Prepared) -> None:
+    """By hand: the weights after every step of a trial without an average, averaged."""
+    config = digits_trial(weighting={"kind": "none"})
+    averaged = with_settings(config, {"training.ema": {"decay": 0.9, "warmup": False}})
+    plain = run_trial(config, lambda _: None, cache=cache, folder=tmp_path / "plain", prepared=prepared)
+    result = run_trial(averaged, lambda _: None, cache=cache, folder=tmp_path / "average", prepared=prepared)
+    trial = start_trial(config, prepared)
+    network = trial.student.network
+    average = {name: value.clone() for name, value in network.state_dict().items()}
+    while trial.epoch < config.training.epochs:
+        for batch in shuffled_batches(prepared.splits.train, 32, config.seed, ORDER, trial.epoch):
+            train_step(trial, batch)
+            for name, value in network.state_dict().items():
+                average[name] = 0.9 * average[name] + 0.1 * value if value.is_floating_point() else value
+        trial.epoch += 1
+    written = load_file(tmp_path / "average" / LAST_WEIGHTS)
+    for name, value in written.items():
+        torch.testing.assert_close(value, average[name], rtol=1e-4, atol=1e-6)
+    network.load_state_dict(written)
+    assert result.last.metrics["val/loss"] == score(network, prepared.task, prepared.batches, prepared.splits.val).loss
+    assert result.last.metrics["train/loss"] == plain.last.metrics["train/loss"]  # it goes on from its own weights
+    assert result.last.metrics["val/loss"] != plain.last.metrics["val/loss"]
+    trial.student.close()

@@ -22,6 +22,7 @@ from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 
 ALL = ("flip", "crop", "cutout", "mixup")
+BY_NAME = ({"name": "TrivialAugmentWide"}, "flip", {"name": "RandomErasing"}, {"name": "CutMix", "arguments": {"alpha": 1.0}})
 
 
 def test_features_are_cached_for_plain_images_and_on_line_for_views(cache: Path, prepared: Prepared) -> None:
@@ -48,8 +49,12 @@ def test_on_line_trial_of_plain_images_is_the_cached_one(cache: Path, prepared: 
     assert found.last.metrics["train/loss"] == pytest.approx(stored.last.metrics["train/loss"], rel=1e-3)
 
 
-def test_teacher_and_student_see_one_view_and_mixed_labels_are_learned(cache: Path) -> None:
-    config = digits_trial(augment=ALL, weighting={"kind": "none"}, kd={"weight": 2.0, "temperature": 3.0})
+@pytest.mark.parametrize(("augment", "smoothing"), [(ALL, None), (BY_NAME, 0.1)], ids=["own", "torchvision"])
+def test_teacher_and_student_see_one_view_and_mixed_labels_are_learned(
+    cache: Path, augment: tuple[object, ...], smoothing: float | None
+) -> None:
+    training = {"epochs": 4, "batch_size": 32, "label_smoothing": smoothing}
+    config = digits_trial(augment=augment, weighting={"kind": "none"}, kd={"weight": 2.0, "temperature": 3.0}, training=training)
     prepared = prepare(config, cache)
     trial = start_trial(config, prepared)
     batch = next(iter(shuffled_batches(prepared.splits.train, 32, 0)))
@@ -58,7 +63,10 @@ def test_teacher_and_student_see_one_view_and_mixed_labels_are_learned(cache: Pa
     logits, _ = functional_call(trial.student, buffers_of(trial), (seen.x,))
     with torch.no_grad():
         teacher = prepared.teacher.network(seen.x)
-    loss = seen.over_labels(partial(F.cross_entropy, logits)) + 2.0 * categorical_kl(logits, teacher, 3.0).mean()
+    loss = (
+        seen.over_labels(partial(F.cross_entropy, logits, label_smoothing=smoothing or 0.0))
+        + 2.0 * categorical_kl(logits, teacher, 3.0).mean()
+    )
     expected = torch.autograd.grad(loss, list(trial.parameters.values()))
     train_step(trial, batch)
     for parameter, gradient in zip(trial.parameters.values(), expected, strict=True):
@@ -102,9 +110,10 @@ def test_precision_and_memory_format_change_little(cache: Path, prepared: Prepar
 KEPT = {"teacher.cached_views": 2}
 
 
-def test_kept_views_are_those_that_the_teacher_read_and_come_in_turn(cache: Path) -> None:
+@pytest.mark.parametrize("augment", [ALL[:3], BY_NAME[:3]], ids=["own", "torchvision"])
+def test_kept_views_are_those_that_the_teacher_read_and_come_in_turn(cache: Path, augment: tuple[object, ...]) -> None:
     """Two views of each image: an epoch shows one, the next the other, then the first again; every trial sees the same."""
-    config = with_settings(digits_trial(augment=ALL[:3]), KEPT)
+    config = with_settings(digits_trial(augment=augment), KEPT)
     prepared = prepare(config, cache)
     assert isinstance(prepared.targets, CachedTargets)
     trial, other = start_trial(config, prepared), start_trial(config.replace(seed=1), prepared)
@@ -159,9 +168,10 @@ def test_a_trial_of_kept_views_learns_and_its_held_out_images_are_plain(cache: P
 @pytest.mark.parametrize("augment, features, words", [
     ((), "auto", "augment is empty"),
     (("flip", "mixup"), "auto", "mixes the images of a batch"),
+    (({"name": "CutMix"},), "auto", "CutMix, which mixes the images of a batch"),
     (("flip",), "online", "teacher.features is online"),
 ])  # fmt: skip
-def test_views_that_cannot_be_kept_are_refused(cache: Path, augment: tuple[str, ...], features: str, words: str) -> None:
+def test_views_that_cannot_be_kept_are_refused(cache: Path, augment: tuple[object, ...], features: str, words: str) -> None:
     config = with_settings(digits_trial(augment=augment), {**KEPT, "teacher.features": features})
     with pytest.raises(ConfigError, match=f"teacher.cached_views is 2.*{words}") as told:
         prepare(config, cache)

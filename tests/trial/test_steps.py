@@ -21,6 +21,7 @@ from kd_hpo.core.params import Params
 from kd_hpo.core.plan import LayerShape, pair_plan
 from kd_hpo.data.batches import ImageBatches, Indices, drawn_batch, shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets
+from kd_hpo.errors import ConfigError
 from kd_hpo.trial.inner import inner_step
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.passes import buffers_of, see
@@ -136,6 +137,48 @@ def test_one_step_learns_from_the_exact_hypergradient(
     )
     exact, measured = hypergradients(config, cache, tmp_path / "state", monkeypatch)
     torch.testing.assert_close(exact, measured, rtol=1e-5, atol=1e-9)
+
+
+SMOOTH = {"label_smoothing": 0.2, "clip_norm": 0.05, "decayed": "matrices", "lr_schedule": {"kind": "cosine", "warmup": 0.5}}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("direction", "steps"), [({"kind": "one_step"}, 1), ({"kind": "unrolled", "steps": 3}, 3)])
+@pytest.mark.parametrize("optimizer", [
+    {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2},
+    {"kind": "torch", "name": "RMSprop", "lr": 1e-2, "weight_decay": 1e-2, "arguments": {"momentum": 0.5}},
+])  # fmt: skip
+def test_the_hypergradient_is_exact_through_a_whole_recipe(
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: dict[str, object],
+    direction: dict[str, object],
+    steps: int,
+) -> None:
+    """Clipping, smoothed labels, decay of matrices alone, a warm-up, a stochastic network, and weights that follow the epochs.
+
+    The gradients' norms are well above where they are cut.
+    """
+    ramp = {"schedule": {"kind": "warm_up", "epochs": 3}}
+    config = digits_trial(
+        weighting=learned(direction=direction),
+        student=Student(network=Network(name="tests.trial.own:with_stochastic_depth"), layers=("conv1", "fc")),
+        training={"epochs": 1, "batch_size": 32, "optimizer": optimizer, **SMOOTH},
+        pairs={"strength": 2.0, "regressor_lr": 1e-30, "balance": BALANCED | {"every": 10**6}, **ramp},
+        kd=ramp,
+    )
+    exact, measured = hypergradients(config, cache, tmp_path / "state", monkeypatch, steps)
+    torch.testing.assert_close(exact, measured, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["one_step", "unrolled", "drmad", "hyperdistill"])
+def test_a_direction_that_cannot_go_back_through_the_optimiser_is_refused(cache: Path, prepared: Prepared, kind: str) -> None:
+    training = {"epochs": 1, "batch_size": 32, "optimizer": {"kind": "torch", "name": "Rprop"}}
+    weighting, batch = learned(direction={"kind": kind}, every=1), prepared.splits.train[:32]
+    with pytest.raises(ConfigError, match=r"Rprop.*gradient_flow"):
+        train_step(start_trial(digits_trial(weighting=weighting, training=training), prepared), batch)
+    train_step(start_trial(digits_trial(weighting=learned(every=1), training=training), prepared), batch)
 
 
 @pytest.mark.usefixtures("float64")
@@ -342,3 +385,17 @@ def test_planted_knowledge_is_found(cache: Path, direction: str) -> None:
         result = run_trial(seeded, lambda _: None, cache=cache, prepared=planted(prepared, seed))
         noise1, knows, noise2 = (sum(row) for row in result.held_mean)
         assert knows > 0.5 > max(noise1, noise2), f"seed {seed}: {result.held_mean}"
+
+
+def test_weights_of_losses_follow_the_epochs(cache: Path, prepared: Prepared) -> None:
+    config = digits_trial(
+        weighting={"kind": "uniform"},
+        kd={"weight": 3.0, "schedule": {"kind": "warm_up", "epochs": 2}},
+        pairs={"strength": 2.0, "balance": {"kind": "none"}, "schedule": {"kind": "points", "points": [[1, 0], [2, 0.5]]}},
+    )
+    trial, batch, totals = start_trial(config, prepared), prepared.splits.train[:32], []
+    for trial.epoch in (0, 1):
+        losses, _ = inner_gradients(trial, see(trial, batch, trial.schedule.at(0), remembers=False), trial.schedule.at(0))
+        totals.append(losses)
+        assert (trial.objective.logit_weight, trial.strength) == ((1.5, 0.0), (3.0, 1.0))[trial.epoch]
+    assert totals[0].pairs == 0 and totals[1].pairs > 0

@@ -24,7 +24,22 @@ def test_trained_once_and_kept(cache: Path, prepared: Prepared, monkeypatch: pyt
     assert again.teacher.val == prepared.teacher.val
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"augment": ("flip",)}, {"images": "train_and_extra"}])
+RECIPES = [
+    {"label_smoothing": 0.1},
+    {"clip_norm": 0.5},
+    {"ema": {"decay": 0.9}},
+    {"decayed": "matrices"},
+    {"lr_schedule": {"kind": "multi_step", "milestones": [0.5]}},
+]
+
+
+@pytest.mark.parametrize("change", [
+    {"seed": 1},
+    {"augment": ("flip",)},
+    {"images": "train_and_extra"},
+    {"augment": ({"name": "RandomErasing", "arguments": {"p": 1.0}},)},
+    *({"training": {"epochs": 4, "batch_size": 32, **recipe}} for recipe in RECIPES),
+])  # fmt: skip
 def test_other_settings_are_another_teacher(cache: Path, prepared: Prepared, change: dict[str, object]) -> None:
     other = digits_trial(teacher=digits_trial().teacher.replace(**change).model_dump())
     assert prepare(other, cache).teacher_digest != prepared.teacher_digest

@@ -130,7 +130,7 @@ def searches(study: StudyConfig, shape: tuple[int, int]) -> dict[str, Searched]:
 def searched(study: StudyConfig, name: str, trials: int, shape: tuple[int, int]) -> Searched:
     space, config = space_of(study, name, shape), as_in_file(study, name)
     settings = config.model_dump(mode="json")
-    first = {path: value_at(settings, path, _NOTHING) for path in space}
+    first = {path: value_at(settings, path, _left_out(config, path)) for path in space}
     first = {path: _as_chosen(config, path, space[path], value) for path, value in first.items() if value is not _NOTHING}
     if method_of(study, name).base == TPE_LAMBDA:
         first |= _equal_or_given(config, shape)
@@ -146,6 +146,14 @@ def arms(study: StudyConfig, name: str) -> tuple[ArmName, ...]:
 def as_in_file(study: StudyConfig, name: str) -> TrialConfig:
     """Makes a trial of the method at the settings of the file."""
     return trial_config(study, TrialSpec(id=name, kind="search", method=name, seed=study.seed))
+
+
+def _left_out(config: TrialConfig, path: str) -> Any:
+    """None for a setting that is null where nothing is written down; else nothing."""
+    found: Any = config
+    for key in path.split("."):
+        found = getattr(found, key, _NOTHING)
+    return None if found is None else _NOTHING
 
 
 def _as_chosen(config: TrialConfig, path: str, chosen: Range, value: Any) -> Any:

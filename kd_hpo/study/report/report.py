@@ -16,6 +16,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kd_hpo.config.augment import in_words
 from kd_hpo.config.search import NoScheduler
 from kd_hpo.config.task import Goal
 from kd_hpo.config.trial import Network
@@ -105,8 +106,7 @@ class Report:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """The rows that say what was asked of the study, each a name and its words."""
-        study, training = self.findings.study, self.findings.study.training
-        each = f"{training.epochs} epochs, batches of {training.batch_size}, {training.optimizer.kind}"
+        study = self.findings.study
         facts = [
             ("teacher", described(study.teacher.network)),
             ("student", described(study.student.network)),
@@ -115,7 +115,7 @@ class Report:
                 with_arguments(study.data.kind, study.data.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})),
             ),
             ("splits", self._splits()),
-            ("a trial", each + (f", augmented by {', '.join(study.augment)}" if study.augment else "")),
+            ("a trial", study.training.words + (f", augmented by {in_words(study.augment)}" if study.augment else "")),
             ("pairs", f"{study.pairs.loss.kind} loss, strength {study.pairs.strength:g}, weighting {self._weighting()}"),
             ("search", self._search()),
             ("comparison", f"{len(self.findings.standing.compare)} methods, {study.compare.seeds} seeds each"),

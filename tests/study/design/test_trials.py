@@ -283,6 +283,19 @@ def test_some_cells_of_a_matrix_that_is_given(tmp_path: Path) -> None:
     assert config.weighting == FixedMatrix(matrix=((1, 1), (0.25, 1), (1, 1)))
 
 
+def test_a_search_of_what_the_file_leaves_out_starts_without_it(tmp_path: Path) -> None:
+    space = {
+        "training.clip_norm": {"kind": "choice", "values": [1.0, None]},
+        "training.label_smoothing": {"kind": "uniform", "low": 0.05, "high": 0.2},
+        "pairs.schedule": {"kind": "choice", "values": [{"kind": "warm_up", "epochs": 3}, None]},
+    }
+    study = digits_study(tmp_path, search={"trials": 3, "space": space}, compare={"methods": ["hetero"]})
+    found = searches(study, SHAPE)["hetero"]
+    assert found.first[0] == {"training.clip_norm": None, "training.label_smoothing": None, "pairs.schedule": None}
+    (line,) = untried([found])
+    assert "training.label_smoothing is None" in line
+
+
 # arms
 
 
