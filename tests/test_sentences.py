@@ -24,6 +24,7 @@ from torch import nn
 from kd_hpo.callables import import_callable
 from kd_hpo.config.load import with_settings
 from kd_hpo.core.directions import Implicit
+from kd_hpo.core.logit_losses import logit_loss
 from kd_hpo.core.maps import layer_shape
 from kd_hpo.core.pair_losses import pair_loss
 from kd_hpo.core.plan import LayerShape, pair_plan
@@ -286,6 +287,8 @@ NETWORKS: dict[str, Provoke] = {
     "no such network": builds("vgg_8"),
     "no such network of torchvision": builds("torchvision/mobilenet_v3"),
     "depth that a family lacks": builds("cifar_resnet", depth=21),
+    "channels that do not go into groups": builds("cifar_shufflenetv1", channels=100),
+    "channels of too few stages": builds("cifar_shufflenetv2", channels=[116, 232]),
     "depth of a list": builds("cifar_vgg", depth=16),
     "too deep for its images": builds("plain_conv", channels=[4] * 5),
     "images that are not square": builds("vit_b_16", (3, 32, 64)),
@@ -407,6 +410,7 @@ PARTS: dict[str, Provoke] = {
     "layer of too many sides": lambda _: layer_shape("odd", torch.zeros(2, 3, 4, 5, 6), (32, 32)),
     "direction that diverges": lambda _: Implicit(lambda hessian, g: (g, float("nan")))({}, None),  # type: ignore[arg-type]
     "loss that serves no pair": unserved,
+    "classes over a batch of one": lambda _: logit_loss("dist")(*(torch.zeros(1, 3),) * 2, torch.zeros(1).long()),
     "no export": export(None),
     "empty export": export(""),
     "export of another shape": export("{}"),
@@ -439,6 +443,11 @@ def test_a_part_is_refused_with(tmp_path: Path, what: str, snapshot: SnapshotAss
 TRIALS: dict[str, dict[str, object]] = {
     "batch larger than the split": {"training": {"epochs": 1, "batch_size": 512}},
     "pair of a layer that is not there": {"weighting": {"kind": "one_pair", "teacher": "conv9", "student": "fc"}},
+    "exits without the logits": {"weighting": {"kind": "exits"}},
+    "memory of images that an outer loss has not": {
+        "pairs": {"loss": {"kind": "crd"}},
+        "weighting": {"kind": "learned", "outer_objective": "task_and_pairs"},
+    },
     "matrix of another shape": {"weighting": {"kind": "fixed", "matrix": [[1, 0], [0, 0]]}},
     "matrix of zeros": {"weighting": {"kind": "fixed", "matrix": [[0, 0]] * 3}},
     "replay from a start of another shape": {"weighting": {"kind": "replay", "matrices": [[[1, 0]] * 3], "start": [[1, 0]]}},

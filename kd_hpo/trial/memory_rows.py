@@ -1,4 +1,4 @@
-"""Where training images stand in a memory of them, and which others they are told from."""
+"""The places of training images in a memory of them, and which others they are told from."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -33,7 +33,7 @@ class MemoryRows:
         return cls(images, len(labels), np.argsort(of_rows, kind="stable"), starts)
 
     def rows(self, batch: Indices) -> NDArray[np.int64]:
-        """The row of each image of a batch of the split, whichever view it is."""
+        """Gives the row of each image of a batch of the split, whichever view it is."""
         return np.searchsorted(self.images, batch % self.of_data)
 
     def of_other_classes(self, labels: Tensor, count: int, chance: torch.Generator) -> Tensor:
