@@ -16,7 +16,6 @@ from torch import Tensor
 
 from kd_hpo.core.logit_losses import LogitLoss
 from kd_hpo.core.pairs import PairMatrix, Targets
-from kd_hpo.core.tasks import Task
 
 MatrixOf = Callable[[list[Tensor], Targets], Tensor]
 """(features, targets) -> D (T, S)"""
@@ -30,6 +29,14 @@ class Labelled(Protocol):
 
     def over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """The loss of the labels (B,); where images are mixed, of both images' labels, with their shares."""
+        ...
+
+
+class TaskLoss(Protocol):
+    """The part of a task that is minimised (`kd_hpo.core.tasks.Task`)."""
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch, ()."""
         ...
 
 
@@ -69,6 +76,16 @@ class PairTerm:
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """What the teacher adds to the inner loss on one batch: its terms before their weights, each ()."""
+
+    logits: Tensor
+    pairs: Tensor
+    differentiated: list[Tensor]
+    """Of the terms that there are, what is differentiated, with their weights."""
+
+
+@dataclass(frozen=True)
 class InnerLoss:
     """The inner loss on one batch, and its terms before their weights, each ()."""
 
@@ -86,7 +103,7 @@ class Objective:
     logit_weight  kappa; at 0 the logits are not compared
     """
 
-    task: Task
+    task: TaskLoss
     logit_loss: LogitLoss
     logit_weight: float
 
@@ -99,16 +116,23 @@ class Objective:
         pairs    gives the term of the pairs, asked after the others; None where there are none
         labels   False leaves the task and the logits out of the total: the pairs alone
         """
-        task, nothing = self.task_loss(output, seen), torch.zeros((), device=output.device)
-        terms, logits = [task] if labels else [], nothing
-        if labels and self.logit_weight and teacher is not None:
+        task = self.task_loss(output, seen)
+        teaching = self.teaching(output, seen, teacher if labels else None, pairs)
+        first, *others = [*([task] if labels else []), *teaching.differentiated]
+        return InnerLoss(task.detach(), teaching.logits, teaching.pairs, sum(others, first))
+
+    def teaching(self, output: Tensor, seen: Labelled, teacher: Tensor | None, pairs: Callable[[], PairTerm] | None) -> Teaching:
+        """The part of the inner loss that is the teacher's; the arguments are those of `inner`."""
+        logits = value = torch.zeros((), device=output.device)
+        terms: list[Tensor] = []
+        if self.logit_weight and teacher is not None:
             logits = self.agreement(output, seen, teacher)
             terms.append(self.logit_weight * logits)
-        term = pairs() if pairs else None
-        if term is not None:
+        if pairs is not None:
+            term = pairs()
+            value = term.value
             terms.append(term.differentiated)
-        value = nothing if term is None else term.value
-        return InnerLoss(task.detach(), logits.detach(), value, sum(terms[1:], terms[0]))
+        return Teaching(logits.detach(), value, terms)
 
     def outer(self, output: Tensor, seen: Labelled, teacher: Tensor | None) -> Tensor:
         """The outer loss at fixed pairs, (): that of the labels and, where the teacher is given, agreement with its output."""
