@@ -46,16 +46,19 @@ class PairTerm:
 
     differentiated  (), whose gradient in the student is that of the term
     value           (), the term itself
+    matrix          (T, S), what each pair has in it
     """
 
     differentiated: Tensor
     value: Tensor
+    matrix: Tensor
 
     @classmethod
     def as_written(cls, losses: MatrixOf, features: list[Tensor], targets: Targets, weights: Tensor) -> "PairTerm":
         """The weighted sum as it stands, for derivatives of its gradient; weights are (T, S)."""
-        term = (weights * losses(features, targets)).sum()
-        return cls(term, term.detach())
+        matrix = weights * losses(features, targets)
+        term = matrix.sum()
+        return cls(term, term.detach(), matrix.detach())
 
     @classmethod
     def of_step(
@@ -68,11 +71,14 @@ class PairTerm:
         """
         if weights.dim() == 2:
             matrix = losses(features, targets, weights.detach(), needed)
-            unit, value = matrix.sum(), (weights * matrix.detach()).sum()
+            weighted = weights * matrix.detach()
+            unit, value = matrix.sum(), weighted.sum()
         else:
             matrix = losses.sample_losses(features, targets, weights.detach())
-            unit, value = matrix.mean(0).sum(), (weights * matrix.detach()).sum((1, 2)).mean()
-        return cls(unit + value if weights.requires_grad else unit, value.detach())
+            weighted = weights * matrix.detach()
+            unit, value = matrix.mean(0).sum(), weighted.sum((1, 2)).mean()
+        of_pairs = weighted.detach() if weights.dim() == 2 else weighted.detach().mean(0)
+        return cls(unit + value if weights.requires_grad else unit, value.detach(), of_pairs)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class Teaching:
     pairs: Tensor
     differentiated: list[Tensor]
     """Of the terms that there are, what is differentiated, with their weights."""
+    matrix: Tensor | None = None
+    """(T, S), what each pair has in the term of the pairs; None where there is no such term."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +132,15 @@ class Objective:
     def teaching(self, output: Tensor, seen: Labelled, teacher: Tensor | None, pairs: Callable[[], PairTerm] | None) -> Teaching:
         """The part of the inner loss that is the teacher's; the arguments are those of `inner`."""
         logits = value = torch.zeros((), device=output.device)
-        terms: list[Tensor] = []
+        terms, matrix = list[Tensor](), None
         if self.logit_weight and teacher is not None:
             logits = self.agreement(output, seen, teacher)
             terms.append(self.logit_weight * logits)
         if pairs is not None:
             term = pairs()
-            value = term.value
+            value, matrix = term.value, term.matrix
             terms.append(term.differentiated)
-        return Teaching(logits.detach(), value, terms)
+        return Teaching(logits.detach(), value, terms, matrix)
 
     def outer(self, output: Tensor, seen: Labelled, teacher: Tensor | None) -> Tensor:
         """The outer loss at fixed pairs, (): that of the labels and, where the teacher is given, agreement with its output."""

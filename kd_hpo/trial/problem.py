@@ -1,6 +1,7 @@
 """The bilevel problem as its steps see it, whoever gives the batches: a trial, or a training loop of one's own."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -25,7 +26,6 @@ from kd_hpo.nets.features import FeatureTap
 from kd_hpo.nets.precision import Precision
 from kd_hpo.trial.randomness import REGRESSORS, generator
 from kd_hpo.trial.schedule import Schedule, StepPlan
-from kd_hpo.trial.stopwatch import Stopwatch
 
 
 @dataclass
@@ -154,7 +154,9 @@ class BilevelProblem(Protocol):
         ...
 
     @property
-    def hypergradient_time(self) -> Stopwatch: ...
+    def hypergradient_time(self) -> AbstractContextManager[object]:
+        """Is entered while lambda learns."""
+        ...
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
