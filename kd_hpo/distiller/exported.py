@@ -35,7 +35,7 @@ def arguments_of(
                 "replayed follows epochs: give epochs, as many as the training has, and call end_epoch() after each"
             )
         weighting = replayed(entry, epochs)
-    found = {
+    found: dict[str, Any] = {
         "teacher_layers": [layer.name for layer in entry.teacher_layers if layer.name != LOGITS],
         "student_layers": [layer.name for layer in entry.student_layers if layer.name != LOGITS],
         "kd": config.kd,
@@ -67,6 +67,6 @@ def _require_alike(whose: str, exported: Sequence[LayerRecord], here: Sequence[L
         fits = channels == layer.channels if exact else channels <= layer.channels
         if not fits or size != [layer.height, layer.width]:
             raise FeatureMismatch(
-                f"{whose} layer {layer} is {'x'.join(map(str, record.shape))} in the export: lambda was learned for other networks "
-                "or other inputs; give those, or learn lambda anew"
+                f"{whose} layer {layer} is {'x'.join(map(str, record.shape))} in the export: lambda was learned for other "
+                "networks or other inputs; give those, or learn lambda anew"
             )

@@ -50,8 +50,8 @@ def require_what_is_needed(
         )
     if kind in _BY_FRESH_BATCHES and fresh is None:
         raise ConfigError(
-            f"weighting.direction is {kind}, whose Hessian products are on fresh training batches: give fresh, a function of step "
-            "and number that returns (inputs, labels), or the direction gradient_flow"
+            f"weighting.direction is {kind}, whose Hessian products are on fresh training batches: give fresh, a function of "
+            "step and number that returns (inputs, labels), or the direction gradient_flow"
         )
     return optimizer  # type: ignore[no-any-return]
 

@@ -40,7 +40,7 @@ def start_pairs(
         tell=tell,
     )
     if scales is not None:
-        if scales.shape != plan.shape:
+        if tuple(scales.shape) != plan.shape:
             raise ConfigError(f"scales are {tuple(scales.shape)}, and the layers are {plan.shape}, teacher first; give these")
         pairs.balance = NoBalance(plan.shape, scales)
     return pairs
