@@ -69,7 +69,7 @@ def tapped(
     Raises FeatureMismatch for layers that the network does not have, or that cannot be read.
     """
     with about(whose):
-        names = () if not layers else resolve_layers(network, layers, example)
+        names = () if not layers else resolve_layers(network, layers, example, output)
         tap = FeatureTap(network, (*(n for n in names if not (logits and n == LOGITS)), *([LOGITS] if logits else [])), output)
         return tap, layer_shapes(tap, example)
 

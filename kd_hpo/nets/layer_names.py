@@ -14,14 +14,16 @@ from kd_hpo.nets.trace import Visit, trace
 from kd_hpo.nets.wrappers import WRAPPERS, without_wrappers
 
 
-def resolve_layers(network: nn.Module, patterns: Sequence[str] | Literal["auto"], given: Given) -> tuple[str, ...]:
+def resolve_layers(
+    network: nn.Module, patterns: Sequence[str] | Literal["auto"], given: Given, output: str | int | None = None
+) -> tuple[str, ...]:
     """The layers to tap, each once: names as they are, in their order, and globs as the layers they match, as these run.
 
     `*` and `?` match text without a dot, `**` any: `layer*`, `features.*.conv`, `blocks.*[0]`. A glob matches what a forward
     pass reaches, unless it is the logits. `auto` is `propose_layers`. Raises FeatureMismatch for a glob that matches nothing.
     """
     if patterns == "auto":
-        return propose_layers(network, given)
+        return propose_layers(network, given, output)
     known = [path for path, _ in network.named_modules(remove_duplicate=False)]
     parsed = [_parsed(text, known) for text in patterns]
     visits = trace(network, given) if any(pattern.is_glob for _, pattern in parsed) else []

@@ -37,11 +37,12 @@ Stage = Sequence[Unit]
 T = TypeVar("T")
 
 
-def propose_layers(network: nn.Module, given: Given) -> tuple[str, ...]:
+def propose_layers(network: nn.Module, given: Given, output: str | int | None = None) -> tuple[str, ...]:
     """The last layer of each stage, in order of execution, then the penultimate layer, unless one of them has its values.
 
     A stage is units of one shape in a row; where that makes more than six, of one resolution. Where it makes one or two, the
     largest is divided, as in a transformer. The stem before the first block is none, and the logits are not proposed.
+    output  which of the tensors that the network returns is its output, where it returns more than one
     Raises FeatureMismatch if there is nothing to propose.
     """
     visits = trace(network, given)
@@ -54,7 +55,7 @@ def propose_layers(network: nn.Module, given: Given) -> tuple[str, ...]:
     names = [_name(stage, features) for stage in stages]
     if head and head.flops_before and INPUT in head.tensors:
         penultimate = str(replace(head.layer, tensor=INPUT))
-        if not _same_values(network, given, names, penultimate):
+        if not _same_values(network, given, names, penultimate, output):
             if stages and _only_activated(stages[-1][-1], head):
                 names.pop()
             names.append(penultimate)
@@ -174,8 +175,8 @@ def _size(shape: LayerShape) -> tuple[int, int]:
     return shape.height, shape.width
 
 
-def _same_values(network: nn.Module, given: Given, names: Sequence[str], penultimate: str) -> bool:
+def _same_values(network: nn.Module, given: Given, names: Sequence[str], penultimate: str, output: str | int | None) -> bool:
     """Whether a named layer has the values of the penultimate one, but for their shape."""
-    with FeatureTap(network, (*names, penultimate)) as tap:
+    with FeatureTap(network, (*names, penultimate), output) as tap:
         *features, last = dry_run(tap, given)[1]
     return any(torch.equal(feature.flatten(1), last.flatten(1)) for feature in features)

@@ -47,7 +47,7 @@ def test_inputs_of_any_kind_give_the_same_lambda(inputs: Any) -> None:
 
 
 def test_a_network_that_returns_more_says_which() -> None:
-    with pytest.raises(FeatureMismatch, match=r"student: .*such as output: logits"):
+    with pytest.raises(FeatureMismatch, match=r"student: .*output: hidden"):
         loop_of(Net(3, 1, named=True))
 
 
