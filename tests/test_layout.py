@@ -72,6 +72,7 @@ OF_NO_MODULE = {
     "test_docs": "the reference that pdoc makes",
     "test_floors": "imports between rooms",
     "test_layout": "this file",
+    "test_own_loop": "the examples of studies/own_loop",
     "test_package": "wheel and sources",
     "test_readme": "commands and code of the README",
     "test_sentences": "the words of every error",
