@@ -43,9 +43,8 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_loop_of_ones_own_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(
-        r"\n\n((?:    .*\n|\n)*    print\(kd\.layers, kd\.weights\)\n)", README.read_text().split("### In a training loop")[1]
-    )
+    section = README.read_text().split("### In a training loop")[1]
+    (example,) = re.findall(r"\n\n((?:    .*\n|\n)*    print\(kd\.layers, kd\.weights\)\n)", section)
     code = re.sub("^    ", "", example, flags=re.MULTILINE)
     kd, student, optimizer = loop_of()
     kd.close()

@@ -15,7 +15,7 @@ def main(epochs: int = 10) -> tuple[float, Distiller]:
     teacher, student, held_out = trained_teacher(train), network(4), forever(outer)
     mixup = Mixup(mixup_alpha=0.2, label_smoothing=0.1, num_classes=10)
     optimizer = create_optimizer_v2(student, opt="adamw", lr=3e-3, weight_decay=0.05)
-    schedule, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=epochs, warmup_epochs=1)
+    schedule, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=epochs)
     average = ModelEmaV3(student, decay=0.9)
     example, steps = next(iter(train))[0], epochs * len(train)
     kd = Distiller(teacher, student, example, task=F.cross_entropy, optimizer=optimizer, steps=steps)

@@ -9,13 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
 
 from kd_hpo.data.batches import Indices, drawn_batch, shuffled_batches
 from kd_hpo.distiller import networks
 from kd_hpo.distiller.distiller import Distiller
 from kd_hpo.errors import CheckpointMismatch, ConfigError, FeatureMismatch
-from kd_hpo.study.store.export_file import load_export
 from kd_hpo.trial.loop import LAST_WEIGHTS
 from kd_hpo.trial.optimizers import build_optimizer, build_schedule
 from kd_hpo.trial.parts import Prepared, build_student
@@ -23,7 +21,6 @@ from kd_hpo.trial.randomness import ORDER, OUTER
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_trial
 from tests.distiller.loops import LEARNED, STEPS, Net, batch, loop_of, train
-from tests.study.exports import exported as exported
 
 OFTEN = {"kind": "learned", "every": 3, "warmup": 0.3, "hold": 0.1, "evidence": False}
 
@@ -216,33 +213,3 @@ def test_an_outer_batch_that_is_due_has_to_be_given() -> None:
             optimizer.step()
             kd.step()
     assert kd.wants_outer
-
-
-def digits_networks() -> tuple[nn.Module, nn.Module]:
-    return (
-        nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1), nn.Flatten(), nn.Linear(1024, 10)),
-        nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(256, 10)),
-    )
-
-
-def test_an_export_teaches_networks_of_its_layers_and_refuses_others(exported: Path, tmp_path: Path) -> None:
-    teacher, student, x = Net(5, 0), Net(3, 1), batch(0)[0]
-    entry = load_export(exported).matrices[0]
-    T, S = len(entry.teacher_layers), len(entry.student_layers)
-    names = ["one", "two", "norm"][:T], ["one", "two"][:S]
-    shapes = {"one": (8, 8), "two": (4, 4), "norm": (4, 4)}
-    fitted = entry.replace(
-        teacher_layers=[{"name": n, "shape": (5, *shapes[n])} for n in names[0]],
-        student_layers=[{"name": n, "shape": (3, *shapes[n])} for n in names[1]],
-    )
-    path = tmp_path / "lambda.json"
-    path.write_text(load_export(exported).replace(matrices=[fitted.model_dump()]).model_dump_json())
-    kd = Distiller.from_export(path, teacher, student, x)
-    assert kd.layers == (tuple(names[0]), tuple(names[1]))
-    torch.testing.assert_close(kd.weights, torch.tensor(entry.held_mean))
-    assert kd.scales.tolist() == torch.tensor(entry.scales).tolist()
-    assert kd(x, batch(0)[1]).loss.isfinite()
-    with pytest.raises(FeatureMismatch, match=r"student layer one .*in the export"):
-        Distiller.from_export(path, teacher, Net(4, 1), x)
-    with pytest.raises(FeatureMismatch, match=r"teacher: .* has no layer 'one'"):
-        Distiller.from_export(path, digits_networks()[0], student, x)
