@@ -202,7 +202,7 @@ def trial_result(trial: Trial) -> TrialResult:
         held_mean=rows(held) if trial.pairs and trial.pairs.held_epochs else trial.records[-1].weights,
         updates=trial.schedule.updates if trial.schedule.learning else None,
         versions=versions(),
-    )
+    ).with_student(trial.student.network)
 
 
 def layer_records(layers: Sequence[LayerShape]) -> tuple[LayerRecord, ...]:
