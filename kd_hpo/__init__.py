@@ -51,5 +51,13 @@ def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that `import kd_hpo` needs neither torch nor Ray."""
     if name not in _HOMES:
         raise AttributeError(f"kd_hpo has no {name!r}; it has {', '.join(__all__)}")
-    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
+    try:
+        found = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "kd_hpo":
+            raise
+        raise ModuleNotFoundError(
+            f"kd_hpo.{name} needs {error.name}, which is not installed: pip install 'kd_hpo[study]'", name=error.name
+        ) from error
+    globals()[name] = found
     return found
