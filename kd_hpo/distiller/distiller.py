@@ -14,6 +14,7 @@ from kd_hpo.config.wording import cut, one_line
 from kd_hpo.core.logit_losses import logit_loss
 from kd_hpo.core.objective import Objective
 from kd_hpo.core.pair_losses import pair_loss
+from kd_hpo.core.plan import LayerShape
 from kd_hpo.distiller.exported import arguments_of, require_layers_of
 from kd_hpo.distiller.needs import require_what_is_needed
 from kd_hpo.distiller.networks import Layers, LoopPrecision, Output, Wrapped, tapped, viewed_teacher, with_channels
@@ -189,6 +190,11 @@ class Distiller:
         return tuple(layer.name for layer in plan.teacher), tuple(layer.name for layer in plan.student)
 
     @property
+    def shapes(self) -> tuple[tuple[LayerShape, ...], tuple[LayerShape, ...]]:
+        """How the T teacher and the S student layers are read, as the networks give them."""
+        return self._problem.teacher.shapes, self._problem.teacher.plan.student
+
+    @property
     def weights(self) -> Tensor:
         """Lambda as it stands, (T, S), of sum 1: rows are teacher layers, columns student layers."""
         pairs = self._problem.pairs
@@ -283,5 +289,5 @@ class Distiller:
         """
         entry = matrix_of_rank(load_export(Path(path)), rank)
         made = cls(teacher, student, example, task=task, **arguments_of(entry, form, epochs, changes, with_task=task is not None))
-        require_layers_of(entry, made._problem.teacher.shapes, made._problem.teacher.plan)
+        require_layers_of(entry, *made.shapes)
         return made

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kd_hpo.config.weightings import FixedMatrix
-from kd_hpo.core.plan import LayerShape, PairPlan
+from kd_hpo.core.plan import LayerShape
 from kd_hpo.errors import ExportError, FeatureMismatch
 from kd_hpo.nets.features import LOGITS
 from kd_hpo.study.matrices.forms import Form, forms_of, refuse_code, replayed
@@ -47,12 +47,12 @@ def arguments_of(
     return found | dict(changes)
 
 
-def require_layers_of(entry: ExportedMatrix, teacher: Sequence[LayerShape], plan: PairPlan) -> None:
+def require_layers_of(entry: ExportedMatrix, teacher: Sequence[LayerShape], student: Sequence[LayerShape]) -> None:
     """Checks that the layers are those of the export, by name and shape. Raises FeatureMismatch for the first that is not.
 
     Of a teacher's layer, the export has the channels that vary on its own data: here there are as many, or more.
     """
-    _require_alike("student", entry.student_layers, plan.student, exact=True)
+    _require_alike("student", entry.student_layers, student, exact=True)
     _require_alike("teacher", entry.teacher_layers, teacher, exact=False)
 
 
