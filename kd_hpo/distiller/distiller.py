@@ -1,5 +1,6 @@
 """Distillation in a training loop of one's own: a scalar to add to its loss, and lambda, fixed or learned in the loop."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -59,6 +60,7 @@ class Distiller:
     kd, pairs, weighting, seed
                       settings as in a study file, as objects or mappings
     scales            (T, S), multiply the pairs' gradients, in the place of a balance that is measured
+    tell              is told of a student through which derivatives do not go the usual way
     fresh             (step, number) -> (inputs, labels) of the training data, for the directions neumann and conjugate_gradient
     Raises FeatureMismatch or ConfigError, by name, for what does not fit or is missing.
     """
@@ -83,7 +85,7 @@ class Distiller:
         scales: Tensor | None = None,
         fresh: Callable[[int, int], Batch] | None = None,
         seed: int = 0,
-        tell: Callable[[str], None] = print,
+        tell: Callable[[str], None] = warnings.warn,
     ) -> None:
         settings = distilling(kd=kd, pairs=pairs, weighting=weighting, seed=seed)
         if scales is not None:
@@ -132,7 +134,7 @@ class Distiller:
 
     @property
     def wants_outer(self) -> bool:
-        """Whether lambda looks at an outer batch in the step that comes next, or that has begun."""
+        """Whether lambda looks at an outer batch in the step that the next training batch begins."""
         return self._open is None and bool(self._problem.schedule.at(self._problem.step).learns)
 
     def __call__(self, x: Any, labels: Any = None, *, outer: Batch | Callable[[], Batch] | None = None) -> Taught:
