@@ -11,10 +11,17 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes that train a student together: those of its DistributedDataParallel, or this one alone."""
+    """The processes that train a student together: those of its DistributedDataParallel, or else all that torch knows of.
+
+    A trainer may have wrapped more than the student, as Lightning does. Without torch.distributed it is this process alone.
+    """
 
     def __init__(self, student: nn.Module) -> None:
-        self._group = student.process_group if isinstance(student, nn.parallel.DistributedDataParallel) else None
+        self._group: torch.distributed.ProcessGroup | None = None
+        if isinstance(student, nn.parallel.DistributedDataParallel):
+            self._group = student.process_group
+        elif torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._group = torch.distributed.group.WORLD
 
     @property
     def several(self) -> bool:

@@ -15,17 +15,20 @@ from torch import nn
 from tests.distiller.loops import Net, STEPS, batch, loop_of
 import torch.nn.functional as F
 
-rank, folder = int(sys.argv[1]), sys.argv[2]
+rank, folder, wrapped = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "wrapped"
 torch.set_num_threads(1)
 store = torch.distributed.FileStore(f"{folder}/store", 2)
 torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-student = nn.parallel.DistributedDataParallel(Net(3, 1).train())
-kd, student, optimizer = loop_of(student)
+student = Net(3, 1).train()
+kd, student, optimizer = loop_of(nn.parallel.DistributedDataParallel(student) if wrapped else student)
 for number in range(STEPS):
     x, y = batch(10 * number + rank)
     taught = kd(x, y, outer=lambda: batch(1000 + 10 * number + rank, 16))
     optimizer.zero_grad()
     (F.cross_entropy(taught.logits, y) + taught.loss).backward()
+    for parameter in student.parameters() if not wrapped else ():  # as whoever wraps more than the student does
+        torch.distributed.all_reduce(parameter.grad)
+        parameter.grad /= 2
     optimizer.step()
     kd.step()
 torch.save({"kd": kd.state_dict(), "weights": kd.weights}, f"{folder}/{rank}.pt")
@@ -35,8 +38,10 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_have_one_lambda(tmp_path: Path) -> None:
-    started = [subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], cwd=ROOT) for rank in range(2)]
+@pytest.mark.parametrize("student", ["wrapped", "bare"])
+def test_two_processes_have_one_lambda(tmp_path: Path, student: str) -> None:
+    command = [sys.executable, "-c", PROCESS]
+    started = [subprocess.Popen([*command, str(rank), str(tmp_path), student], cwd=ROOT) for rank in range(2)]
     assert [process.wait(300) for process in started] == [0, 0]
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert torch.equal(one["weights"], other["weights"])
