@@ -213,3 +213,22 @@ def test_an_outer_batch_that_is_due_has_to_be_given() -> None:
             optimizer.step()
             kd.step()
     assert kd.wants_outer
+
+
+def test_moved_to_where_it_is_it_goes_on_the_same() -> None:
+    whole, _, optimizer = loop_of()
+    train(whole, optimizer, range(STEPS))
+    moved, _, optimizer = loop_of()
+    train(moved, optimizer, range(STEPS // 2))
+    train(moved.to("cpu"), optimizer, range(STEPS // 2, STEPS))
+    assert torch.equal(moved.weights, whole.weights)
+
+
+def test_without_pairs_the_logits_alone_teach() -> None:
+    kd = Distiller(Net(5, 0), Net(3, 1), batch(99)[0], weighting={"kind": "none"}, kd={"weight": 2.0})
+    taught = kd(*batch(0))
+    assert taught.teacher_logits is not None and kd.layers == ((), ())
+    p, q = (F.softmax(logits.detach() / 4.0, 1) for logits in (taught.teacher_logits, taught.logits))
+    torch.testing.assert_close(taught.loss.detach(), 2.0 * 16.0 * (p * (p / q).log()).sum(1).mean())
+    kd.step()
+    assert kd.end_epoch().shape == (0, 0)
