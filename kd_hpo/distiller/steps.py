@@ -22,7 +22,11 @@ from kd_hpo.trial.schedule import StepPlan
 
 @dataclass(frozen=True)
 class Taught:
-    """What a distiller gives of one batch of B examples."""
+    """What a distiller gives of one batch of B examples.
+
+    T and S count the layers of teacher and student, K their outputs. Tensors are on the student's device; what is told beside
+    the loss carries no gradient of the teacher's, and the student's logits and features carry that of the student.
+    """
 
     logits: Tensor
     """(B, K), the student's output, in the dtype of losses: for the loop's own loss."""
