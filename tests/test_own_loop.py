@@ -22,7 +22,7 @@ HERE = Path(__file__).parents[1] / "studies" / "own_loop"
     ],
 )
 def test_example_learns_lambda(example: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip(library, reason=f"{library} is not installed: pip install 'kd_hpo[own_loop]'")
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install 'kd_hpo[own-loop]'")
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
