@@ -40,7 +40,7 @@ audit: $(INSTALLED)
 # What the image of docker/ installs, with hashes; to be renewed when dependencies change.
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra cluster --extra dashboards --extra timm --constraint docker/torch.txt --excludes docker/cuda.txt \
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra study --extra cluster --extra dashboards --extra timm --constraint docker/torch.txt --excludes docker/cuda.txt \
 	  --no-emit-package torch --no-emit-package torchvision --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --generate-hashes --no-annotate --custom-compile-command 'make lock' --output-file docker/requirements.lock
 

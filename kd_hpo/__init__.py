@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from kd_hpo.config.study import StudyConfig as StudyConfig
     from kd_hpo.config.trial import TrialConfig as TrialConfig
     from kd_hpo.core.hypergradient import hypergradient as hypergradient
+    from kd_hpo.distiller.distiller import Distiller as Distiller
+    from kd_hpo.distiller.steps import Taught as Taught
     from kd_hpo.study.design.study_file import load_study as load_study
     from kd_hpo.study.matrices.apply import apply as apply
     from kd_hpo.study.run.compare import compare as compare
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from kd_hpo.trial.run import run_trial as run_trial
 
 _HOMES = {
+    "Distiller": "kd_hpo.distiller.distiller",
     "StudyConfig": "kd_hpo.config.study",
+    "Taught": "kd_hpo.distiller.steps",
     "TrialConfig": "kd_hpo.config.trial",
     "TrialResult": "kd_hpo.trial.result",
     "apply": "kd_hpo.study.matrices.apply",
@@ -28,7 +32,9 @@ _HOMES = {
     "run_trial": "kd_hpo.trial.run",
 }
 __all__ = [
+    "Distiller",
     "StudyConfig",
+    "Taught",
     "TrialConfig",
     "TrialResult",
     "apply",
@@ -45,5 +51,13 @@ def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that `import kd_hpo` needs neither torch nor Ray."""
     if name not in _HOMES:
         raise AttributeError(f"kd_hpo has no {name!r}; it has {', '.join(__all__)}")
-    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
+    try:
+        found = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "kd_hpo":
+            raise
+        raise ModuleNotFoundError(
+            f"kd_hpo.{name} needs {error.name}, which is not installed: pip install 'kd_hpo[study]'", name=error.name
+        ) from error
+    globals()[name] = found
     return found

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
-
 from kd_hpo.errors import DataError
 
 T = TypeVar("T")
@@ -67,6 +65,8 @@ def only_one_process(lock: Path, *, wait: bool = True) -> Iterator[None]:
 
     wait  False raises TimeoutError where another process holds it
     """
+    from filelock import FileLock  # those who need no cache do without
+
     lock.parent.mkdir(parents=True, exist_ok=True)
     # Whatever file a link leads to stays as it is. A lock that is a file's existence would outlive its process.
     with FileLock(lock.resolve(), timeout=-1 if wait else 0, fallback_to_soft=False):

@@ -29,6 +29,7 @@ BELOW["nets"] = BELOW["core"] | {"core"}
 BELOW["data"] = BELOW["nets"] | {"nets"}
 BELOW["trial"] = BELOW["data"] | {"data", "config"}
 BELOW["study"] = BELOW["trial"] | {"trial"}
+BELOW["distiller"] = BELOW["study"] | {"study"}  # it reads exports
 BELOW["cli"] = BELOW["dashboards"] = BELOW["study"] | {"study"}
 BELOW["testing"] = BELOW["study"] | {"study"}  # for authors of parts: nothing of kd_hpo imports it
 """What each floor may import, beside itself."""

@@ -10,7 +10,7 @@ import pytest
 import kd_hpo
 
 CODE, TESTS = Path(kd_hpo.__file__).parent, Path(__file__).parent
-ROOMS = ["", "cli", "config", "core", "core/gaussian", "data", "nets", "trial"]
+ROOMS = ["", "cli", "config", "core", "core/gaussian", "data", "distiller", "nets", "trial"]
 ROOMS += [
     f"study/{room}" for room in ("store", "design", "results", "matrices", "report", "tracking", "cluster", "search", "run")
 ]
@@ -47,11 +47,22 @@ WITHOUT = {
     "study/tracking/uri": "where MLflow is: tests/study/tracking/test_mlflow_tracker.py, tests/security/test_secrets.py",
     "cli/guard": "ends processes for real: tests/dashboards/test_ui.py",
     "cli/servers": "starts servers for real: tests/dashboards/test_ui.py",
+    "cli/entry": "the command without what it needs: tests/test_light.py",
+    "distiller/needs": "what is refused: tests/distiller/test_distiller.py, tests/test_sentences.py",
+    "distiller/parts": "the same steps as a trial's: tests/distiller/test_distiller.py",
+    "distiller/problem": "the same: tests/distiller/test_distiller.py",
+    "distiller/settings": "what is refused: tests/distiller/test_distiller.py",
+    "distiller/steps": "the same steps as a trial's: tests/distiller/test_distiller.py",
+    "nets/inputs": "networks that read tensors, mappings and tuples: tests/distiller/test_networks.py",
+    "nets/precision": "a protocol: tests/distiller/test_networks.py",
+    "nets/teacher_view": "what targets hold: tests/data/test_teacher_targets.py",
     "nets/weights_file": "what is found in files: tests/nets/test_weights.py",
     "trial/inner": "the step as a direction sees it, against central differences: tests/trial/test_steps.py",
     "trial/learning": "lambda's learning against the formulas, step by step: tests/trial/test_steps.py",
+    "trial/pair_term": "the step's gradient, against central differences: tests/trial/test_steps.py",
     "trial/parts": "what is prepared, as trials read it: tests/trial/test_teacher.py, test_given_teacher.py, tests/data",
     "trial/prepare": "the same, with assistants: tests/trial/test_assistants.py",
+    "trial/problem": "what a trial and a loop of one's own are: tests/trial/test_steps.py, tests/distiller/test_distiller.py",
     "trial/rehearsal": "first steps before anything is trained: tests/trial/test_check.py",
     "trial/run": "the door of the loop: tests/trial/test_loop.py",
     "trial/start": "a trial at its start: tests/trial/test_steps.py",
@@ -62,6 +73,8 @@ OF_NO_MODULE = {
     "test_docs": "the reference that pdoc makes",
     "test_floors": "imports between rooms",
     "test_layout": "this file",
+    "test_light": "the library with its light dependencies alone",
+    "test_own_loop": "the examples of studies/own_loop",
     "test_package": "wheel and sources",
     "test_readme": "commands and code of the README",
     "test_sentences": "the words of every error",

@@ -6,10 +6,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
+import torch
 import yaml
 
 from kd_hpo.cli import serve
@@ -22,6 +24,7 @@ from kd_hpo.study.design.trials import trial_config
 from kd_hpo.study.store.folder import TrialSpec
 from kd_hpo.trial.run import run_trial
 from tests.conftest import digits_study
+from tests.distiller.loops import Net, batch, loop_of
 
 environment.prepare_environment()  # before anything imports Ray
 
@@ -37,6 +40,18 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in told[:2]] == ["1", "2"]
     assert told[2].startswith("((")
+
+
+def test_the_loop_of_ones_own_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    section = README.read_text().split("### In a training loop")[1]
+    (example,) = re.findall(r"\n\n((?:    .*\n|\n)*    print\(kd\.layers, kd\.weights\)\n)", section)
+    code = re.sub("^    ", "", example, flags=re.MULTILINE)
+    kd, student, optimizer = loop_of()
+    kd.close()
+    train, held_out = [batch(number) for number in range(3)], repeat(batch(50))
+    given = {"teacher": Net(5, 0), "student": student, "optimizer": optimizer, "epochs": 1, "train": train, "held_out": held_out}
+    exec(compile(code, "README.md", "exec"), {**given, "F": torch.nn.functional})
+    assert capsys.readouterr().out.startswith("((")
 
 
 def test_a_loss_and_a_method_of_ones_own_in_under_20_lines(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from kd_hpo.config.explain import KIND, Mistake, as_error, explain, unknown_keys
 from kd_hpo.config.paths import Keys, all_keys, is_at_or_below, join_path, set_keys, set_path, split_path
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.wording import brief, config_error, cut, nearest
-from kd_hpo.config.yaml_source import load_yaml, read_text
 from kd_hpo.errors import ConfigError
 
 M = TypeVar("M", bound=Settings)
@@ -37,6 +36,8 @@ def read_settings(
     Raises ConfigError: one line for each mistake, with the file and line, or the override, that it comes from.
     """
     changes = parse_overrides(overrides)
+    from kd_hpo.config.yaml_source import load_yaml, read_text  # settings given in Python need no YAML
+
     data, lines = load_yaml(read_text(path), f"{path}:")
     if not isinstance(data, dict):
         given = "is empty" if data is None else f"holds {brief(data)}, not a mapping"
@@ -54,6 +55,10 @@ def validated(model: type[M], data: Mapping[str, Any], overrides: Sequence[str] 
 
 def parse_overrides(texts: Sequence[str]) -> list[Override]:
     """Splits each `a.b.c=value`; the value is YAML, so `x={kind: adam, lr: 1e-3}` sets a mapping. Raises ConfigError."""
+    if not texts:
+        return []
+    from kd_hpo.config.yaml_source import load_yaml
+
     overrides = []
     for text in texts:
         dotted, equals, value = text.partition("=")

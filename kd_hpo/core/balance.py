@@ -109,12 +109,12 @@ class GradientBalance:
 
 
 class NoBalance:
-    """A balance that leaves every pair the size of its own gradient: scale 1."""
+    """A balance that measures nothing: every pair has the size of its own gradient, scale 1, or given scales (T, S)."""
 
     started = True
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._scales = torch.ones(shape)
+    def __init__(self, shape: tuple[int, int], scales: Tensor | None = None) -> None:
+        self._scales = torch.ones(shape) if scales is None else scales
 
     def scales(self) -> Tensor:
         return self._scales

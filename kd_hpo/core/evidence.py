@@ -4,8 +4,9 @@ from math import sqrt
 from typing import NamedTuple
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
+
+from kd_hpo.core.student_t import t_quantile
 
 BLOCKS = 32
 """At most so many blocks are kept; where they are full, two become one, of twice as many hypergradients."""
@@ -88,7 +89,7 @@ class Evidence:
         variance = squares / blocks * independent / free
         variance = (_SHARED * variance.mean() + free * variance) / (_SHARED + free)
         error = (variance.clamp_min(_LEAST / self._size) / independent).sqrt()
-        return Known(self.mean(), error, float(stdtrit(_SHARED + free, 1 - DOUBT / (2 * len(error)))) * error)
+        return Known(self.mean(), error, t_quantile(_SHARED + free, 1 - DOUBT / (2 * len(error))) * error)
 
     def direction(self) -> Tensor:
         """Gives the mean hypergradient (P,) as far as it is known, in units of the RMS of all means; 0 where nothing stands out.

@@ -16,8 +16,8 @@ token with four registers (DINOv2)."""
 _MOST_EXTRA_TOKENS = 16
 
 
-def layer_shape(name: str, feature: Tensor, image: Size, maps: Collection[Size] = ()) -> LayerShape:
-    """Tells how a feature is read as a map, from one dry run on images of height x width.
+def layer_shape(name: str, feature: Tensor, image: Size | None, maps: Collection[Size] = ()) -> LayerShape:
+    """Tells how a feature is read as a map, from one dry run on images of height x width; None where inputs are no images.
 
     (B, C, H, W) as it is, (B, H, W, C) where only so the sides have the image's proportions; tokens (B, N, C) are a grid where
     N, less a few extra tokens (of a class, registers), is the size of one of the network's own maps, such as its patches', or
@@ -28,11 +28,12 @@ def layer_shape(name: str, feature: Tensor, image: Size, maps: Collection[Size] 
     shape = tuple(feature.shape[1:])
     if feature.dim() == 4:
         c, h, w = shape
-        last = not _proportional((h, w), image) and _proportional((c, h), image)
+        last = image is not None and not _proportional((h, w), image) and _proportional((c, h), image)
         return LayerShape(name, w, c, h, channels_last=True) if last else LayerShape(name, c, h, w)
     if feature.dim() == 3:
         tokens, c = shape
-        return LayerShape(name, c, *(_grid_of_maps(tokens, image, maps) or _grid(tokens, image) or (1, 1)))
+        grid = (_grid_of_maps(tokens, image, maps) or _grid(tokens, image)) if image else None
+        return LayerShape(name, c, *(grid or (1, 1)))
     if feature.dim() == 2:
         return LayerShape(name, shape[0], 1, 1)
     raise FeatureMismatch(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kd_hpo.core.logit_losses import LogitLoss
 from kd_hpo.core.pairs import PairMatrix, Targets
-from kd_hpo.core.tasks import Task, training_loss
+from kd_hpo.core.tasks import TaskLoss, training_loss
 
 MatrixOf = Callable[[list[Tensor], Targets], Tensor]
 """(features, targets) -> D (T, S)"""
@@ -39,16 +39,19 @@ class PairTerm:
 
     differentiated  (), whose gradient in the student is that of the term
     value           (), the term itself
+    matrix          (T, S), what each pair has in it
     """
 
     differentiated: Tensor
     value: Tensor
+    matrix: Tensor
 
     @classmethod
     def as_written(cls, losses: MatrixOf, features: list[Tensor], targets: Targets, weights: Tensor) -> "PairTerm":
         """The weighted sum as it stands, for derivatives of its gradient; weights are (T, S)."""
-        term = (weights * losses(features, targets)).sum()
-        return cls(term, term.detach())
+        matrix = weights * losses(features, targets)
+        term = matrix.sum()
+        return cls(term, term.detach(), matrix.detach())
 
     @classmethod
     def of_step(
@@ -69,13 +72,28 @@ class PairTerm:
         scaled = weights.detach() if unit else None
         if weights.dim() == 2:
             matrix = losses(features, targets, scaled, needed)
-            unweighted, value = matrix.sum(), (weights * (matrix.detach() if unit else matrix)).sum()
+            weighted = weights * (matrix.detach() if unit else matrix)
+            unweighted, value = matrix.sum(), weighted.sum()
         else:
             matrix = losses.sample_losses(features, targets, scaled)
-            unweighted, value = matrix.mean(0).sum(), (weights * (matrix.detach() if unit else matrix)).sum((1, 2)).mean()
+            weighted = weights * (matrix.detach() if unit else matrix)
+            unweighted, value = matrix.mean(0).sum(), weighted.sum((1, 2)).mean()
+        of_pairs = weighted.detach() if weights.dim() == 2 else weighted.detach().mean(0)
         if not unit:
-            return cls(value, value.detach())
-        return cls(unweighted + value if weights.requires_grad else unweighted, value.detach())
+            return cls(value, value.detach(), of_pairs)
+        return cls(unweighted + value if weights.requires_grad else unweighted, value.detach(), of_pairs)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What the teacher adds to the inner loss on one batch: its terms before their weights, each ()."""
+
+    logits: Tensor
+    pairs: Tensor
+    differentiated: list[Tensor]
+    """Of the terms that there are, what is differentiated, with their weights."""
+    matrix: Tensor | None = None
+    """(T, S), what each pair has in the term of the pairs; None where there is no such term."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Objective:
     smoothing     the share of a label that is spread over all classes, in the inner loss alone
     """
 
-    task: Task
+    task: TaskLoss
     logit_loss: LogitLoss
     logit_weight: float
     task_weight: float = 1.0
@@ -113,16 +131,25 @@ class Objective:
         pairs    gives the term of the pairs, asked after the others; None where there are none
         labels   False leaves the task and the logits out of the total: the pairs alone
         """
-        task, nothing = self.task_loss(output, seen), torch.zeros((), device=output.device)
-        terms, logits = [task] if labels else [], nothing
-        if labels and self.logit_weight and teacher is not None:
+        task = self.task_loss(output, seen)
+        teaching = self.teaching(output, seen, teacher if labels else None, pairs)
+        weighted = self.task_weight != 1 and self.logit_weight and teacher is not None
+        own = [self.task_weight * task if weighted else task] if labels else []
+        first, *others = [*own, *teaching.differentiated]
+        return InnerLoss(task.detach(), teaching.logits, teaching.pairs, sum(others, first))
+
+    def teaching(self, output: Tensor, seen: Labelled, teacher: Tensor | None, pairs: Callable[[], PairTerm] | None) -> Teaching:
+        """The part of the inner loss that is the teacher's; the arguments are those of `inner`."""
+        logits = value = torch.zeros((), device=output.device)
+        terms, matrix = list[Tensor](), None
+        if self.logit_weight and teacher is not None:
             logits = self.agreement(output, seen, teacher)
-            terms = [task if self.task_weight == 1 else self.task_weight * task, self.logit_weight * logits]
-        term = pairs() if pairs else None
-        if term is not None:
+            terms.append(self.logit_weight * logits)
+        if pairs is not None:
+            term = pairs()
+            value, matrix = term.value, term.matrix
             terms.append(term.differentiated)
-        value = nothing if term is None else term.value
-        return InnerLoss(task.detach(), logits.detach(), value, sum(terms[1:], terms[0]))
+        return Teaching(logits.detach(), value, terms, matrix)
 
     def outer(self, output: Tensor, seen: Labelled, teacher: Tensor | None) -> Tensor:
         """The outer loss at fixed pairs, (): that of the labels and, where the teacher is given, agreement with its output."""

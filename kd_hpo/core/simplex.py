@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from kd_hpo.errors import ConfigError
 
 SimplexUpdate = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -61,6 +62,11 @@ def one_to_one(weights: Tensor) -> Tensor:
     (T, S) -> (T, S), of sum 1. The pairing is the assignment with the largest product of weights (Kuhn 1955); its pairs keep
     their proportions.
     """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ConfigError("weighting.pairing is one_to_one, which SciPy assigns: pip install 'kd_hpo[study]'") from error
+
     rows, columns = linear_sum_assignment(weights.clamp_min(torch.finfo(weights.dtype).tiny).log().cpu().numpy(), maximize=True)
     kept = torch.zeros_like(weights)
     kept[rows, columns] = weights[rows, columns]

@@ -67,7 +67,15 @@ class Task(Protocol):
         ...
 
 
-def training_loss(task: Task, smoothing: float) -> Callable[..., Tensor]:
+class TaskLoss(Protocol):
+    """The part of a task that is minimised (`Task`)."""
+
+    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch, ()."""
+        ...
+
+
+def training_loss(task: TaskLoss, smoothing: float) -> Callable[..., Tensor]:
     """The loss of a task, of labels that are smoothed by so much. Raises ConfigError for a task that has no such labels."""
     loss: Callable[..., Tensor] = task.loss
     if not smoothing:

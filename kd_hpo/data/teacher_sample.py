@@ -1,4 +1,4 @@
-"""A pass of a frozen teacher over images, and whether it still gives what was kept of it."""
+"""Whether a frozen teacher still gives what was kept of it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,36 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from kd_hpo.core.maps import as_map, pooled
-from kd_hpo.core.plan import LayerShape, Size
+from kd_hpo.core.plan import LayerShape
 from kd_hpo.data.arrays import read_array
 from kd_hpo.data.batches import ImageBatches, Indices
-from kd_hpo.nets.features import FeatureTap, evaluating
+from kd_hpo.nets.teacher_view import read_teacher
 
 _SAMPLE = 8
 """Images whose features are computed again at each start."""
-
-
-def read_teacher(
-    network: nn.Module,
-    shapes: Sequence[LayerShape],
-    channels: Sequence[Tensor],
-    blocks: dict[Size, tuple[int, ...]],
-    x: Tensor,
-    batches: ImageBatches,
-    compared: int | None = None,
-) -> tuple[Tensor, dict[Size, Tensor]]:
-    """Reads what a teacher gives: logits (B, K) and, of the first `compared`, the wanted layers' features.
-
-    Features are (compared, h * w, C) for each resolution, the channels of the layers side by side.
-    """
-    with FeatureTap(network, [s.name for s in shapes]) as tap, evaluating(network), torch.no_grad(), batches.autocast():
-        logits, features = tap(x)
-    maps = [as_map(f, s)[:compared, c].to(x.dtype) for f, s, c in zip(features, shapes, channels, strict=True)]
-    rows = {size: torch.cat([pooled(maps[t], size) for t in wanted], 2) for size, wanted in blocks.items()}
-    return logits.to(x.dtype), rows
 
 
 class Sample:

@@ -17,11 +17,12 @@ from kd_hpo.core.pairs import Targets
 from kd_hpo.core.plan import LayerShape, PairPlan, Size, pair_plan
 from kd_hpo.data.arrays import read_array
 from kd_hpo.data.batches import ImageBatches, Indices, chunks
-from kd_hpo.data.teacher_sample import Sample, read_teacher
-from kd_hpo.errors import DataError, FeatureMismatch, Note
+from kd_hpo.data.teacher_sample import Sample
+from kd_hpo.errors import DataError, Note
 from kd_hpo.files import cached, reserve
 from kd_hpo.nets.features import FeatureTap, layer_shapes
 from kd_hpo.nets.identity import network_digest
+from kd_hpo.nets.teacher_view import TeacherView, measured
 
 _VERSION = 4
 _CHUNK = 512
@@ -46,32 +47,20 @@ class TeacherTargets(Protocol):
 
 
 @dataclass(frozen=True)
-class TeacherReader:
-    """Runs a frozen teacher on views, and brings each channel to mean 0 and deviation 1 over the plain train split.
+class TeacherReader(TeacherView):
+    """A view of a teacher, standardised over the plain train split, as targets of views of its images."""
 
-    Standardised, a nat means the same in every pair; a channel that never varies is left out, since it would pay without
-    bound for a constant. Losses that compare features as they are read them with mean 0 and deviation 1 in `statistics`.
-    """
+    precision: ImageBatches
 
-    network: nn.Module
-    shapes: tuple[LayerShape, ...]
-    """Of the layers as the network gives them."""
-    plan: PairPlan
-    """Of the channels that are read."""
-    channels: tuple[Tensor, ...]
-    """Of each layer, the channels that are read."""
-    statistics: dict[Size, Tensor]
-    """(2, C) for each resolution: mean and deviation of its channels."""
-    batches: ImageBatches
+    @property
+    def batches(self) -> ImageBatches:
+        return self.precision
 
     def batch(self, images: Indices, x: Tensor, sizes: Collection[Size], compared: int | None = None) -> Targets:
-        wanted = {size: layers for size, layers in self.plan.blocks.items() if size in sizes}
-        logits, rows = read_teacher(self.network, self.shapes, self.channels, wanted, x, self.batches, compared)
-        blocks = {size: (block - self.statistics[size][0]) / self.statistics[size][1] for size, block in rows.items()}
-        return Targets(logits, blocks)
+        return self.read(x, sizes, compared)
 
     def logits(self, images: Indices, x: Tensor) -> Tensor:
-        return read_teacher(self.network, (), (), {}, x, self.batches)[0]
+        return self.read_logits(x)
 
 
 @dataclass(frozen=True)
@@ -130,12 +119,7 @@ def teacher_reader(
         shapes = layer_shapes(tap, batches.input_shape)
     everything = pair_plan(shapes, student, logits_pair=logits_pair, meet=meet)
     if not standardised or not layers:
-        every = tuple(torch.arange(s.channels, device=batches.device) for s in shapes)
-        plain = {
-            size: torch.tensor([[0.0], [1.0]], device=batches.device).expand(2, sum(shapes[t].channels for t in wanted))
-            for size, wanted in everything.blocks.items()
-        }
-        return TeacherReader(network, shapes, everything, every, plain, batches)
+        return TeacherReader.as_it_is(network, shapes, everything, batches)
     sizes = {str(size): wanted for size, wanted in everything.blocks.items()}
     told = [network_digest(network), batches.images.digest, list(layers), sizes, batches.precision]
     key = _digest([*told, *batches.normalisation.identity], train)
@@ -231,31 +215,11 @@ def _measure(
 ) -> None:
     """Which channels vary over the train split and, at each resolution, their mean and deviation over images and positions."""
     folder.mkdir()
-    every = [torch.arange(s.channels, device=batches.device) for s in shapes]
-    sums: dict[Size, Tensor] = {}
-    lows: dict[Size, Tensor] = {}
-    highs: dict[Size, Tensor] = {}
-    for x in _plain(batches, train):
-        for size, block in read_teacher(network, shapes, every, plan.blocks, x, batches)[1].items():
-            values, low, high = block.double(), block.amin((0, 1)), block.amax((0, 1))
-            sums[size] = sums.get(size, 0) + torch.stack([values.sum((0, 1)), values.square().sum((0, 1))])
-            lows[size] = torch.minimum(lows.get(size, low), low)
-            highs[size] = torch.maximum(highs.get(size, high), high)
-    varies = [torch.ones(s.channels, dtype=torch.bool, device=batches.device) for s in shapes]
-    for size, wanted in plan.blocks.items():
-        ranges = (highs[size] - lows[size]).split([shapes[t].channels for t in wanted])
-        for t, span in zip(wanted, ranges, strict=True):
-            varies[t] &= span > 1e-5 * span.max()
-    for t, (shape, live) in enumerate(zip(shapes, varies, strict=True)):
-        if not live.any():
-            raise FeatureMismatch(f"teacher layer {shape} never varies on the train split; leave it out of teacher.layers")
+    varies, statistics = measured(network, shapes, plan, _plain(batches, train), batches)
+    for t, live in enumerate(varies):
         np.save(folder / f"channels-{t}.npy", live.nonzero().flatten().cpu().numpy())
-    for size, (total, squares) in sums.items():
-        count = len(train) * size[0] * size[1]
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
-        live = torch.cat([varies[t] for t in plan.blocks[size]])
-        np.save(folder / f"{_name(size)}.npy", torch.stack([mean, deviation])[:, live].to(x.dtype).cpu().numpy())
+    for size, values in statistics.items():
+        np.save(folder / f"{_name(size)}.npy", values.cpu().numpy())
 
 
 def _write(reader: TeacherReader, images: Indices, folder: Path, dtype: type[np.float32 | np.int16]) -> None:

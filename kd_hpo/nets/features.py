@@ -13,13 +13,12 @@ from torch.utils.hooks import RemovableHandle
 from kd_hpo.core.maps import layer_shape
 from kd_hpo.core.plan import LayerShape, Size
 from kd_hpo.errors import FeatureMismatch, KdHpoError
+from kd_hpo.nets.inputs import DRY_BATCH, Example, Given, call, image_of
 from kd_hpo.nets.layer_syntax import INPUT, LayerName, input_tensor, parse_layer, tensors_in
-from kd_hpo.nets.outputs import kind_of, one_tensor, require_output
+from kd_hpo.nets.outputs import TakeOutput, kind_of, one_tensor, require_output
 
 LOGITS = "logits"
 """The name of the network's own output, as a layer, whatever module has that name."""
-DRY_BATCH = 2
-"""The images of a dry run."""
 _NAMES_TOLD = 30
 
 
@@ -29,26 +28,35 @@ class FeatureTap(nn.Module):
     layers are `logits`, the network's output, or names as in `layer_syntax`. A feature is what the layer gave, also where
     the network would overwrite it: the network goes on with a copy then, and in its first pass. Use as a context manager, or
     call `close`.
+    output  which of the tensors that the network returns is its output, where it returns more than one (`TakeOutput`)
     Raises FeatureMismatch for a layer that the network does not have, or that runs as TorchScript.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, layers: Sequence[str], output: str | int | None = None) -> None:
         super().__init__()
         self.network, self.layers = network, tuple(layers)
+        self._take = None if output is None else TakeOutput(output)
         self._readers = {name: _Reader(parse_layer(name)) for name in layers if name != LOGITS}
         modules = dict(network.named_modules(remove_duplicate=False))
         found = [(reader, require_layer(network, reader.layer.path, modules)) for reader in self._readers.values()]
         self._hooks = [reader.attach(module) for reader, module in found]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Any) -> tuple[Tensor, list[Tensor]]:
         """Runs the network on x (B, C, H, W): its logits (B, K), and one feature a layer, in the order of `layers`.
 
+        A mapping or tuple of tensors is what the network is called with.
         Raises FeatureMismatch where a name does not say which tensor it means, or the network returns anything but logits.
         """
+        return self.through(self.network, x)
+
+    def through(self, network: nn.Module, x: Any) -> tuple[Tensor, list[Tensor]]:
+        """Does the same by a module that runs the network inside, such as DistributedDataParallel."""
         for reader in self._readers.values():
             reader.start(self.network.training, torch.is_grad_enabled())
         try:
-            logits = require_output(self.network, self.network(x), one_tensor)
+            returned = call(network, x)
+            taken = self._take(self.network, x, returned) if self._take else None
+            logits = require_output(self.network, returned if taken is None else taken, one_tensor)
             features = {name: reader.feature() for name, reader in self._readers.items()} | {LOGITS: logits}
         finally:
             for reader in self._readers.values():
@@ -184,24 +192,28 @@ def no_layer(network: nn.Module, path: str, known: Iterable[str]) -> FeatureMism
     return FeatureMismatch(f"{type(network).__name__} has no layer {path!r}; {hint}it has {', '.join(told[:_NAMES_TOLD])}{rest}")
 
 
-def layer_shapes(tap: FeatureTap, input_shape: tuple[int, int, int]) -> tuple[LayerShape, ...]:
+def layer_shapes(tap: FeatureTap, given: Given) -> tuple[LayerShape, ...]:
     """The shapes of the tapped features read as maps, found by one dry run.
 
     Raises FeatureMismatch for features that cannot be read so.
     """
-    with _maps_of(tap.network, input_shape[1:]) as maps:
-        _, features = dry_run(tap, input_shape)
+    with _maps_of(tap.network, image_of(given)) as maps:
+        _, features = dry_run(tap, given)
     for name, feature in zip(tap.layers, features, strict=True):
         if len(feature) != DRY_BATCH:
             raise FeatureMismatch(
-                f"layer {name!r} gives a feature of shape {tuple(feature.shape)} for {DRY_BATCH} images: "
+                f"layer {name!r} gives a feature of shape {tuple(feature.shape)} for {DRY_BATCH} {_what(given)}: "
                 "its first side is not the batch; name another layer"
             )
-    return tuple(layer_shape(name, f, input_shape[1:], maps) for name, f in zip(tap.layers, features, strict=True))
+    return tuple(layer_shape(name, f, image_of(given), maps) for name, f in zip(tap.layers, features, strict=True))
+
+
+def _what(given: Given) -> str:
+    return "images" if image_of(given) else "examples"
 
 
 @contextmanager
-def _maps_of(network: nn.Module, image: Size) -> Iterator[set[Size]]:
+def _maps_of(network: nn.Module, image: Size | None) -> Iterator[set[Size]]:
     """Fills with the sizes of the maps that modules return inside."""
     maps = set[Size]()
 
@@ -218,28 +230,36 @@ def _maps_of(network: nn.Module, image: Size) -> Iterator[set[Size]]:
             hook.remove()
 
 
-def dry_run(network: nn.Module, input_shape: tuple[int, int, int], *, training: bool = False) -> Any:
-    """Gives what the network returns for two images of noise, without gradients, in eval mode or for training.
+def dry_run(network: nn.Module, given: Given, *, training: bool = False) -> Any:
+    """Gives what the network returns for two images of noise, or two examples, without gradients, in eval mode or for training.
 
     The network is left as it was.
 
-    Raises FeatureMismatch if it cannot read such images.
+    Raises FeatureMismatch if it cannot read them.
     """
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
-    images = torch.randn(DRY_BATCH, *input_shape, generator=torch.Generator().manual_seed(0)).to(like)
+    if isinstance(given, Example):
+        inputs = tree_map(lambda each: each.to(like.device) if isinstance(each, Tensor) else each, given.inputs)
+    else:
+        inputs = torch.randn(DRY_BATCH, *given, generator=torch.Generator().manual_seed(0)).to(like)
     buffers = {buffer: (buffer.clone(), _version(buffer)) for buffer in network.buffers()}
     devices = [like.device] if like.device.type == "cuda" else []
     with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices):
         network.train(training)
         try:
-            return network(images)
+            return network(inputs) if isinstance(network, FeatureTap) else call(network, inputs)
         except KdHpoError:
             raise
         except Exception as error:
             what = network.network if isinstance(network, FeatureTap) else network
             reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if isinstance(given, Example):
+                raise FeatureMismatch(
+                    f"{type(what).__name__} cannot read the example batch: {reason}; give what it is called with, a tensor, a "
+                    "mapping of its arguments or a tuple of them"
+                ) from error
             raise FeatureMismatch(
-                f"{type(what).__name__} cannot read images of {'x'.join(map(str, input_shape))}: {reason}; "
+                f"{type(what).__name__} cannot read images of {'x'.join(map(str, given))}: {reason}; "
                 "build it for this size (many take image_size or img_size), or give images of another"
             ) from error
         finally:

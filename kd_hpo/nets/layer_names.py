@@ -7,6 +7,7 @@ from typing import Literal
 from torch import nn
 
 from kd_hpo.nets.features import LOGITS, no_layer
+from kd_hpo.nets.inputs import Given
 from kd_hpo.nets.layer_syntax import INPUT, LayerName, parse_layer
 from kd_hpo.nets.proposal import propose_layers
 from kd_hpo.nets.trace import Visit, trace
@@ -14,7 +15,7 @@ from kd_hpo.nets.wrappers import WRAPPERS, without_wrappers
 
 
 def resolve_layers(
-    network: nn.Module, patterns: Sequence[str] | Literal["auto"], input_shape: tuple[int, int, int]
+    network: nn.Module, patterns: Sequence[str] | Literal["auto"], given: Given, output: str | int | None = None
 ) -> tuple[str, ...]:
     """The layers to tap, each once: names as they are, in their order, and globs as the layers they match, as these run.
 
@@ -22,10 +23,10 @@ def resolve_layers(
     pass reaches, unless it is the logits. `auto` is `propose_layers`. Raises FeatureMismatch for a glob that matches nothing.
     """
     if patterns == "auto":
-        return propose_layers(network, input_shape)
+        return propose_layers(network, given, output)
     known = [path for path, _ in network.named_modules(remove_duplicate=False)]
     parsed = [_parsed(text, known) for text in patterns]
-    visits = trace(network, input_shape) if any(pattern.is_glob for _, pattern in parsed) else []
+    visits = trace(network, given) if any(pattern.is_glob for _, pattern in parsed) else []
     names = (name for text, p in parsed for name in (_matches(network, p, visits) if p.is_glob else [text]))
     return tuple(dict.fromkeys(names))
 

@@ -11,6 +11,7 @@ from torch import nn
 from kd_hpo.core.plan import LayerShape
 from kd_hpo.errors import FeatureMismatch
 from kd_hpo.nets.features import FeatureTap, dry_run
+from kd_hpo.nets.inputs import Given
 from kd_hpo.nets.layer_syntax import INPUT
 from kd_hpo.nets.trace import Shape, Visit, trace
 
@@ -36,14 +37,15 @@ Stage = Sequence[Unit]
 T = TypeVar("T")
 
 
-def propose_layers(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:
+def propose_layers(network: nn.Module, given: Given, output: str | int | None = None) -> tuple[str, ...]:
     """The last layer of each stage, in order of execution, then the penultimate layer, unless one of them has its values.
 
     A stage is units of one shape in a row; where that makes more than six, of one resolution. Where it makes one or two, the
     largest is divided, as in a transformer. The stem before the first block is none, and the logits are not proposed.
+    output  which of the tensors that the network returns is its output, where it returns more than one
     Raises FeatureMismatch if there is nothing to propose.
     """
-    visits = trace(network, input_shape)
+    visits = trace(network, given)
     head = _head(visits)
     features = visits[: visits.index(head)] if head else [v for v in visits if v.identity != visits[-1].identity]
     units = _without_stem(list(_units(visits[-1], set(features))), visits[-1])
@@ -53,7 +55,7 @@ def propose_layers(network: nn.Module, input_shape: tuple[int, int, int]) -> tup
     names = [_name(stage, features) for stage in stages]
     if head and head.flops_before and INPUT in head.tensors:
         penultimate = str(replace(head.layer, tensor=INPUT))
-        if not _same_values(network, input_shape, names, penultimate):
+        if not _same_values(network, given, names, penultimate, output):
             if stages and _only_activated(stages[-1][-1], head):
                 names.pop()
             names.append(penultimate)
@@ -173,8 +175,8 @@ def _size(shape: LayerShape) -> tuple[int, int]:
     return shape.height, shape.width
 
 
-def _same_values(network: nn.Module, input_shape: tuple[int, int, int], names: Sequence[str], penultimate: str) -> bool:
+def _same_values(network: nn.Module, given: Given, names: Sequence[str], penultimate: str, output: str | int | None) -> bool:
     """Whether a named layer has the values of the penultimate one, but for their shape."""
-    with FeatureTap(network, (*names, penultimate)) as tap:
-        *features, last = dry_run(tap, input_shape)[1]
+    with FeatureTap(network, (*names, penultimate), output) as tap:
+        *features, last = dry_run(tap, given)[1]
     return any(torch.equal(feature.flatten(1), last.flatten(1)) for feature in features)

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from kd_hpo.core.maps import layer_shape
 from kd_hpo.core.plan import LayerShape, Size
 from kd_hpo.errors import FeatureMismatch
-from kd_hpo.nets.features import DRY_BATCH, dry_run
+from kd_hpo.nets.features import dry_run
+from kd_hpo.nets.inputs import DRY_BATCH, Given, image_of
 from kd_hpo.nets.layer_syntax import INPUT, LayerName, input_tensor, tensors_in
 
 Shape = tuple[int, ...]
@@ -46,20 +47,20 @@ class Visit:
         return {name: shape for name, shape in self.tensors.items() if name != INPUT}
 
 
-def trace(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Visit]:
+def trace(network: nn.Module, given: Given) -> list[Visit]:
     """Every call of a module in one dry run, in the order in which they end; the last is the network's own, of path ''.
 
     Raises FeatureMismatch if the network cannot read such images.
     """
-    tracer = _Tracer(input_shape)
+    tracer = _Tracer(given)
     with _hooked(network, tracer), _plain_attention(), tracer.counter:
-        dry_run(network, input_shape)
+        dry_run(network, given)
     return _numbered(tracer.visits)
 
 
 class _Tracer:
-    def __init__(self, input_shape: tuple[int, int, int]) -> None:
-        self.image = input_shape[1:]
+    def __init__(self, given: Given) -> None:
+        self.image = image_of(given)
         self.counter = FlopCounterMode(display=False)
         self.visits: list[Visit] = []
         self._open: list[tuple[int, list[Visit]]] = [(0, [])]  # FLOPs before and children of the calls that have begun

@@ -23,7 +23,6 @@ from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial.checkpoint import load_checkpoint, save_checkpoint
 from kd_hpo.trial.evaluate import agreement, score
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import viewed
 from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.result import KNOWN, KNOWN_FROM, TOTAL, EpochRecord, LayerRecord, Rows, TrialResult
 from kd_hpo.trial.start import start_trial
@@ -94,7 +93,7 @@ def run_epoch(trial: Trial, folder: Path | None, timed: Timed, write: Write = wr
     held = trial.schedule.held(trial.step)
     if trial.pairs is not None and trial.pairs.direction is not None:
         trial.pairs.direction.forget_steps()
-    seen = trial.prepared.batches.ahead(viewed(trial, batch) for batch in batches)
+    seen = trial.prepared.batches.ahead(trial.viewed(batch) for batch in batches)
     table = torch.stack([train_step(trial, batch).stacked() for batch in seen]).cpu()
     timed(EpochTime(len(table), time.perf_counter() - started, trial.hypergradient_time.take_seconds()))
     require_finite(trial, table)
@@ -217,7 +216,7 @@ def trial_result(trial: Trial) -> TrialResult:
         held_mean=rows(held) if trial.pairs and trial.pairs.held_epochs else trial.records[-1].weights,
         updates=trial.schedule.updates if trial.schedule.learning else None,
         versions=versions(),
-    )
+    ).with_student(trial.student.network)
 
 
 def layer_records(layers: Sequence[LayerShape]) -> tuple[LayerRecord, ...]:

@@ -21,7 +21,6 @@ from kd_hpo.trial.data import steps_of
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.optimizers import build_optimizer, require_rates
 from kd_hpo.trial.parts import Prepared, Progress
-from kd_hpo.trial.passes import viewed
 from kd_hpo.trial.randomness import random_state_kept
 from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.steps import train_step
@@ -46,7 +45,7 @@ def rehearse(config: TrialConfig, prepared: Prepared, tell: Progress = lambda _:
         trial = start_trial(short, prepared, tell)
         with trial.student:
             trial.step = _FIRST
-            images = viewed(trial, prepared.splits.train[: short.training.batch_size])
+            images = trial.viewed(prepared.splits.train[: short.training.batch_size])
             losses = train_step(trial, images).stacked()
             with suppress(Diverged):  # by its learning rate, say: that is for the trial to find
                 for _ in range(_FIRST + 1, _STEPS):

@@ -1,9 +1,14 @@
 """What a trial reports and returns: frozen, JSON, complete enough to be exported."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import PrivateAttr
 
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 RESULT = "result.json"
 """Where a trial's folder has it."""
@@ -58,6 +63,18 @@ class TrialResult(Settings):
     updates: int | None = None
     """How often lambda was updated; None where it is not learned, and in results of earlier versions."""
     versions: dict[str, str]
+    _student: Any = PrivateAttr(default=None)
+
+    @property
+    def student(self) -> "nn.Module | None":
+        """The student as it was trained, in the process that trained it; None where the result was read from a file."""
+        found: nn.Module | None = self._student
+        return found
+
+    def with_student(self, student: "nn.Module") -> Self:
+        """Keeps the trained student beside the result; it is no part of what is written."""
+        self._student = student
+        return self
 
     @property
     def last(self) -> EpochRecord:

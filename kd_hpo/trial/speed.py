@@ -14,7 +14,6 @@ from kd_hpo.data.batches import ImageBatches, shuffled_batches
 from kd_hpo.data.teacher_targets import TeacherReader
 from kd_hpo.errors import ConfigError
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import viewed
 from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.start import start_trial, steps_per_epoch
 from kd_hpo.trial.state import Trial
@@ -131,7 +130,7 @@ def _under(prepared: Prepared, settings: dict[str, object]) -> Prepared:
     targets = prepared.targets
     if isinstance(targets, TeacherReader):
         network = copy.deepcopy(targets.network).to(memory_format=batches.memory_format)
-        targets = replace(targets, network=network, batches=batches)
+        targets = replace(targets, network=network, precision=batches)
     return replace(prepared, batches=batches, targets=targets)
 
 
@@ -143,7 +142,7 @@ def _run(trial: Trial, steps: int) -> float:
         trial.epoch = trial.step // trial.steps_per_epoch
         batches = list(shuffled_batches(train, trial.config.training.batch_size, trial.config.seed, ORDER, trial.epoch))
         for batch in batches[trial.step % trial.steps_per_epoch :][: steps - done]:
-            train_step(trial, viewed(trial, batch))
+            train_step(trial, trial.viewed(batch))
             done += 1
     if trial.device.type == "cuda":
         torch.cuda.synchronize(trial.device)

@@ -2,21 +2,14 @@
 
 import warnings
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
-from kd_hpo.config.pairs import GradientBalanced
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.core.balance import GradientBalance, NoBalance
-from kd_hpo.core.derivatives import Derivatives
-from kd_hpo.core.directions import direction
 from kd_hpo.core.logit_losses import logit_loss
 from kd_hpo.core.objective import Objective
 from kd_hpo.core.pair_losses import pair_loss
-from kd_hpo.core.pairs import PairMatrix
-from kd_hpo.core.resting_adam import RestingAdam
 from kd_hpo.data.batches import ImageBatches
 from kd_hpo.data.splits import Splits
 from kd_hpo.errors import ConfigError, DataError
@@ -24,9 +17,9 @@ from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.memory_rows import MemoryRows
 from kd_hpo.trial.optimizers import require_rates
 from kd_hpo.trial.parts import Prepared, Progress, build_student, layers_of
-from kd_hpo.trial.randomness import REGRESSORS, generator
+from kd_hpo.trial.problem import PairState
 from kd_hpo.trial.schedule import Schedule
-from kd_hpo.trial.state import PairState, Trial
+from kd_hpo.trial.state import Trial
 from kd_hpo.trial.teacher import require_trains_on_one
 from kd_hpo.trial.weighting import build_weighting, served_pairs
 
@@ -82,23 +75,26 @@ def start_pairs(config: TrialConfig, prepared: Prepared, tell: Progress) -> Pair
     plan, device, settings = prepared.plan, prepared.batches.device, config.pairs
     loss = pair_loss(settings.loss.kind, **settings.loss.arguments())
     weighting = build_weighting(config, plan, served_pairs(loss, plan, settings), device)
-    compared = frozenset((int(t), int(s)) for t, s in weighting.support().nonzero())
-    plan = replace(plan, compared=compared, examples=len(prepared.splits.train))
-    losses = PairMatrix(plan, loss, temperature=config.kd.temperature, generator=generator(config.seed, REGRESSORS)).to(device)
-    groups: list[dict[str, Any]] = [{"params": list(losses.parameters()), "lr": settings.regressor_lr}]
-    balance: GradientBalance | NoBalance = NoBalance(plan.shape)
-    if isinstance(settings.balance, GradientBalanced):
-        balance = GradientBalance(plan.shape, decay=settings.balance.decay)
     learning = config.weighting.learning
-    looks = direction(learning.direction.kind, **learning.direction.arguments()) if learning else None
-    optimizer = RestingAdam([*groups, *weighting.parameter_groups()])
-    memory = MemoryRows.of_split(prepared.splits.train, prepared.batches) if losses.memory else None
-    if memory is not None and learning is not None and learning.outer_objective == "task_and_pairs":
-        raise ConfigError(
-            f"pairs.loss {settings.loss.kind} keeps a memory of the training images and has none of the outer split's, so that "
-            "weighting.outer_objective cannot be task_and_pairs; set task or task_and_teacher"
-        )
-    return PairState(losses, weighting, balance, optimizer, looks, Derivatives(tell), memory)
+    pairs = PairState.at_start(
+        replace(plan, examples=len(prepared.splits.train)),
+        loss,
+        weighting,
+        settings,
+        learning,
+        temperature=config.kd.temperature,
+        seed=config.seed,
+        device=device,
+        tell=tell,
+    )
+    if pairs.losses.memory is not None:
+        if learning is not None and learning.outer_objective == "task_and_pairs":
+            raise ConfigError(
+                f"pairs.loss {settings.loss.kind} keeps a memory of the training images and has none of the outer split's, so "
+                "that weighting.outer_objective cannot be task_and_pairs; set task or task_and_teacher"
+            )
+        pairs.memory = MemoryRows.of_split(prepared.splits.train, prepared.batches)
+    return pairs
 
 
 def schedule_of(config: TrialConfig, steps_per_epoch: int, pairs: PairState | None) -> Schedule:

@@ -1,60 +1,52 @@
 """What changes while a trial runs, and its state for a checkpoint."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kd_hpo.config.pairs import Pairs
 from kd_hpo.config.training import factor_of
 from kd_hpo.config.trial import TrialConfig
-from kd_hpo.core.balance import GradientBalance, NoBalance
-from kd_hpo.core.derivatives import Derivatives
-from kd_hpo.core.directions import Direction
 from kd_hpo.core.objective import Objective
-from kd_hpo.core.pairs import PairMatrix
-from kd_hpo.core.resting_adam import RestingAdam
-from kd_hpo.core.weightings import Weighting
-from kd_hpo.data.augment import Step
+from kd_hpo.core.pairs import Targets
+from kd_hpo.core.plan import Size
+from kd_hpo.data.augment import Step, View, view
+from kd_hpo.data.batches import ImageBatches, Indices, drawn_batch
+from kd_hpo.data.teacher_targets import TeacherTargets
 from kd_hpo.nets.features import FeatureTap
 from kd_hpo.trial.average import Average
 from kd_hpo.trial.checkpoint import require_alike, require_fitting
 from kd_hpo.trial.data import steps_of
-from kd_hpo.trial.memory_rows import MemoryRows
+from kd_hpo.trial.learning import parts_of
 from kd_hpo.trial.optimizers import RateSchedule, build_optimizer, build_schedule
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.randomness import random_state, set_random_state
+from kd_hpo.trial.passes import compiled_pass, look, remember
+from kd_hpo.trial.problem import OuterPart, PairState, Seen
+from kd_hpo.trial.randomness import HESSIAN, NEGATIVES, OUTER, VIEW, generator, random_state, set_random_state
 from kd_hpo.trial.result import EpochRecord
-from kd_hpo.trial.schedule import Schedule
+from kd_hpo.trial.schedule import Schedule, StepPlan
 from kd_hpo.trial.stopwatch import Stopwatch
 
 
-@dataclass
-class PairState:
-    """The pairs of a trial: their losses, how they are weighted, and how weights are learned, where they are."""
+@dataclass(frozen=True)
+class Asked:
+    """The teacher's answers for views x of these images."""
 
-    losses: PairMatrix
-    weighting: Weighting
-    balance: GradientBalance | NoBalance
-    optimizer: RestingAdam
-    """Of the regressors, and of what the weighting has for the training loss."""
-    direction: Direction | None = None
-    derivatives: Derivatives = field(default_factory=Derivatives)
-    """How they go through the student."""
-    memory: MemoryRows | None = None
-    """Where the training images stand in the memory of a loss that has one."""
-    held_epochs: int = 0
-    held_sum: Tensor = field(init=False)
+    source: TeacherTargets
+    images: Indices
+    x: Tensor
 
-    def __post_init__(self) -> None:
-        self.held_sum = torch.zeros(self.losses.plan.shape)
+    def logits(self) -> Tensor:
+        return self.source.logits(self.images, self.x)
 
-    def modules(self) -> Mapping[str, Any]:
-        parts = {"losses": self.losses, "weighting": self.weighting, "balance": self.balance, "optimizer": self.optimizer}
-        return parts if self.direction is None else {**parts, "direction": self.direction}
+    def targets(self, sizes: Collection[Size], compared: int | None = None) -> Targets:
+        return self.source.batch(self.images, self.x, sizes, compared)
 
 
 @dataclass
@@ -105,6 +97,10 @@ class Trial:
         return self.prepared.batches.device
 
     @property
+    def precision(self) -> ImageBatches:
+        return self.prepared.batches
+
+    @property
     def objective(self) -> Objective:
         """The objective with the weights of this epoch."""
         weight = self.config.kd.weight * factor_of(self.config.kd.schedule, self.epoch)
@@ -112,12 +108,77 @@ class Trial:
 
     @property
     def strength(self) -> float:
-        """What multiplies the pairs in this epoch: beta, without what lambda has learned of it."""
         return self.config.pairs.strength * factor_of(self.config.pairs.schedule, self.epoch)
+
+    @property
+    def clip_norm(self) -> float | None:
+        return self.config.training.clip_norm
 
     def as_scored(self) -> AbstractContextManager[None]:
         """Inside, the student has the weights that are scored and written: its average's, where one is kept."""
         return self.average.standing_in() if self.average else nullcontext()
+
+    @property
+    def pair_settings(self) -> Pairs:
+        return self.config.pairs
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    def see(self, batch: Indices, due: StepPlan, *, remembers: bool) -> Seen:
+        """The images as training sees them at this step, and as much of the teacher as the step's losses want.
+
+        remembers  whether somebody looks back to the student as it is now
+        """
+        before = remember(self) if remembers else None
+        view = self.view_of(batch)
+        seen = look(self, view, Asked(self.prepared.targets, batch, view.x), due, before)
+        return replace(seen, targets=self._with_memory(seen.targets, batch, view)) if seen.targets else seen
+
+    def _with_memory(self, targets: Targets, batch: Indices, view: View) -> Targets:
+        """The targets with where the images and some of other classes stand in the memory, where a pair has one."""
+        pairs = self.pairs
+        if pairs is None or pairs.memory is None or pairs.losses.memory is None:
+            return targets
+        chance, count = generator(self.config.seed, NEGATIVES, self.step), targets.compared
+        negatives = pairs.memory.of_other_classes(view.labels[:count], pairs.losses.memory.negatives, chance)
+        rows = torch.from_numpy(pairs.memory.rows(batch[:count]))
+        return replace(targets, rows=rows.to(self.device), negatives=negatives.to(self.device))
+
+    def view_of(self, batch: Indices) -> View:
+        """The images as training sees them at this step."""
+        plain = self.plain_view(batch)
+        if self.prepared.batches.views is not None:  # `viewed` has chosen one
+            return plain
+        return view(plain.x, plain.labels, self.augment, generator(self.config.seed, VIEW, self.step))
+
+    def plain_view(self, batch: Indices) -> View:
+        """The images of a batch as they are."""
+        labels = self.prepared.batches.labels(batch)
+        return View(self.prepared.batches.inputs(batch), labels, labels, 1.0)
+
+    def viewed(self, images: Indices) -> Indices:
+        """The numbers of the images as they are seen in this epoch: of a view that is kept, where views are."""
+        return self.prepared.batches.viewed(images, self.step // self.steps_per_epoch)
+
+    def fresh_batch(self, step: int, number: int, due: StepPlan) -> Seen:
+        training = self.config.training
+        drawn = drawn_batch(self.prepared.splits.train, training.batch_size, self.config.seed, HESSIAN, step, number)
+        return self.see(self.viewed(drawn), due, remembers=False)
+
+    def outer_parts(self) -> list[OuterPart]:
+        assert self.schedule.learning is not None
+        batch = drawn_batch(self.prepared.splits.outer, self.schedule.learning.outer_batch, self.config.seed, OUTER, self.step)
+        parts = np.array_split(batch, parts_of(len(batch), self.config.training.batch_size))
+        views = ((part, self.plain_view(part)) for part in parts)
+        return [OuterPart(len(part) / len(batch), v, Asked(self.prepared.targets, part, v.x)) for part, v in views]
+
+    def averaged(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def plain_pass(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return compiled_pass(self.compiled, x) if self.config.compile else self.student(x)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -2,22 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from kd_hpo.core.objective import PairTerm
-from kd_hpo.core.pairs import Targets
-from kd_hpo.core.weightings import Compared
 from kd_hpo.data.batches import Indices
 from kd_hpo.trial.balancing import measure_balance
 from kd_hpo.trial.inner import inner_step
 from kd_hpo.trial.learning import learn_weights
 from kd_hpo.trial.optimizers import clip_gradients
-from kd_hpo.trial.passes import Seen, as_targets, needed_pairs, resting_numbers, run_student, see
+from kd_hpo.trial.pair_term import term_of_step
+from kd_hpo.trial.passes import as_targets, resting_numbers, run_student
+from kd_hpo.trial.problem import Seen
 from kd_hpo.trial.schedule import StepPlan
-from kd_hpo.trial.state import PairState, Trial
+from kd_hpo.trial.state import Trial
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def train_step(trial: Trial, batch: Indices) -> StepLosses:
     due, pairs = trial.schedule.at(trial.step), trial.pairs
     if due.starts_stage:
         trial.start_stage()
-    seen = see(trial, batch, due, remembers=due.remembers)
+    seen = trial.see(batch, due, remembers=due.remembers)
     if due.measures:
         measure_balance(trial, seen, due)
     step = inner_step(trial, seen, due) if due.looks else None
@@ -69,40 +67,17 @@ def inner_gradients(trial: Trial, seen: Seen, due: StepPlan) -> tuple[StepLosses
 
     Gives the losses, and which numbers of the regressors rest (`resting_numbers`).
     """
-    pairs, targets = trial.pairs, seen.targets
     output, features = run_student(trial, seen.view.x, {})
     resting = resting_numbers(trial, due)
-
-    term = partial(pair_term, trial, pairs, as_targets(features), targets, due) if pairs and targets else None
+    term = term_of_step(trial, seen, features, due)
     loss = trial.objective.inner(output, seen.view, seen.teacher, term, labels=due.stage != "pairs")
     trial.optimizer.zero_grad()
-    if pairs:
-        pairs.optimizer.zero_grad()
+    if trial.pairs:
+        trial.pairs.optimizer.zero_grad()
     loss.total.backward()
-    if pairs and targets and pairs.losses.memory is not None:
-        pairs.losses.memory.remember([feature[: targets.compared] for feature in as_targets(features)], targets)
-    task = trial.objective.task
+    if trial.pairs and seen.targets and trial.pairs.losses.memory is not None:
+        compared = [feature[: seen.targets.compared] for feature in as_targets(features)]
+        trial.pairs.losses.memory.remember(compared, seen.targets)
+    task = trial.prepared.task
     reached = task.metrics(task.statistics(output, seen.view.labels))[task.metric]
     return StepLosses(loss.task, loss.logits, loss.pairs, reached), resting
-
-
-def pair_term(trial: Trial, pairs: PairState, features: list[Tensor], targets: Targets, due: StepPlan) -> PairTerm:
-    """Makes the term of the pairs, with the weights beta * lambda * scale of this step."""
-    weighting, epoch = pairs.weighting, trial.epoch
-    compared = compared_features(pairs, features, targets) if weighting.reads_features else None
-    weights = weighting.weights(epoch, compared).to(targets.logits)
-    scales = trial.strength * weighting.total(epoch) * pairs.balance.scales().to(targets.logits)
-    needed, unit = needed_pairs(trial, pairs, due.weighted_only), trial.config.pairs.regressor_gradient is None
-    return PairTerm.of_step(pairs.losses, features, targets, weights * scales, needed, unit=unit)
-
-
-def compared_features(pairs: PairState, features: list[Tensor], targets: Targets) -> Compared:
-    """Gives the features that are compared: the student's, and the teacher's at the finest resolution that any pair reads."""
-    plan, found = pairs.losses.plan, dict[int, Tensor]()
-    for size in sorted(plan.sizes, reverse=True):
-        layers = plan.blocks[size]
-        widths = [plan.teacher[t].channels for t in layers]
-        for t, part in zip(layers, targets.blocks[size].split(widths, dim=2), strict=True):
-            found.setdefault(t, part)
-    teacher = [found.get(t, targets.logits[: targets.compared]) for t in range(plan.shape[0])]
-    return Compared([feature[: targets.compared] for feature in features], teacher)

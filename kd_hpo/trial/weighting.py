@@ -54,11 +54,20 @@ def served_pairs(loss: PairLoss, plan: PairPlan, pairs: Pairs) -> Tensor:
 
 
 def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device: torch.device = _CPU) -> Weighting:
+    """Makes the weighting of a trial, as `weighting_of` does."""
+    examples = compared_examples(config.pairs, config.training.batch_size)
+    return weighting_of(config.weighting, plan, served, seed=config.seed, examples=examples, device=device)
+
+
+def weighting_of(
+    weighting: settings.Weighting, plan: PairPlan, served: Tensor, *, seed: int, examples: int, device: torch.device
+) -> Weighting:
     """Makes the weighting of the served pairs (T, S); what the training loss trains of it is on the device.
 
+    examples  how many of a batch are compared
     Raises ConfigError or FeatureMismatch where the settings do not fit the plan's T x S layers, or weigh no served pair.
     """
-    weighting, shape = config.weighting, plan.shape
+    shape = plan.shape
 
     def constant(weights: Tensor) -> Constant:
         return Constant(_of_served(weights, served, plan))
@@ -88,7 +97,7 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
         case settings.SelectedPair(pair=pair):
             return constant(one_pair(shape, *selected_pair(plan, pair)))
         case settings.RandomPoint(draw=draw):
-            return constant(random_point(shape, generator(config.seed if draw is None else draw, WEIGHTING)))
+            return constant(random_point(shape, generator(seed if draw is None else draw, WEIGHTING)))
         case settings.FixedMatrix(matrix=matrix):
             return constant(_matrix(matrix, shape))
         case settings.ExportedMatrix(path=path):
@@ -101,10 +110,9 @@ def build_weighting(config: TrialConfig, plan: PairPlan, served: Tensor, device:
         case settings.InformationFlow(start=start, decay=decay):
             return InformationFlow(_of_served(same_depth(shape), served, plan), start=start, decay=decay)
         case settings.RandomLayers():
-            return RandomLayers(served, logits=plan.logits_pair, chance=partial(generator, config.seed, WEIGHTING))
+            return RandomLayers(served, logits=plan.logits_pair, chance=partial(generator, seed, WEIGHTING))
         case settings.CrossLayerAttention(lr=lr, factor=factor):
-            compared, chance = compared_examples(config, config.training.batch_size), generator(config.seed, WEIGHTING)
-            return Attention(served, compared, lr=lr, factor=factor, generator=chance, device=device)
+            return Attention(served, examples, lr=lr, factor=factor, generator=generator(seed, WEIGHTING), device=device)
         case _:
             return constant(CONSTANT_WEIGHTINGS[weighting.kind](shape))
 
@@ -141,9 +149,9 @@ def own_weighting(weighting: settings.OwnWeighting, served: Tensor, plan: PairPl
     return made
 
 
-def compared_examples(config: TrialConfig, batch: int) -> int:
+def compared_examples(pairs: Pairs, batch: int) -> int:
     """Tells how many examples of a batch, its first ones, the pairs are compared on."""
-    return ceil(config.pairs.batch_share * batch)
+    return ceil(pairs.batch_share * batch)
 
 
 def _start(weighting: settings.Learning | settings.ReplayedMatrices, served: Tensor, plan: PairPlan) -> Tensor | None:

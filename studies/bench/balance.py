@@ -23,7 +23,7 @@ from torch import Tensor
 from kd_hpo import load_study
 from kd_hpo.core.balance import gains
 from kd_hpo.data.batches import Indices, drawn_batch, shuffled_batches
-from kd_hpo.trial.passes import as_targets, buffers_of, needed_pairs, run_student, see, viewed
+from kd_hpo.trial.passes import as_targets, buffers_of, needed_pairs, run_student
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.randomness import ORDER, random_state_kept
 from kd_hpo.trial.start import start_trial
@@ -40,7 +40,7 @@ def exact_squares(trial: Trial, batch: Indices) -> Tensor:
     names, parameters = zip(*trial.parameters.items(), strict=True)
     metric = gains(trial.optimizer, trial.parameters)
     with random_state_kept():
-        seen = see(trial, batch, trial.schedule.at(trial.step), remembers=False)
+        seen = trial.see(batch, trial.schedule.at(trial.step), remembers=False)
         output, features = run_student(trial, seen.view.x, buffers_of(trial))
         assert seen.targets is not None
         matrix = trial.pairs.losses(as_targets(features), seen.targets)
@@ -78,12 +78,12 @@ def main() -> None:
     with trial.student:
         for epoch in range(epochs):
             for batch in shuffled_batches(prepared.splits.train, config.training.batch_size, config.seed, ORDER, epoch):
-                step, batch = trial.step, viewed(trial, batch)
+                step, batch = trial.step, trial.viewed(batch)
                 looked: list[Tensor] = []
                 if first is None or step in due:
                     others = [drawn_batch(prepared.splits.train, len(batch), config.seed, 99, step, i) for i in range(OTHERS)]
                     ready = trial.pairs is not None and step + 1 >= getattr(config.pairs.balance, "measures", 1)
-                    looked = [exact_squares(trial, viewed(trial, b)) for b in (batch, *others)] if ready else []
+                    looked = [exact_squares(trial, trial.viewed(b)) for b in (batch, *others)] if ready else []
                 held = trial.schedule.at(step).measures_weighted_only
                 train_step(trial, batch)
                 assert trial.pairs is not None

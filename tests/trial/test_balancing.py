@@ -11,7 +11,7 @@ from torch.func import functional_call
 from kd_hpo.core.balance import GradientBalance
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.trial.balancing import measure_balance, squared_norms
-from kd_hpo.trial.passes import buffers_of, see
+from kd_hpo.trial.passes import buffers_of
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.state import Trial
@@ -60,7 +60,7 @@ def test_norms_are_those_of_each_gradient_alone_in_the_optimisers_metric(cache: 
     for each in first:
         train_step(trial, each)
     due = trial.schedule.at(trial.step)
-    seen, pairs = see(trial, batch, due, remembers=False), trial.pairs
+    seen, pairs = trial.see(batch, due, remembers=False), trial.pairs
     assert pairs is not None and isinstance(pairs.balance, GradientBalance) and seen.targets is not None
     task, found, turn = squared_norms(trial, seen, pairs.balance, None)
 
@@ -88,7 +88,7 @@ def test_a_measure_leaves_the_student_the_chance_and_the_statistics_as_they_were
     trial = start_trial(config, prepared)
     batch = prepared.splits.train[:32]
     due = trial.schedule.at(trial.step)
-    seen = see(trial, batch, due, remembers=False)
+    seen = trial.see(batch, due, remembers=False)
     before = {name: value.clone() for name, value in trial.student.network.state_dict().items()}
     chance = torch.get_rng_state()
     measure_balance(trial, seen, due)

@@ -20,12 +20,13 @@ from kd_hpo.trial import balancing, passes, steps
 from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.loop import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import Seen, needed_pairs
+from kd_hpo.trial.passes import needed_pairs
+from kd_hpo.trial.problem import PairState, Seen
 from kd_hpo.trial.randomness import ORDER
 from kd_hpo.trial.result import EpochRecord
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.start import start_trial
-from kd_hpo.trial.state import PairState, Trial
+from kd_hpo.trial.state import Trial
 from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 

@@ -14,7 +14,7 @@ from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.data.teacher_targets import CachedTargets, TeacherReader
 from kd_hpo.errors import ConfigError
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import buffers_of, view_of, viewed
+from kd_hpo.trial.passes import buffers_of
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.start import start_trial
@@ -58,7 +58,7 @@ def test_teacher_and_student_see_one_view_and_mixed_labels_are_learned(
     prepared = prepare(config, cache)
     trial = start_trial(config, prepared)
     batch = next(iter(shuffled_batches(prepared.splits.train, 32, 0)))
-    seen = view_of(trial, batch)
+    seen = trial.view_of(batch)
     assert not torch.equal(seen.x, prepared.batches.inputs(batch))
     logits, _ = functional_call(trial.student, buffers_of(trial), (seen.x,))
     with torch.no_grad():
@@ -77,12 +77,12 @@ def test_views_differ_from_step_to_step_and_come_again_after_a_resume(cache: Pat
     config = digits_trial(augment=ALL)
     trial = start_trial(config, prepare(config, cache))
     batch = trial.prepared.splits.train[:8]
-    first, again = view_of(trial, batch).x, view_of(trial, batch).x
+    first, again = trial.view_of(batch).x, trial.view_of(batch).x
     assert torch.equal(first, again)
     trial.step += 1
-    assert not torch.equal(view_of(trial, batch).x, first)
+    assert not torch.equal(trial.view_of(batch).x, first)
     other = start_trial(config.replace(seed=1), trial.prepared)
-    assert not torch.equal(view_of(other, batch).x, first)
+    assert not torch.equal(other.view_of(batch).x, first)
 
 
 def test_learned_weights_with_views(cache: Path) -> None:
@@ -119,10 +119,10 @@ def test_kept_views_are_those_that_the_teacher_read_and_come_in_turn(cache: Path
     trial, other = start_trial(config, prepared), start_trial(config.replace(seed=1), prepared)
     batch, seen = trial.prepared.splits.train[:16], []
     for _ in range(3):
-        numbers = viewed(trial, batch)
-        x = view_of(trial, numbers).x
-        assert torch.equal(x, view_of(other, viewed(other, batch)).x)
-        assert torch.equal(view_of(trial, numbers).labels, prepared.batches.labels(batch))
+        numbers = trial.viewed(batch)
+        x = trial.view_of(numbers).x
+        assert torch.equal(x, other.view_of(other.viewed(batch)).x)
+        assert torch.equal(trial.view_of(numbers).labels, prepared.batches.labels(batch))
         with torch.no_grad():
             torch.testing.assert_close(prepared.targets.logits(numbers, x), prepared.teacher.network(x))
         online = prepare(with_settings(digits_trial(), {"teacher.features": "online"}), cache).targets

@@ -24,7 +24,7 @@ from kd_hpo.data.teacher_targets import CachedTargets
 from kd_hpo.errors import ConfigError
 from kd_hpo.trial.inner import inner_step
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import buffers_of, see
+from kd_hpo.trial.passes import buffers_of
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.randomness import HESSIAN, OUTER
 from kd_hpo.trial.run import run_trial
@@ -250,7 +250,7 @@ def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache:
     v = {name: torch.randn(p.shape, generator=generator) for name, p in trial.parameters.items()}
     batch = drawn_batch(trial.prepared.splits.train, 32, config.seed, HESSIAN, trial.step, number) if number else batches[6]
     due = trial.schedule.at(trial.step)
-    own = see(trial, batches[6], due, remembers=True)
+    own = trial.see(batches[6], due, remembers=True)
     step = inner_step(trial, own, due)
     product = step.hessian(step.w, v, number)
 
@@ -258,7 +258,7 @@ def test_the_inner_hessian_is_the_slope_of_the_gradient_that_a_step_takes(cache:
         with torch.no_grad():
             for name, p in trial.parameters.items():
                 p += moved * v[name]
-        inner_gradients(trial, see(trial, batch, due, remembers=False), due)
+        inner_gradients(trial, trial.see(batch, due, remembers=False), due)
         with torch.no_grad():
             for name, p in trial.parameters.items():
                 p -= moved * v[name]
@@ -395,7 +395,7 @@ def test_weights_of_losses_follow_the_epochs(cache: Path, prepared: Prepared) ->
     )
     trial, batch, totals = start_trial(config, prepared), prepared.splits.train[:32], []
     for trial.epoch in (0, 1):
-        losses, _ = inner_gradients(trial, see(trial, batch, trial.schedule.at(0), remembers=False), trial.schedule.at(0))
+        losses, _ = inner_gradients(trial, trial.see(batch, trial.schedule.at(0), remembers=False), trial.schedule.at(0))
         totals.append(losses)
         assert (trial.objective.logit_weight, trial.strength) == ((1.5, 0.0), (3.0, 1.0))[trial.epoch]
     assert totals[0].pairs == 0 and totals[1].pairs > 0

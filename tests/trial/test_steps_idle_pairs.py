@@ -7,8 +7,8 @@ from torch import Tensor
 from kd_hpo.core.gaussian.regressors import LinearGaussian
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.trial.parts import Prepared
+from kd_hpo.trial.problem import PairState
 from kd_hpo.trial.start import start_trial
-from kd_hpo.trial.state import PairState
 from kd_hpo.trial.steps import train_step
 from tests.conftest import digits_trial
 

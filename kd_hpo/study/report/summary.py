@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -20,6 +21,9 @@ from kd_hpo.study.results.findings import Findings
 from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import Count, Learned, Standing
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _WIDE = 120
 """Columns of a terminal that has room for titles, four digits and what was tuned."""
@@ -40,6 +44,8 @@ class Summary:
     """Opens the study's experiment in MLflow's model-training view, once a server runs (`kd-hpo ui`)."""
     repeated: Repeated | None = None
     """Over all repeats, where the study asks for more than one; the comparison and the matrix are those of the first."""
+    student: "nn.Module | None" = None
+    """Of the best trial that learned lambda, as it was after its last epoch; None where none did."""
 
 
 def render(comparison: Comparison, learned: Learned | None, width: int) -> RenderableType:

@@ -32,11 +32,16 @@ def student_on_test(config: TrialConfig, folder: Path, prepared: Prepared) -> Te
     """
 
     def reached(weights: str) -> float:
-        network = build(config.student.network, prepared.batches, prepared.task, seed=config.seed)
-        load_weights(network, folder / weights)
-        return score_on_test(network, prepared)
+        return score_on_test(trained_student(config, folder / weights, prepared), prepared)
 
     return TestScores(last=reached(LAST_WEIGHTS), best=reached(BEST_WEIGHTS))
+
+
+def trained_student(config: TrialConfig, weights: Path, prepared: Prepared) -> nn.Module:
+    """Builds the student of a trial with weights that it has written. Raises ConfigError where they do not fit."""
+    network = build(config.student.network, prepared.batches, prepared.task, seed=config.seed)
+    load_weights(network, weights)
+    return network
 
 
 def score_on_test(network: nn.Module, prepared: Prepared) -> float:

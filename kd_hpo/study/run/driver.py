@@ -12,6 +12,7 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.stopper import CombinedStopper
 from rich.console import Console
 from rich.text import Text
+from torch import nn
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import NoPairs
@@ -28,7 +29,7 @@ from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
 from kd_hpo.study.results.best import learned_trials, seed_of_searches, start_of_lambda
 from kd_hpo.study.results.comparison import compared
-from kd_hpo.study.results.final_scores import open_test_split
+from kd_hpo.study.results.final_scores import open_test_split, trained_student
 from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.run.checks import (
@@ -41,6 +42,7 @@ from kd_hpo.study.run.checks import (
     settle_settings,
 )
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare, trials_to_race
+from kd_hpo.study.run.objects import study_with_objects
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
 from kd_hpo.study.run.status_keeper import StatusKeeper
@@ -55,6 +57,9 @@ from kd_hpo.study.tracking.best_student import export_best_student
 from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
 from kd_hpo.trial.data import load_data
+from kd_hpo.trial.given import Data
+from kd_hpo.trial.loop import LAST_WEIGHTS
+from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.prepare import prepare, shared_settings
 
 ProgressReporters = Callable[[str, int], ProgressReporter]
@@ -65,11 +70,24 @@ class Interrupted(StudyError):
     """An error that says that the study was asked to stop; what had ended is kept."""
 
 
-def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, again: bool = False) -> Summary:
+def run_study(
+    study: StudyConfig,
+    console: Console,
+    *,
+    verbose: bool = False,
+    again: bool = False,
+    teacher: nn.Module | None = None,
+    student: nn.Module | None = None,
+    data: Data | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Summary:
     """Runs a study, or continues it where its folder stands; what has ended is never run again, but failed trials `again`.
 
     console  is told how it goes; `Console(quiet=True)` for silence
     verbose  every epoch of every trial is told, and what the processes of the trials print
+    teacher, student, data, overrides
+             objects and settings in the place of the study's own, as in `kd_hpo.run_trial`; kept in `study.runs`, for the
+             processes of this machine
     returns  the comparison of the methods, and the matrix (T, S) that was learned, the mean over seeds
     All that it writes is in `study.runs`: its own folder, the shared cache and, unless the study names a server, MLflow's.
     A study that is refused before its teacher is trained has no folder yet.
@@ -78,6 +96,7 @@ def run_study(study: StudyConfig, console: Console, *, verbose: bool = False, ag
     Where `search.repeats` asks for several, each is a study of its own, one after the other, and what is returned is the first
     with the table over all of them.
     """
+    study = study_with_objects(study, teacher=teacher, student=student, data=data, overrides=overrides)
     studies, folder = repeats_of(study), StudyFolder.of(study)
     for each in studies:  # before the first one has taken its hours
         refuse_other_settings(each, StudyFolder.of(each))
@@ -165,7 +184,14 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
                 console.print(Text(str(error), style="yellow"))
             mirror.caught_up(ending=Ending(comparison, learned))
         require_all_ended(folder)
-        return Summary(comparison, learned, mirror.tracker.link)
+        return Summary(comparison, learned, mirror.tracker.link, student=best_student(study, folder, prepared))
+
+
+def best_student(study: StudyConfig, folder: StudyFolder, prepared: Prepared) -> nn.Module | None:
+    """Gives the student of the best trial that learned lambda, as it was after its last epoch; None where none did."""
+    for spec, result in learned_trials(study, folder):
+        return trained_student(result.config, folder.trial(spec.id) / LAST_WEIGHTS, prepared)
+    return None
 
 
 def require_all_ended(folder: StudyFolder) -> None:
