@@ -19,7 +19,7 @@ from kd_hpo.study.design.trials import Searched, compared_ids, trial_config
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 
 if TYPE_CHECKING:
-    from kd_hpo.trial.parts import Prepared
+    from kd_hpo.study.results.final_scores import SharedScores  # with torch, which a comparison that is read does without
 
 COLUMNS = {
     "method": "its name in the study",
@@ -146,25 +146,22 @@ class Comparison:
         write_atomically(folder.comparison("json"), json.dumps(self.document(), indent=1))
 
 
-def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched]) -> Comparison:
+def compared(study: StudyConfig, folder: StudyFolder, shared: "SharedScores", searched: Mapping[str, Searched]) -> Comparison:
     """Reads what the study's folder holds of its comparison, once all of its trials have ended and `test` has been opened."""
-    from kd_hpo.study.results.final_scores import score_on_test  # with torch, which a comparison that is read does without
-
-    splits = prepared.splits
     return Comparison(
         study=study.name,
-        methods=tuple(method_scores(study, folder, prepared, searched, name) for name in method_names(study)),
+        methods=tuple(method_scores(study, folder, shared, searched, name) for name in method_names(study)),
         seeds=tuple(range(study.seed, study.seed + study.compare.seeds)),
         epochs=study.training.epochs,
-        teacher={"val": prepared.teacher.val.value, "test": score_on_test(prepared.teacher.network, prepared)},
-        splits={name: (splits.sizes[name], splits.digests[name]) for name in ("train", "outer", "val", "test")},
+        teacher=shared.teacher,
+        splits=shared.splits,
         goal=study.task.goal,
         margin=study.compare.margin,
     )
 
 
 def method_scores(
-    study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched], name: str
+    study: StudyConfig, folder: StudyFolder, shared: "SharedScores", searched: Mapping[str, Searched], name: str
 ) -> MethodScores:
     statuses = [folder.status(trial) for trial, (method, _) in compared_ids(study).items() if method == name]
     done = [status for status in statuses if status and status.state == "completed"]
@@ -183,7 +180,7 @@ def method_scores(
         by_seed=by_seed,
         failures=tuple(status.message for status in statuses if status and status.state == "failed"),
         is_control=is_control(study, spec),
-        steps=len(prepared.splits.train) // config.training.batch_size * config.training.epochs,
+        steps=shared.splits["train"][0] // config.training.batch_size * config.training.epochs,
         assisted=bool(config.assistants),
         assistant_val=spread(taught_by)[0] if config.assistants else NAN,
         tuning=tuning_of(study, searched, name),

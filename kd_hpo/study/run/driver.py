@@ -14,29 +14,24 @@ from rich.console import Console
 from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import StudyError
-from kd_hpo.study.cluster.connection import check_cluster, ray_running, resources_of_trial, slots
+from kd_hpo.study.cluster.connection import joined, ray_running, resources_of_trial, slots
 from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
-from kd_hpo.study.cluster.signals import heed_sigterm, stopped_by_sigterm
+from kd_hpo.study.cluster.signals import stopped_by_sigterm
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.design.repeats import repeats_of
-from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, method_trials, searches, untried
+from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, searches, untried
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
 from kd_hpo.study.results.best import learned_trials, seed_of_searches, start_of_lambda
 from kd_hpo.study.results.comparison import compared
-from kd_hpo.study.results.final_scores import open_test_split
 from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.run.checks import (
     check_methods,
-    check_pairs,
     check_starts,
-    check_teacher,
-    few_updates,
     refuse_other_settings,
     settle_settings,
 )
@@ -44,6 +39,7 @@ from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_t
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
 from kd_hpo.study.run.status_keeper import StatusKeeper
+from kd_hpo.study.run.work import Work, computing
 from kd_hpo.study.run.worker import execute
 from kd_hpo.study.search.journal import journal, known_trials, mend_journal, reconcile
 from kd_hpo.study.search.method_search import MethodSearch
@@ -51,11 +47,8 @@ from kd_hpo.study.search.samplers import learns_nothing, require_sampler
 from kd_hpo.study.search.searcher import PruningStopper, StudySearch
 from kd_hpo.study.status_line import status_line
 from kd_hpo.study.store.folder import StudyFolder
-from kd_hpo.study.tracking.best_student import export_best_student
 from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
-from kd_hpo.trial.data import load_data
-from kd_hpo.trial.prepare import prepare, shared_settings
 
 ProgressReporters = Callable[[str, int], ProgressReporter]
 """Gives the board of a phase: its title, and how many trials it has."""
@@ -97,13 +90,21 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
     if new := not folder.begun:  # one that an earlier version began goes on
         check_starts(study)
     require_sampler(study.search.sampler)
+    with stopped_by_sigterm(), joined(study, console, verbose=verbose):
+        return _run_joined(study, folder, console, new=new, verbose=verbose, again=again)
+
+
+def _run_joined(
+    study: StudyConfig, folder: StudyFolder, console: Console, *, new: bool, verbose: bool, again: bool
+) -> Summary:
+    """The study once its cluster, if it names one, has been joined: whatever computes runs there, and all else here."""
+    compute = computing(study)
     with status_line(console, each_time=verbose) as progress:
-        batches, splits = load_data(study.trial(), folder.cache, progress)
-        plan = check_pairs(study, batches, splits, progress)
-        searched = searches(study, plan.shape)
-    for warning in [*few_updates(study, splits), *untried(searched.values())]:
+        looked = compute(Work.look, progress)
+        searched = searches(study, looked.shape)
+    for warning in [*looked.few_updates, *untried(searched.values())]:
         console.print(Text(warning, style="yellow"))
-    with folder.only_driver(), stopped_by_sigterm():
+    with folder.only_driver():
         settle_settings(study, folder)
         mend_journal(folder)
         if going_on := [trial for method in searched for trial in reconcile(folder, method)]:
@@ -111,18 +112,12 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
         if again:
             console.print(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
         told = tell_failures(folder, console)
-        if left := trials_left(study, folder, searched):
-            check_cluster(study, console)
+        left = trials_left(study, folder, searched)
         with status_line(console, each_time=verbose) as progress:
-            prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
-            if new:
-                check_teacher(study, prepared, progress)
-            if left:
-                prepare_features(study, folder, progress)
+            compute(Work.make_ready, progress, new=new, trials=left)
         worker = partial(execute, study_json=study.model_dump_json())
 
         def board(title: str, trials: int) -> ProgressReporter:
-            layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
             keeper, epochs = StatusKeeper(folder, StudyStopper()), study.training.epochs
             return ProgressReporter(
                 console,
@@ -132,14 +127,13 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
                 goal=study.task.goal,
                 trials=trials,
                 epochs=epochs,
-                layers=layers,
+                layers=(looked.teacher, looked.student),
                 each_epoch=verbose,
             )
 
         with mirrored(study, console) as mirror:
             if left:
                 with ray_running(study, console, verbose=verbose):
-                    heed_sigterm()
                     at_once = min(slots(study), study.resources.concurrent_trials or slots(study))
                     for warning in searches_that_learn_nothing(study, searched, at_once):
                         console.print(Text(warning, style="yellow"))
@@ -147,8 +141,8 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
                     search(study, folder, searched, worker, board)
                     compare_methods(study, folder, searched, worker, board)
             with status_line(console) as progress:
-                open_test_split(study, folder, prepared, progress)
-            comparison = compared(study, folder, prepared, searched)
+                shared = compute(Work.score_on_test, progress)
+            comparison = compared(study, folder, shared, searched)
             comparison.write(folder)
             require_some_result(comparison)
             draw_comparison(comparison, folder.comparison("png"))
@@ -157,7 +151,7 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
                 export_study(study, folder, folder.export, top=1)
             learned = learned_weights(study, folder)
             try:
-                export_best_student(study, folder, prepared)
+                compute(Work.export_best_student, lambda _: None)
             except StudyError as error:  # its weights are in its trial's folder all the same
                 console.print(Text(str(error), style="yellow"))
             mirror.caught_up(ending=Ending(comparison, learned))
@@ -194,14 +188,6 @@ def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] =
     if failed:
         console.print(Text(f"`{folder.resume} --retry-failed` runs what has failed again", style="yellow"))
     return {*told, *(status.spec.id for status in failed)}
-
-
-def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:
-    """Prepares the teacher's features for every method that reads them, while nothing else runs; not those of assistants."""
-    wanted = {shared_settings(config).model_dump_json(): config for config in method_trials(study).values()}
-    for config in wanted.values():
-        if not config.assistants and config.weighting.paired:
-            prepare(config, folder.cache, progress)
 
 
 def trials_left(study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched]) -> bool:

@@ -18,6 +18,7 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.design.trials import searches
 from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.final_scores import shared_scores
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.tracking import mlflow_tracker
 from kd_hpo.study.tracking.best_student import ALIAS, Classifier, model_folder, save_student
@@ -118,7 +119,7 @@ def test_study_that_ends_while_its_start_is_still_written_has_its_summary(
     mirror.start()
     assert begun.wait(60)
     Timer(0.2, ended.set).start()  # once the end of the study waits
-    assert mirror.caught_up(ending=Ending(compared(study, folder, prepared, searches(study, (T, S))), None))
+    assert mirror.caught_up(ending=Ending(compared(study, folder, shared_scores(prepared), searches(study, (T, S))), None))
     mirror.leave()
     assert run_named(study, open_experiment(study), "summary").info.status == "FINISHED"
 
