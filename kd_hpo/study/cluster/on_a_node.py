@@ -7,15 +7,18 @@ from typing import TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import Note, StudyError
 from kd_hpo.study.cluster.connection import first_line
+from kd_hpo.study.cluster.memory import NodeMemory, node_memory
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
 
 _LOOKS_EVERY_S = 0.2
+_ANSWER_S = 30.0
 
 
 def on_a_node(study: StudyConfig, work: Callable[[Progress], T], tell: Progress) -> T:
@@ -65,3 +68,17 @@ def _followed(running: "ray.ObjectRef[T]", lines: Queue, tell: Progress) -> T:
     except KeyboardInterrupt:
         ray.cancel(running)
         raise
+
+
+def memory_of(name: str) -> NodeMemory | None:
+    """Asks a node how its memory stands; None where it is gone, or does not answer in time."""
+    alive = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeName"] == name]
+    if not alive:
+        return None
+    on_it = NodeAffinitySchedulingStrategy(alive[0], soft=False)
+    try:
+        asked = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_it)(node_memory).remote()
+        found: NodeMemory = ray.get(asked, timeout=_ANSWER_S)
+    except RayError:
+        return None
+    return found

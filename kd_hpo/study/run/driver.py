@@ -15,7 +15,8 @@ from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
-from kd_hpo.study.cluster.connection import joined, ray_running, resources_of_trial, slots
+from kd_hpo.study.cluster.connection import LOCAL, joined, ray_running, resources_of_trial, slots
+from kd_hpo.study.cluster.on_a_node import memory_of
 from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
 from kd_hpo.study.cluster.signals import stopped_by_sigterm
 from kd_hpo.study.cluster.stopper import StudyStopper
@@ -118,7 +119,8 @@ def _run_joined(
         worker = partial(execute, study_json=study.model_dump_json())
 
         def board(title: str, trials: int) -> ProgressReporter:
-            keeper, epochs = StatusKeeper(folder, StudyStopper()), study.training.epochs
+            memory = None if study.resources.address == LOCAL else memory_of
+            keeper, epochs = StatusKeeper(folder, StudyStopper(), memory), study.training.epochs
             return ProgressReporter(
                 console,
                 title,
@@ -232,7 +234,7 @@ def search(
     if not (left := sum(one.left for one in searches_of_all)):
         return
     with board("search", left) as told:
-        run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, folder.optuna, told.halt), {})
+        run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, folder.optuna, told.halt, told.keeper.given_up), {})
     if lost := searches_left(folder, searched):
         total = sum(search.trials for search in searched.values())
         raise Interrupted(f"the search was stopped with {lost} of {total} trials to go")
