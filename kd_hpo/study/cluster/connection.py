@@ -15,7 +15,6 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
-from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
@@ -24,7 +23,7 @@ from kd_hpo.study.cluster.node_check import Question, answer, question
 from kd_hpo.study.cluster.signals import a_group_of_its_own, sigterm_kept
 from kd_hpo.study.cluster.start import starting_in
 from kd_hpo.study.cluster.user_code import UserCode, user_code
-from kd_hpo.study.status_line import status_line
+from kd_hpo.study.status_line import say, status_line
 from kd_hpo.study.store.folder import StudyFolder
 
 LOCAL = "local"
@@ -108,7 +107,7 @@ def start_here(start: Callable[[int], None], console: Console) -> None:
                 ) from error
             shut_down()
             words = f"Ray has not started in {took:.0f} s ({first_line(error)}); this machine is slow, so it is tried again"
-            console.print(Text(words, style="yellow"))
+            say(console, words, "yellow")
 
 
 def was_slow(error: Exception, took_s: float) -> bool:
@@ -160,12 +159,12 @@ def joined(study: StudyConfig, console: Console, *, verbose: bool = False) -> It
         yield
         return
     if code := code_for_nodes(study):
-        console.print(str(code))
+        say(console, str(code))
     with ray_running(study, console, verbose=verbose):
         at_once, nodes = slots(study), nodes_for_trials(study)
         with question(study, StudyFolder.of(study).root) as asked:
             require_ready(nodes, asked)
-        console.print(f"Ray has {len(nodes)} nodes for trials ({', '.join(sorted(nodes.values()))}): {at_once} trials at once")
+        say(console, f"Ray has {len(nodes)} nodes for trials ({', '.join(sorted(nodes.values()))}): {at_once} trials at once")
         yield
 
 

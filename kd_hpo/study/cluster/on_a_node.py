@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -35,7 +35,8 @@ def on_a_node(study: StudyConfig, work: Callable[[Progress], T], tell: Progress)
     try:
         for left in reversed(range(wanted.max_failures + 1)):
             try:
-                return _followed(there.remote(work, lines), lines, tell)
+                found: T = _followed(there.remote(work, lines), lines, tell)
+                return found
             except RayTaskError as error:
                 raise error.cause from error
             except RayError as error:
@@ -56,15 +57,14 @@ def _put(lines: Queue, words: str) -> None:
     lines.put(words)
 
 
-def _followed(running: "ray.ObjectRef[T]", lines: Queue, tell: Progress) -> T:
+def _followed(running: Any, lines: Queue, tell: Progress) -> Any:
     try:
         ended = False
         while not ended:
             ended = bool(ray.wait([running], timeout=_LOOKS_EVERY_S)[0])
             for words in lines.get_nowait_batch(lines.qsize()):
                 tell(words)
-        result: T = ray.get(running)
-        return result
+        return ray.get(running)
     except KeyboardInterrupt:
         ray.cancel(running)
         raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from scipy.stats import rankdata, ttest_1samp
 
+from kd_hpo.config.json_source import require_keys_once
 from kd_hpo.config.load import method_names
 from kd_hpo.config.methods import METHODS
 from kd_hpo.config.study import Compare, Method, StudyConfig
@@ -199,7 +200,8 @@ def read_comparison(study: StudyConfig, folder: StudyFolder) -> Comparison | Non
     if not path.is_file():
         return None
     try:
-        given = json.loads(path.read_bytes())
+        require_keys_once(content := path.read_bytes())
+        given = json.loads(content)
         return Comparison(
             study=given["study"],
             methods=tuple(_read_method(study, row) for row in given["methods"]),

@@ -10,8 +10,8 @@ _OF_RAY = re.compile(r"Memory on the node .*? was ([\d.]+) ?GB(?: used)? ?/ ?([\
 _OF_PROCESS = re.compile(r"actual memory used=([\d.]+) ?GB")
 _RAN_OUT = re.compile(r"(?:^|[\s.])(?:\w*OutOfMemoryError|MemoryError)\b")
 _LESS = (
-    "give a trial less to hold (training.batch_size, pairs, teacher.cache_gb), or run fewer at once (resources.concurrent_trials, "
-    "or more resources.cpus_per_trial)"
+    "give a trial less to hold (training.batch_size, pairs, teacher.cache_gb), or run fewer at once "
+    "(resources.concurrent_trials, or more resources.cpus_per_trial)"
 )
 _SILENT = "its process ended without a word"
 
@@ -36,7 +36,9 @@ def death(told: str, before: NodeMemory | None, now: NodeMemory | None) -> Death
             f"killed by Ray (SIGKILL) as memory ran out: its node had {in_use[1]} of {in_use[2]} GB in use{held}; {_LESS}", True
         )
     if "node has died" in told or "NodeDied" in told:
-        return Death(f"its node was lost ({cut(_first(told))}); look at that machine, and run the trial again with --retry-failed")
+        return Death(
+            f"its node was lost ({cut(_first(told))}); look at that machine, and run the trial again with --retry-failed"
+        )
     if "process has died" in told or "SYSTEM_ERROR" in told or "WorkerCrashedError" in told:
         return _without_a_word(before, now)
     return Death(one_line(told.strip().splitlines()[-1].strip()) if told.strip() else _SILENT)
@@ -58,11 +60,12 @@ def _without_a_word(before: NodeMemory | None, now: NodeMemory | None) -> Death:
         if now.kills > before.kills:
             return Death(f"killed by the system (SIGKILL) as memory ran out: {had}; {_LESS}", True)
         return Death(
-            f"{_SILENT}: killed from outside (SIGKILL), or by a fault in a library (SIGSEGV), since the system has killed nothing "
-            f"for want of memory there; {had}. Run it again with --retry-failed"
+            f"{_SILENT}: killed from outside (SIGKILL), or by a fault in a library (SIGSEGV), since the system has killed "
+            f"nothing for want of memory there; {had}. Run it again with --retry-failed"
         )
     return Death(
-        f"{_SILENT}: killed by a signal, most often SIGKILL as memory ran out, which its node can tell no more; {had}. If so, {_LESS}"
+        f"{_SILENT}: killed by a signal, most often SIGKILL as memory ran out, which its node can tell no more; {had}. "
+        f"If so, {_LESS}"
     )
 
 

@@ -11,7 +11,6 @@ from ray import tune
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.stopper import CombinedStopper
 from rich.console import Console
-from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
@@ -37,6 +36,7 @@ from kd_hpo.study.run.checks import (
     settle_settings,
 )
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare
+from kd_hpo.study.run.gone import gone
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
 from kd_hpo.study.run.status_keeper import StatusKeeper
@@ -46,7 +46,7 @@ from kd_hpo.study.search.journal import journal, known_trials, mend_journal, rec
 from kd_hpo.study.search.method_search import MethodSearch
 from kd_hpo.study.search.samplers import learns_nothing, require_sampler
 from kd_hpo.study.search.searcher import PruningStopper, StudySearch
-from kd_hpo.study.status_line import status_line
+from kd_hpo.study.status_line import say, status_line
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
@@ -95,23 +95,23 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
         return _run_joined(study, folder, console, new=new, verbose=verbose, again=again)
 
 
-def _run_joined(
-    study: StudyConfig, folder: StudyFolder, console: Console, *, new: bool, verbose: bool, again: bool
-) -> Summary:
+def _run_joined(study: StudyConfig, folder: StudyFolder, console: Console, *, new: bool, verbose: bool, again: bool) -> Summary:
     """The study once its cluster, if it names one, has been joined: whatever computes runs there, and all else here."""
     compute = computing(study)
     with status_line(console, each_time=verbose) as progress:
         looked = compute(Work.look, progress)
         searched = searches(study, looked.shape)
     for warning in [*looked.few_updates, *untried(searched.values())]:
-        console.print(Text(warning, style="yellow"))
+        say(console, warning, "yellow")
     with folder.only_driver():
         settle_settings(study, folder)
         mend_journal(folder)
         if going_on := [trial for method in searched for trial in reconcile(folder, method)]:
-            console.print(f"how they ended could not be written, so they go on: {', '.join(going_on)}")
+            say(console, f"how they ended could not be written, so they go on: {', '.join(going_on)}")
+        for line in gone(study, folder, searched):
+            say(console, line, "yellow")
         if again:
-            console.print(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
+            say(console, f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
         told = tell_failures(folder, console)
         left = trials_left(study, folder, searched)
         with status_line(console, each_time=verbose) as progress:
@@ -138,7 +138,7 @@ def _run_joined(
                 with ray_running(study, console, verbose=verbose):
                     at_once = min(slots(study), study.resources.concurrent_trials or slots(study))
                     for warning in searches_that_learn_nothing(study, searched, at_once):
-                        console.print(Text(warning, style="yellow"))
+                        say(console, warning, "yellow")
                     tell_failures(folder, console, told)  # a process that outlived its driver wrote so meanwhile
                     search(study, folder, searched, worker, board)
                     compare_methods(study, folder, searched, worker, board)
@@ -155,7 +155,7 @@ def _run_joined(
             try:
                 compute(Work.export_best_student, lambda _: None)
             except StudyError as error:  # its weights are in its trial's folder all the same
-                console.print(Text(str(error), style="yellow"))
+                say(console, str(error), "yellow")
             mirror.caught_up(ending=Ending(comparison, learned))
         require_all_ended(folder)
         return Summary(comparison, learned, mirror.tracker.link)
@@ -186,9 +186,9 @@ def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] =
     """Tells what failed under an earlier driver, which may not have lived to do so; gives the ids of those and of the `told`."""
     failed = [status for status in folder.statuses() if status.state == "failed" and status.spec.id not in told]
     for status in failed:
-        console.print(Text(f"{status.spec.id} failed: {status.message}", style="red"))
+        say(console, f"{status.spec.id} failed: {status.message}", "red")
     if failed:
-        console.print(Text(f"`{folder.resume} --retry-failed` runs what has failed again", style="yellow"))
+        say(console, f"`{folder.resume} --retry-failed` runs what has failed again", "yellow")
     return {*told, *(status.spec.id for status in failed)}
 
 
@@ -234,7 +234,8 @@ def search(
     if not (left := sum(one.left for one in searches_of_all)):
         return
     with board("search", left) as told:
-        run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, folder.optuna, told.halt, told.keeper.given_up), {})
+        searcher = StudySearch(searches_of_all, folder.optuna, told.halt, told.keeper.given_up)
+        run_trials(study, folder, worker, told, left, searcher, {})
     if lost := searches_left(folder, searched):
         total = sum(search.trials for search in searched.values())
         raise Interrupted(f"the search was stopped with {lost} of {total} trials to go")

@@ -1,4 +1,4 @@
-"""What a study computes beside its trials: here for a study of this machine, on a node with a trial's resources for a cluster's."""
+"""What a study computes beside its trials: in this process, or on a node of its cluster that has a trial's resources."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,9 +109,7 @@ def computing(study: StudyConfig) -> Compute:
 class _Here:
     work: Work
 
-    def __call__(
-        self, step: Callable[Concatenate[Work, Progress, P], T], tell: Progress, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def __call__(self, step: Callable[Concatenate[Work, Progress, P], T], tell: Progress, *args: P.args, **kwargs: P.kwargs) -> T:
         return step(self.work, tell, *args, **kwargs)
 
 
@@ -119,9 +117,7 @@ class _Here:
 class _OnANode:
     study: StudyConfig
 
-    def __call__(
-        self, step: Callable[Concatenate[Work, Progress, P], T], tell: Progress, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def __call__(self, step: Callable[Concatenate[Work, Progress, P], T], tell: Progress, *args: P.args, **kwargs: P.kwargs) -> T:
         def there(tell: Progress) -> T:
             _settle(study)
             return step(Work(study), tell, *args, **kwargs)

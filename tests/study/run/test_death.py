@@ -15,7 +15,11 @@ Refer to the documentation on how to address the out of memory issue: https://do
 @pytest.mark.parametrize(
     ("told", "words", "of_memory"),
     [
-        (BY_RAY, "killed by Ray (SIGKILL) as memory ran out: its node had 22.85 of 23.54 GB in use, of which its process held", True),
+        (
+            BY_RAY,
+            "killed by Ray (SIGKILL) as memory ran out: its node had 22.85 of 23.54 GB in use, of which its process held",
+            True,
+        ),
         ("The actor died because its node has died. Node Id: 3cbf\nstate\n" + "of Ray\n" * 40, "its node was lost", False),
         ("Traceback\n  File x\nOSError: no room\n\n", "OSError: no room", False),
         ("", "its process ended without a word", False),
