@@ -91,7 +91,7 @@ def test_what_is_lost_is_computed_again_as_often_as_a_trial(tmp_path: Path, ray:
     assert on_a_node(study, work, told.append) == "made"
     assert sum(isinstance(words, Note) and "it is computed again" in words for words in told) == 2
     ray.lost = 3
-    with pytest.raises(StudyError, match="a node has lost what it computed .*look at its memory"):
+    with pytest.raises(StudyError, match=r"a node has lost what it computed .*look at its memory"):
         on_a_node(study, work, told.append)
 
 
@@ -102,7 +102,7 @@ def test_its_own_error_is_the_studys_and_is_not_tried_again(tmp_path: Path, ray:
         called.append(tell)
         raise DataError("there are no images")
 
-    with pytest.raises(DataError, match="^there are no images$"):
+    with pytest.raises(DataError, match=r"^there are no images$"):
         on_a_node(digits_study(tmp_path, resources=RESOURCES), refused, lambda _: None)
     assert len(called) == 1
 

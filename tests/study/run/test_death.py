@@ -1,11 +1,11 @@
-"""What is told of processes that could not say it themselves: Ray's own words at the front of each case, as Ray 2.60 writes them."""
+"""What is told of processes that could not say it themselves, from Ray's own words as Ray 2.60 writes them."""
 
 import pytest
 
 from kd_hpo.study.run.death import death, of_memory
 
-BY_RAY = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 3cbf) was 22.85GB used / \
-23.54GB limit (0.97)
+BY_RAY = """1 worker(s) were killed due to the node running low on memory. \
+Memory on the node (IP: 192.0.2.2, ID: 3cbf) was 22.85GB used / 23.54GB limit (0.97)
 Object store memory usage: [- objects spillable: 0
 - bytes spillable: 0
 Selected to kill: (Task: job ID=01000000, task name=ImplicitFunc.train, pid=9407, actual memory used=9.04GB, worker ID=e0)
