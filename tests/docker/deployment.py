@@ -22,7 +22,7 @@ SERVICES = ("postgres", "s3", "s3-bucket", "ray-head", "ray-worker", SECOND, "ml
 BASE = "localhost/kd-hpo-base"
 IMAGE = "kd-hpo:cpu"
 PROJECT = "kd-hpo-test"
-_PATIENCE_S = 300.0
+_PATIENCE_S = 600.0
 _CONFINED = """[containers]
 default_ulimits = ["nofile=16384:16384", "nproc=32768:32768"]
 [engine]

@@ -229,7 +229,7 @@ def test_the_service_of_the_head_has_each_port_that_is_asked_for() -> None:
 
 
 def test_kuberays_probes_find_what_they_ask() -> None:
-    """Until 1.5, `wget` in the container, of the node's agent and, on the head, of the dashboard; from 1.6 on, the agent over HTTP."""
+    """Until 1.5, `wget` in the container, of the node's agent and the head's dashboard; from 1.6 on, the agent over HTTP."""
     cluster = kuberay()[1]
     for group in [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]:
         assert not {"dashboard-agent-listen-port", "dashboard-port"} & group["rayStartParams"].keys()

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.wording import cut
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.cluster.connection import first_line
@@ -78,7 +79,7 @@ class Job:
             told = self._client.get_job_info(self.id)
         except Exception as error:
             raise StudyError(
-                f"the job server at {self._address} tells no more of job {self.id} ({first_line(error)}): where the cluster's "
+                f"the job server at {self._address} tells no more of job {self.id} ({cut(first_line(error))}): where the cluster's "
                 "head has ended, so has the job. What had ended is kept; once the cluster is up, submit the study again. "
                 f"Where only the connection is lost, {self.commands}"
             ) from error

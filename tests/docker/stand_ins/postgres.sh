@@ -6,7 +6,8 @@ mkdir -p "$data" /var/run/postgresql && chown -R postgres /var/lib/postgresql/da
 as_postgres() { setpriv --reuid=postgres --regid=postgres --clear-groups "$@"; }
 if [ ! -e "$data/PG_VERSION" ]; then
     install -m 600 -o postgres "$POSTGRES_PASSWORD_FILE" /tmp/password
-    as_postgres "$bin/initdb" --pgdata="$data" --username="$POSTGRES_USER" --pwfile=/tmp/password --auth=scram-sha-256 --no-sync
+    as_postgres "$bin/initdb" --pgdata="$data" --username="$POSTGRES_USER" --pwfile=/tmp/password --auth=scram-sha-256 \
+        --encoding=UTF8 --no-locale --no-sync
     rm /tmp/password
     echo 'host all all all scram-sha-256' >>"$data/pg_hba.conf"
     echo "local all all trust" >"$data/pg_hba.local" && cat "$data/pg_hba.conf" >>"$data/pg_hba.local"
