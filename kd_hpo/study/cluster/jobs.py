@@ -79,8 +79,8 @@ class Job:
             told = self._client.get_job_info(self.id)
         except Exception as error:
             raise StudyError(
-                f"the job server at {self._address} tells no more of job {self.id} ({cut(first_line(error))}): where the cluster's "
-                "head has ended, so has the job. What had ended is kept; submit the study again once the cluster is up. "
+                f"the job server at {self._address} tells no more of job {self.id} ({cut(first_line(error))}): where the "
+                "cluster's head has ended, so has the job. What had ended is kept; submit the study again once the cluster is up. "
                 f"Where only the connection is lost, {self.commands}"
             ) from error
         if told.status in (JobStatus.PENDING, JobStatus.RUNNING):
