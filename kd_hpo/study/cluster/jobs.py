@@ -79,9 +79,9 @@ class Job:
             told = self._client.get_job_info(self.id)
         except Exception as error:
             raise StudyError(
-                f"the job server at {self._address} tells no more of job {self.id} ({cut(first_line(error))}): where the "
-                "cluster's head has ended, so has the job. What had ended is kept; submit the study again once the cluster is up. "
-                f"Where only the connection is lost, {self.commands}"
+                f"the job server at {self._address} tells no more of job {self.id} ({cut(first_line(error))}): "
+                "where the cluster's head has ended, so has the job. What had ended is kept; submit the study again once the "
+                f"cluster is up. Where only the connection is lost, {self.commands}"
             ) from error
         if told.status in (JobStatus.PENDING, JobStatus.RUNNING):
             raise StudyError(f"the connection to job {self.id} is lost, and the job goes on; {self.commands}{why}")
