@@ -2,6 +2,7 @@
 # Makes the secrets that compose.yaml reads, once: docker/new-secrets.sh [FOLDER]. The folder is for its owner alone; the files
 # in it are readable, since a container reads them as another user.
 set -eu
+umask 022  # whatever the caller's: a container that may not read them does not start
 folder=${1:-$(dirname "$0")/secrets}
 if [ -e "$folder" ]; then
     echo "$folder is there already; remove it to make new secrets, which old volumes do not know" >&2

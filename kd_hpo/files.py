@@ -7,13 +7,16 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from kd_hpo.errors import DataError
 
 T = TypeVar("T")
+
+COPIES = "s3-"
+"""What the folders of a cache are called that hold several copies of a place in storage."""
 
 Write = Callable[[Path, bytes | str], None]
 """Puts content in the place of a file, whole or not at all: `write_atomically`, or one that may refuse."""
@@ -30,11 +33,13 @@ def write_atomically(path: Path, content: bytes | str, *, replacing: AbstractCon
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
+                with suppress(OSError):  # of a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)  # what nobody holds was left by a process that was killed
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-            with replacing or nullcontext():
-                temporary.replace(path)
+                with replacing or nullcontext():
+                    temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -105,6 +110,26 @@ def cached(place: Path, read: Callable[[Path], T | None], make: Callable[[Path],
     if found is None:
         raise DataError(f"{place} of the cache cannot be read back. Choose a local folder for the cache.")
     return found
+
+
+def cache_over(shared: Path, own: Path) -> Path:
+    """Gives a cache in which all is found that `shared` has: that itself, where it may be written, else one in `own` over it.
+
+    What another user's cache lacks is made in `own`, which has a link to each thing in the other.
+    """
+    if not shared.is_dir() or os.access(shared, os.W_OK):
+        return shared
+    _link_all(shared, own)
+    return own
+
+
+def _link_all(shared: Path, own: Path) -> None:
+    own.mkdir(parents=True, exist_ok=True)
+    for there in shared.glob("[!.]*"):
+        if there.is_dir() and there.name.startswith(COPIES):
+            _link_all(there, own / there.name)  # a folder of what was fetched, which more is fetched to
+        elif not os.path.lexists(own / there.name):
+            (own / there.name).symlink_to(there)
 
 
 def _make(place: Path, make: Callable[[Path], None]) -> None:

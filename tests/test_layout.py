@@ -34,7 +34,6 @@ WITHOUT = {
     "study/cluster/client": "a cluster for real: tests/service/test_cluster.py",
     "study/cluster/loopback": "what listens where: tests/security/test_listening.py",
     "study/cluster/prometheus": "what Grafana asks for: tests/docker/test_files.py, tests/service/test_cluster.py",
-    "study/cluster/signals": "signals for real: tests/service/test_faults_driver.py",
     "study/cluster/stopper": "a study that cannot go on: tests/study/run, tests/service/test_faults_disk.py",
     "study/report/colours": "the matrices that they are in: tests/study/report/test_matrix.py",
     "study/report/list_studies": "what `list` prints: tests/cli/test_records.py",

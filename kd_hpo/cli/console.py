@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from kd_hpo.config.study import StudyConfig
 
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+# No path and no name of a user's means anything to these: `[b]` and `:x:` are printed as they stand.
+out, err = (Console(stderr=each, markup=False, emoji=False, highlight=False, soft_wrap=True) for each in (False, True))
 
 _OUTPUT = Group("Output", sort_key=1)
 _HOW_MUCH = Group(validator=MutuallyExclusive(), show=False)  # type: ignore[no-untyped-call]

@@ -61,6 +61,7 @@ def apply(
     folder: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     set_: Overrides = (),
     runs: Runs = Path("runs"),
+    trust_paths: Annotated[bool, Parameter(negative=())] = False,
     output: Output = AS_USUAL,
 ) -> Result:
     """Train students with an exported matrix, in every form that it can have, and keep the one that is best on val.
@@ -83,7 +84,11 @@ def apply(
         A setting of the trials to replace, as a.b=value, such as training.epochs=100; may be given several times. Where a form is
         to be chosen, those of `weighting` act on the one that is learned.
     runs
-        The folder whose cache holds data and teachers.
+        The folder whose cache holds data and teachers. One that you may not write is read, and what it lacks is made in the
+        folder of --output.
+    trust_paths
+        Open whatever folders and files the export names. Without it, those below the working folder, those that --set names and
+        those that the study of its name in the runs folder reads.
     """
     from kd_hpo.study.environment import prepare_environment
 
@@ -102,6 +107,7 @@ def apply(
             overrides=set_,
             folder=folder,
             runs=runs,
+            trust_paths=trust_paths,
             progress=progress,
             report=lambda each, r: progress(
                 f"training the student ({each}): epoch {r.epoch}, {goal.name} on val {r.metrics[goal.on('val')]:.4f}"

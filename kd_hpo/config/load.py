@@ -152,7 +152,7 @@ def with_absolute_paths(study: StudyConfig) -> StudyConfig:
     return replace_paths(study, absolute)
 
 
-def places_read(study: StudyConfig) -> dict[str, Path | str]:
+def places_read(study: StudyConfig | TrialConfig) -> dict[str, Path | str]:
     """The folders and files that trials read, on disk or in storage, by the dotted paths of the settings that name them."""
     weights = {"teacher.weights": study.teacher.weights, "student.weights": study.student.weights}
     data = {f"data.{field}": place for field, place in study.data.places().items()}

@@ -6,12 +6,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kd_hpo.errors import DataError
-from kd_hpo.files import cached, naming
+from kd_hpo.files import COPIES, cached, naming
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -56,7 +56,7 @@ def on_disk(
     """
     if isinstance(place, Path):
         return place
-    home = cache / f"s3-{_digest(_endpoint() or '', place)}"
+    home = cache / f"{COPIES}{_digest(_endpoint() or '', place)}"
     try:
         files = listing(place, folder=folder, wanted=wanted)
     except Away as error:
@@ -70,7 +70,8 @@ def on_disk(
         make=lambda new: _fetch(place, files, new, folder=folder, progress=progress),
         lock=cache / f".{home.name}.lock",
     )
-    os.utime(copy)
+    with suppress(PermissionError):  # of another user's cache
+        os.utime(copy)
     return copy / _name(place)
 
 

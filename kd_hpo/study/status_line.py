@@ -15,6 +15,11 @@ INTERVAL_S = 15.0
 _NOTED: WeakKeyDictionary[Console, set[str]] = WeakKeyDictionary()
 
 
+def say(console: Console, words: str, style: str = "") -> None:
+    """Prints words as they stand, on whatever console: a path may hold what a console takes for markup or an emoji."""
+    console.print(Text(words, style=style))
+
+
 @contextmanager
 def status_line(
     console: Console, clock: Callable[[], float] = time.monotonic, *, each_time: bool = False
@@ -28,12 +33,12 @@ def status_line(
     def is_noted(words: str) -> bool:
         if isinstance(words, Note) and words not in noted:
             noted.add(words)
-            console.print(Text(words, style="yellow"))
+            say(console, words, "yellow")
         return isinstance(words, Note)
 
     if console.is_interactive and not each_time:
         with console.status("preparing") as status:
-            yield lambda words: None if is_noted(words) else status.update(words)
+            yield lambda words: None if is_noted(words) else status.update(Text(words))
         return
     thing, told_at = "", 0.0
 
@@ -43,6 +48,6 @@ def status_line(
             return
         if each_time or words.split(":")[0] != thing or clock() - told_at >= INTERVAL_S:
             thing, told_at = words.split(":")[0], clock()
-            console.print(words)
+            say(console, words)
 
     yield tell

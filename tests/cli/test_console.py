@@ -1,10 +1,13 @@
 """What every command shares: names of studies and their completion, and where progress goes."""
 
+import shlex
+
 import pytest
 
 from kd_hpo.cli import console
 from kd_hpo.study.store.folder import StudyFolder
 from tests.cli.conftest import Command
+from tests.conftest import digits_study
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 
@@ -30,6 +33,19 @@ def test_completion_is_installed_where_it_is_asked_for(kd_hpo: Command, monkeypa
     script = kd_hpo.folder / "completion"
     assert kd_hpo("--install-completion", "--shell", shell, "-o", script).code == 0
     assert all(word in script.read_text() for word in ("report", "verbose", "__complete"))
+
+
+@pytest.mark.parametrize("name", ["[project]", "x[/b]y", ":smile:", "a b"])
+def test_paths_are_printed_as_they_stand_and_commands_are_quoted(kd_hpo: Command, name: str) -> None:
+    runs = kd_hpo.folder / name / "runs"
+    runs.mkdir(parents=True)
+    told = kd_hpo("list", "--runs", runs)
+    assert told.code == 0 and f"no studies in {runs}; " in told.out
+    digits = digits_study(runs)
+    StudyFolder.of(digits).write_settings(digits)
+    told = kd_hpo("show", "small", "--runs", runs)
+    following = told.out.splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(following) == ["kd-hpo", "resume", "small", "--runs", str(runs)]
 
 
 def test_progress_goes_where_the_output_says() -> None:

@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS as EXEMPT
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
 from kd_hpo.cli.main import app
@@ -65,6 +66,34 @@ def test_compose_gives_our_commands_options_that_they_have() -> None:
         assert bound.kwargs["dashboard_port"] == 5001 and bound.kwargs["host"] == "0.0.0.0"
 
 
+def test_nodes_of_ray_are_asked_at_the_address_that_costs_least_and_their_store_fits() -> None:
+    """`ray health-check` starts a process of Ray each time; the agent of each node answers without a token."""
+    assert "/api/healthz" in EXEMPT
+    for name, service in read("compose.yaml")["services"].items():
+        assert "health-check" not in str(service.get("healthcheck"))
+        if name.startswith("ray-"):
+            assert service["healthcheck"]["test"][-1] == "http://127.0.0.1:52365/api/healthz"
+            (store,) = re.findall(r"--object-store-memory=(\d+)", service["command"])
+            assert service["shm_size"] == "1gb" and int(store) < 10**9
+
+
+def test_images_are_called_alike() -> None:
+    built = set(re.findall(r"-t (kd-hpo:\S+)", (DOCKER / "Dockerfile").read_text()))
+    assert built == {"kd-hpo:cpu", "kd-hpo:cu130"}
+    assert read("compose.yaml")["services"]["ray-head"]["image"] == "kd-hpo:${TORCH:-cpu}"
+    assert "TORCH=cu130 " in (DOCKER / "compose.cuda.yaml").read_text()
+    groups = [kuberay()[1]["spec"]["headGroupSpec"], *kuberay()[1]["spec"]["workerGroupSpecs"]]
+    used = {container["image"] for group in groups for container in group["template"]["spec"]["containers"]}
+    assert used | {read("ray-cluster.yaml")["docker"]["image"]} == built
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_secrets_are_readable_to_who_has_them_in_a_container(tmp_path: Path, umask: int) -> None:
+    subprocess.run([DOCKER / "new-secrets.sh", tmp_path / "secrets"], check=True, umask=umask)
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "secrets").iterdir()} == {0o644}
+
+
 def test_secrets_of_compose_come_from_the_files_that_the_script_makes(tmp_path: Path) -> None:
     made = tmp_path / "secrets"
     subprocess.run([DOCKER / "new-secrets.sh", made], check=True)
@@ -100,7 +129,11 @@ def dockerfile() -> list[tuple[str, str]]:
 
 def test_the_image_runs_as_a_user_and_copies_what_is_there() -> None:
     steps = dockerfile()
-    assert steps[0] == ("FROM", "python:3.11-slim-bookworm")
+    base = steps[0][1].removeprefix("BASE=")
+    assert re.fullmatch(r"docker\.io/library/python:3\.11-slim-trixie@sha256:[0-9a-f]{64}", base) and steps[1] == (
+        "FROM",
+        "${BASE}",
+    )
     assert ("ARG", "TORCH=cpu") in steps
     user = [argument for step, argument in steps if step == "USER"]
     assert user == ["1000"]
@@ -109,6 +142,23 @@ def test_the_image_runs_as_a_user_and_copies_what_is_there() -> None:
         if step == "COPY":
             for source in argument.split()[:-1]:
                 assert (ROOT / source).exists() and source in allowed
+
+
+def test_the_image_has_what_others_call_in_it() -> None:
+    """KubeRay's probes wget (until its 1.6), Ray's cluster launcher rsync and ssh."""
+    installed = " ".join(argument for step, argument in dockerfile() if step == "RUN" and "apt-get install" in argument).split()
+    assert {"wget", "rsync", "openssh-client"} <= set(installed)
+
+
+def test_the_lock_comes_before_torch_and_builds_the_project() -> None:
+    """Else torch's index would give, without a hash, what torch asks for; and pip whatever builds the project."""
+    runs = [argument for step, argument in dockerfile() if step == "RUN" and "pip install" in argument]
+    assert [("--require-hashes" in run, "torch.txt" in run, "/build " in run) for run in runs] == [
+        (True, False, False), (False, True, False), (False, False, True),
+    ]  # fmt: skip
+    assert "--no-build-isolation" in runs[2]
+    for requirement in map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]):
+        assert requirement.specifier.contains(locked()[requirement.name]), f"{requirement}: make lock"
 
 
 def locked() -> dict[str, str]:
@@ -159,16 +209,74 @@ def test_kubernetes_accepts_the_manifest() -> None:
         kubernetes_validate.validate(pod, "1.34", strict=True)
 
 
+DEFAULT_PORTS = {"client": 10001, "gcs-server": 6379, "dashboard": 8265, "metrics": 8080, "serve": 8000}
+"""Of KubeRay, by the names that it knows them by."""
+
+
+def ports_of_service(cluster: Any) -> dict[str, int]:
+    """The rule of KubeRay (1.4 to 1.7): those of the head's first container, its own where there is none; always metrics."""
+    (named, *_) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in named.get("ports", [])} or DEFAULT_PORTS
+    return {"metrics": DEFAULT_PORTS["metrics"]} | ports
+
+
+def test_the_service_of_the_head_has_each_port_that_is_asked_for() -> None:
+    ports, started = ports_of_service(kuberay()[1]), kuberay()[1]["spec"]["headGroupSpec"]["rayStartParams"]
+    assert ports == {name: DEFAULT_PORTS[name] for name in ("gcs-server", "dashboard", "client", "metrics")}
+    for name, option in {"gcs-server": "port", "dashboard": "dashboard-port", "client": "ray-client-server-port"}.items():
+        assert int(started.get(option, DEFAULT_PORTS[name])) == ports[name]
+    assert int(started["metrics-export-port"]) == ports["metrics"] and started["dashboard-host"] == "0.0.0.0"
+
+
+def test_kuberays_probes_find_what_they_ask() -> None:
+    """Until 1.5, `wget` in the container, of the node's agent and the head's dashboard; from 1.6 on, the agent over HTTP."""
+    cluster = kuberay()[1]
+    for group in [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]:
+        assert not {"dashboard-agent-listen-port", "dashboard-port"} & group["rayStartParams"].keys()
+        for container in group["template"]["spec"]["containers"]:
+            assert not {"livenessProbe", "readinessProbe"} & container.keys()  # or KubeRay would not add its own
+    assert {"/api/healthz", "/api/local_raylet_healthz"} <= set(EXEMPT)
+    assert tuple(map(int, cluster["spec"]["rayVersion"].split("."))) >= (2, 53)
+
+
+def test_pods_fit_a_namespace_of_the_level_restricted() -> None:
+    cluster = kuberay()[1]
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    for pod in (group["template"]["spec"] for group in groups):
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert all(container["securityContext"] == confined for container in pod["containers"])
+        assert all(volume.keys() <= {"name", "persistentVolumeClaim"} for volume in pod["volumes"])
+        assert pod["imagePullSecrets"]
+    assert cluster["spec"]["autoscalerOptions"]["securityContext"] == confined  # of the container that KubeRay adds
+
+
+def test_gpus_have_a_group_and_the_autoscaler_has_room() -> None:
+    cpu, gpu = kuberay()[1]["spec"]["workerGroupSpecs"]
+    assert kuberay()[1]["spec"]["enableInTreeAutoscaling"] and cpu["minReplicas"] < cpu["replicas"] < cpu["maxReplicas"]
+    (container,) = gpu["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1" and gpu["maxReplicas"] > 0
+
+
 def test_the_manifest_has_what_kuberay_asks_for_around_the_pods() -> None:
-    """The fields that are used and what KubeRay's schema (v1) says of them, to be known without a network."""
+    """What KubeRay's types (v1) have of the fields that are used, in 1.4, 1.6 and 1.7 alike, to be known without a network."""
+    of_cluster = {"rayVersion": str, "enableInTreeAutoscaling": bool, "autoscalerOptions": dict, "headGroupSpec": dict}
+    of_autoscaler = {"idleTimeoutSeconds": int, "env": list, "resources": dict, "securityContext": dict}
+    of_workers = {"groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int}
+    of_group = {"rayStartParams": dict, "template": dict}
     spec = kuberay()[1]["spec"]
-    assert spec.keys() == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
-    head, (workers,) = spec["headGroupSpec"], spec["workerGroupSpecs"]
-    assert head.keys() == {"rayStartParams", "template"}
-    assert workers.keys() == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
-    assert all(type(workers[count]) is int for count in ("replicas", "minReplicas", "maxReplicas"))
-    words = [spec["rayVersion"], workers["groupName"], *head["rayStartParams"].values(), *workers["rayStartParams"].values()]
+    head, workers = spec["headGroupSpec"], spec["workerGroupSpecs"]
+    for given, types in [
+        (spec, of_cluster | {"workerGroupSpecs": list}),
+        (spec["autoscalerOptions"], of_autoscaler),
+        (head, of_group),
+        *((group, of_workers | of_group) for group in workers),
+    ]:
+        assert {name: type(value) for name, value in given.items()} == types
+    words = [value for group in (head, *workers) for value in group["rayStartParams"].values()]
     assert all(isinstance(word, str) for word in words)  # a number of `ray start` without quotes is refused
+    assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in workers)
 
 
 def closed(schema: Any) -> Any:
@@ -184,7 +292,7 @@ def closed(schema: Any) -> Any:
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("release", ["v1.4.0", "v1.5.0", "master"])
+@pytest.mark.parametrize("release", ["v1.4.0", "v1.6.0", "master"])
 def test_kuberays_published_schema_accepts_the_manifest(release: str) -> None:
     """The oldest release that the manifest names, and the newest of all."""
     path = "helm-chart/kuberay-operator/crds/ray.io_rayclusters.yaml"
@@ -210,7 +318,7 @@ def test_rays_autoscaler_reads_the_manifest() -> None:
     config = _derive_autoscaling_config_from_ray_cr(cluster)
     validate_config(config)
     resources = {name: group["resources"]["CPU"] for name, group in config["available_node_types"].items()}
-    assert resources == {"headgroup": 0, "workers": 4}
+    assert resources == {"headgroup": 0, "workers": 4, "gpu-workers": 8}
     assert cluster["spec"]["rayVersion"] == locked()["ray"]
 
 

@@ -122,12 +122,13 @@ def test_links_in_a_runs_folder_are_replaced_and_not_followed(tmp_path: Path) ->
     assert (tmp_path / "status.json").read_text() == "new" and not (tmp_path / "status.json").is_symlink()
 
 
-def test_the_driver_takes_its_lock_through_a_link_without_a_change(folder: StudyFolder, tmp_path: Path) -> None:
+def test_the_driver_takes_no_lock_through_a_link(folder: StudyFolder, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (folder.root / ".lock").symlink_to(victim)
-    with folder.only_driver():
-        assert victim.read_text() == "mine"
+    with pytest.raises(StudyError, match="is a symbolic link"), folder.only_driver():
+        pass
+    assert victim.read_text() == "mine"
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o027])

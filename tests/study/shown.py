@@ -10,6 +10,7 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import searches, trial_config
 from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.final_scores import shared_scores
 from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.run.worker import about_trial
 from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
@@ -81,7 +82,7 @@ def finish(study: StudyConfig, prepared: Prepared) -> tuple[str, str]:
     folder, told = StudyFolder.of(study), StringIO()
     folder.write_settings(study)
     with mirrored(study, Console(file=told, width=200)) as mirror:
-        comparison = compared(study, folder, prepared, searches(study, (T, S)))
+        comparison = compared(study, folder, shared_scores(prepared), searches(study, (T, S)))
         comparison.write(folder)
         export_best_student(study, folder, prepared)
         assert mirror.caught_up(ending=Ending(comparison, learned_weights(study, folder)))

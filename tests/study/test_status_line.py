@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from kd_hpo.errors import Note
@@ -31,6 +32,16 @@ def test_each_time_is_a_line_that_stays_on_a_terminal_too() -> None:
         for epoch in (1, 2, 3):
             tell(f"training: epoch {epoch} of 3")
     assert written.getvalue().splitlines() == [f"training: epoch {epoch} of 3" for epoch in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_path_is_told_as_it_stands(terminal: bool) -> None:
+    written = io.StringIO()
+    path = "/x/[project]/r[/b]y/:smile:/[red]"
+    with status_line(Console(file=written, width=200, force_terminal=terminal, color_system=None)) as tell:
+        tell(f"reading {path}")
+        tell(Note(f"noted {path}"))
+    assert f"noted {path}" in written.getvalue() and (terminal or f"reading {path}" in written.getvalue())
 
 
 def test_a_note_stays_and_is_told_once() -> None:

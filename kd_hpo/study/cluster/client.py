@@ -17,10 +17,12 @@ import ray
 from ray.exceptions import RayError
 from ray.util.queue import Queue
 from rich.console import Console
+from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.cluster.connection import code_for_nodes, first_line, shut_down
+from kd_hpo.study.status_line import say
 
 _COMMAND = (sys.executable, "-c", "from kd_hpo.cli.main import main; main()", "run")
 
@@ -34,7 +36,7 @@ def run_on_head(study: StudyConfig, options: Sequence[str], console: Console) ->
     address = study.resources.address
     with TemporaryDirectory(prefix="kd-hpo-code-") as staged:
         if code := code_for_nodes(study):
-            console.print(str(code))
+            say(console, str(code))
             code.copy_to(Path(staged))
         try:
             ray.init(address, runtime_env={"working_dir": staged} if code else {}, log_to_driver=False, logging_level="ERROR")
@@ -86,6 +88,6 @@ def _print_until_ended(running: ray.ObjectRef, lines: Queue, console: Console) -
         ended = bool(ray.wait([running], timeout=0)[0])
         try:
             while True:
-                console.print(lines.get(timeout=0.5), end="", markup=False)
+                console.print(Text(lines.get(timeout=0.5)), end="")
         except Empty:
             continue

@@ -15,16 +15,15 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
-from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.study.cluster.loopback import on_loopback
 from kd_hpo.study.cluster.node_check import Question, answer, question
-from kd_hpo.study.cluster.signals import a_group_of_its_own
+from kd_hpo.study.cluster.signals import a_group_of_its_own, sigterm_kept
 from kd_hpo.study.cluster.start import starting_in
 from kd_hpo.study.cluster.user_code import UserCode, user_code
-from kd_hpo.study.status_line import status_line
+from kd_hpo.study.status_line import say, status_line
 from kd_hpo.study.store.folder import StudyFolder
 
 LOCAL = "local"
@@ -75,7 +74,7 @@ def start_ray(address: str, options: Mapping[str, Any], console: Console, empty:
     """
 
     def start(attempt: int = 1) -> None:
-        with status_line(console) as progress, starting_in(empty), a_group_of_its_own():
+        with status_line(console) as progress, starting_in(empty), a_group_of_its_own(), sigterm_kept():
             progress("starting Ray" + (f": attempt {attempt}" if attempt > 1 else ""))
             ray.init(address=address, **options)
 
@@ -108,7 +107,7 @@ def start_here(start: Callable[[int], None], console: Console) -> None:
                 ) from error
             shut_down()
             words = f"Ray has not started in {took:.0f} s ({first_line(error)}); this machine is slow, so it is tried again"
-            console.print(Text(words, style="yellow"))
+            say(console, words, "yellow")
 
 
 def was_slow(error: Exception, took_s: float) -> bool:
@@ -150,20 +149,23 @@ def code_for_nodes(study: StudyConfig) -> UserCode | None:
     return None if study.resources.address == LOCAL or in_a_job else user_code(study, Path.cwd())
 
 
-def check_cluster(study: StudyConfig, console: Console) -> None:
-    """Checks that a cluster that the study names can run its trials, before anything is made for them.
+@contextmanager
+def joined(study: StudyConfig, console: Console, *, verbose: bool = False) -> Iterator[None]:
+    """Joins the cluster that a study names, and checks that it can run the study, before anything is made for it.
 
-    Raises StudyError where it cannot.
+    A Ray on this machine is not started yet. Raises StudyError where the cluster cannot.
     """
     if study.resources.address == LOCAL:
+        yield
         return
     if code := code_for_nodes(study):
-        console.print(str(code))
-    with ray_running(study, console):
+        say(console, str(code))
+    with ray_running(study, console, verbose=verbose):
         at_once, nodes = slots(study), nodes_for_trials(study)
         with question(study, StudyFolder.of(study).root) as asked:
             require_ready(nodes, asked)
-        console.print(f"Ray has {len(nodes)} nodes for trials ({', '.join(sorted(nodes.values()))}): {at_once} trials at once")
+        say(console, f"Ray has {len(nodes)} nodes for trials ({', '.join(sorted(nodes.values()))}): {at_once} trials at once")
+        yield
 
 
 def slots(study: StudyConfig) -> int:

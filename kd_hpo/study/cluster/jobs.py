@@ -3,19 +3,23 @@
 import asyncio
 import logging
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
+from rich.text import Text
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.config.wording import cut
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.cluster.connection import first_line
 from kd_hpo.study.cluster.user_code import user_code
 from kd_hpo.study.environment import git_commit
+from kd_hpo.study.status_line import say
 
 _STUDY = "kd-hpo-study.json"
 
@@ -35,7 +39,7 @@ class Job:
                 logging.getLogger(f"ray.dashboard.modules.{talking}").setLevel(logging.ERROR)
             logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
             if code := user_code(study, Path.cwd()):
-                console.print(str(code))
+                say(console, str(code))
                 code.copy_to(Path(folder))
             write_atomically(Path(folder) / _STUDY, on_cluster.model_dump_json(indent=1))
             try:
@@ -61,18 +65,26 @@ class Job:
     @property
     def commands(self) -> str:
         """The commands that follow the job and that stop it."""
-        return f"follow it: ray job logs -f {self.id} --address {self._address}; stop it: ray job stop {self.id} --address ..."
+        address = f"--address {quote(self._address)}"
+        return f"follow it: ray job logs -f {self.id} {address}; stop it: ray job stop {self.id} {address}"
 
     def follow(self, console: Console) -> None:
         """Prints what the job prints until it has ended. Raises StudyError where it has not ended well, or cannot be followed."""
-        lost = f"the connection to job {self.id} is lost, and the job goes on; {self.commands}"
+        why = ""
         try:
             asyncio.run(self._print_logs(console))
-            told = self._client.get_job_info(self.id)
         except Exception as error:  # nearly any type, of Ray's or of what it talks through
-            raise StudyError(f"{lost} ({first_line(error)})") from error
+            why = f" ({first_line(error)})"
+        try:
+            told = self._client.get_job_info(self.id)
+        except Exception as error:
+            raise StudyError(
+                f"the job server at {self._address} tells no more of job {self.id} ({cut(first_line(error))}): "
+                "where the cluster's head has ended, so has the job. What had ended is kept; submit the study again once the "
+                f"cluster is up. Where only the connection is lost, {self.commands}"
+            ) from error
         if told.status in (JobStatus.PENDING, JobStatus.RUNNING):
-            raise StudyError(lost)
+            raise StudyError(f"the connection to job {self.id} is lost, and the job goes on; {self.commands}{why}")
         if told.status != JobStatus.SUCCEEDED:
             raise StudyError(
                 f"job {self.id} has {str(told.status.value).lower()}: {first_line(told.message or '')}. What had ended is kept; "
@@ -81,4 +93,4 @@ class Job:
 
     async def _print_logs(self, console: Console) -> None:
         async for lines in self._client.tail_job_logs(self.id):
-            console.print(lines, end="", markup=False)
+            console.print(Text(lines), end="")

@@ -5,7 +5,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,8 @@ class Question:
 
 @contextmanager
 def question(study: StudyConfig, root: Path) -> Iterator[Question]:
-    """Makes the question, to be asked while the context is open: its end takes the token's folder in `root` away.
+    """Makes the question, to be asked while the context is open: its end takes the token's folder in `root` away, and
+    with it a `root` that was not there.
 
     `root` is the study's own folder.
     """
@@ -53,6 +54,8 @@ def question(study: StudyConfig, root: Path) -> Iterator[Question]:
         yield asked
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            root.rmdir()  # a study that is refused has no folder
 
 
 def answer(asked: Question, name: str) -> str:

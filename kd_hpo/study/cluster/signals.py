@@ -13,7 +13,8 @@ from unittest.mock import patch
 def stopped_by_sigterm() -> Iterator[None]:
     """Has SIGTERM stop the study inside, on the main thread only, which alone may say what a signal does."""
     before = signal.getsignal(signal.SIGTERM)
-    heed_sigterm()
+    if _on_main_thread():
+        signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     finally:
@@ -21,10 +22,16 @@ def stopped_by_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def heed_sigterm() -> None:
-    """Has SIGTERM stop the study, again after Ray has started, which has the signal end the process at once."""
-    if _on_main_thread():
-        signal.signal(signal.SIGTERM, _stop)
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Keeps what SIGTERM does while Ray starts inside, which would have the signal end this process at once, without a word."""
+    handle = signal.signal
+
+    def handle_others(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number == signal.SIGTERM else handle(number, handler)
+
+    with patch.object(signal, "signal", handle_others):
+        yield
 
 
 @contextmanager

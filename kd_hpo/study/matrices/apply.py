@@ -9,8 +9,9 @@ from typing import Any
 
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import Diverged
-from kd_hpo.files import write_atomically
+from kd_hpo.files import cache_over, write_atomically
 from kd_hpo.study.matrices.forms import Form, configs_of, matrix_of_rank
+from kd_hpo.study.matrices.trust import own_places, refuse_places
 from kd_hpo.study.results.final_scores import student_on_test
 from kd_hpo.study.store.export_file import load_export
 from kd_hpo.study.store.folder import TestScores
@@ -75,6 +76,7 @@ def apply(
     overrides: Sequence[str] = (),
     folder: Path | str | None = None,
     runs: Path | str = "runs",
+    trust_paths: bool = False,
     report: Callable[[Form, EpochRecord], None] = lambda form, record: None,
     progress: Callable[[str], None] = lambda words: None,
 ) -> Applied:
@@ -89,18 +91,24 @@ def apply(
                in the runs folder
     overrides  settings of the trial as a.b=value; where a form is to be chosen, those of `weighting` act on `learned` alone
     folder     for the students' weights, a folder a form, with those of the chosen one beside; RUNS/applied/STUDY-RANK if None
-    runs       the folder whose cache holds data and teachers
+    runs       the folder whose cache holds data and teachers; what a cache that may not be written lacks is made in `folder`
+    trust_paths  the file may name any place to read: without it, one below the working folder, one of an override, or one that
+               the study of its name in `runs` reads
     report     is told every epoch of every form
-    Raises ExportError for a file that is no export, and for a rank or a form that it does not have; ConfigError for overrides
+    Raises ExportError for a file that is no export, for a rank or a form that it does not have, and for code and places that it
+    may not name by itself; ConfigError for overrides
     that do not fit; FeatureMismatch for layers that the networks do not have; Diverged where no form came to its end.
     """
     file, runs = Path(export_file), Path(runs).absolute()
     export = load_export(file)
     entry = matrix_of_rank(export, rank)
     folder = Path(folder or runs / "applied" / f"{export.study}-{rank}").absolute()
+    if not trust_paths:
+        refuse_places(entry.config, overrides, own_places(runs, export.study))
     without = export.answer is not None and export.answer.arm == "kd"
-    configs, cache = configs_of(entry, overrides, form, without=without), runs / "cache"
+    configs = configs_of(entry, overrides, form, without=without)
     folder.mkdir(parents=True, exist_ok=True)  # or that is told before anything is trained
+    cache = cache_over(runs / "cache", folder / "cache")
     results, parts = dict[Form, TrialResult | str](), dict[tuple[bool, bool], Prepared]()
     prepared_for = dict[Form, Prepared]()
     for each, config in configs.items():

@@ -45,7 +45,7 @@ class Summary:
     repeated: Repeated | None = None
     """Over all repeats, where the study asks for more than one; the comparison and the matrix are those of the first."""
     student: "nn.Module | None" = None
-    """Of the best trial that learned lambda, as it was after its last epoch; None where none did."""
+    """Of the best trial that learned lambda, as it was after its last epoch; None where none did, and on a cluster."""
 
 
 def render(comparison: Comparison, learned: Learned | None, width: int) -> RenderableType:

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata, ttest_1samp
 
 from kd_hpo.config.arms import ARM
+from kd_hpo.config.json_source import require_keys_once
 from kd_hpo.config.load import method_names
 from kd_hpo.config.methods import title_of
 from kd_hpo.config.study import Compare, Method, StudyConfig
@@ -20,7 +21,7 @@ from kd_hpo.study.design.trials import Searched, as_in_file, compared_ids, trial
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 
 if TYPE_CHECKING:
-    from kd_hpo.trial.parts import Prepared
+    from kd_hpo.study.results.final_scores import SharedScores  # with torch, which a comparison that is read does without
 
 COLUMNS = {
     "method": "its name in the study",
@@ -147,25 +148,22 @@ class Comparison:
         write_atomically(folder.comparison("json"), json.dumps(self.document(), indent=1))
 
 
-def compared(study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched]) -> Comparison:
+def compared(study: StudyConfig, folder: StudyFolder, shared: "SharedScores", searched: Mapping[str, Searched]) -> Comparison:
     """Reads what the study's folder holds of its comparison, once all of its trials have ended and `test` has been opened."""
-    from kd_hpo.study.results.final_scores import score_on_test  # with torch, which a comparison that is read does without
-
-    splits = prepared.splits
     return Comparison(
         study=study.name,
-        methods=tuple(method_scores(study, folder, prepared, searched, name) for name in method_names(study)),
+        methods=tuple(method_scores(study, folder, shared, searched, name) for name in method_names(study)),
         seeds=tuple(range(study.seed, study.seed + study.compare.seeds)),
         epochs=study.training.epochs,
-        teacher={"val": prepared.teacher.val.value, "test": score_on_test(prepared.teacher.network, prepared)},
-        splits={name: (splits.sizes[name], splits.digests[name]) for name in ("train", "outer", "val", "test")},
+        teacher=shared.teacher,
+        splits=shared.splits,
         goal=study.task.goal,
         margin=study.compare.margin,
     )
 
 
 def method_scores(
-    study: StudyConfig, folder: StudyFolder, prepared: "Prepared", searched: Mapping[str, Searched], name: str
+    study: StudyConfig, folder: StudyFolder, shared: "SharedScores", searched: Mapping[str, Searched], name: str
 ) -> MethodScores:
     statuses = [folder.status(trial) for trial, (method, _) in compared_ids(study).items() if method == name]
     done = [status for status in statuses if status and status.state == "completed"]
@@ -184,7 +182,7 @@ def method_scores(
         by_seed=by_seed,
         failures=tuple(status.message for status in statuses if status and status.state == "failed"),
         is_control=is_control(study, spec),
-        steps=len(prepared.splits.train) // config.training.batch_size * config.training.epochs,
+        steps=shared.splits["train"][0] // config.training.batch_size * config.training.epochs,
         assisted=bool(config.assistants),
         assistant_val=spread(taught_by)[0] if config.assistants else NAN,
         tuning=tuning_of(study, searched, name),
@@ -204,7 +202,8 @@ def read_comparison(study: StudyConfig, folder: StudyFolder) -> Comparison | Non
     if not path.is_file():
         return None
     try:
-        given = json.loads(path.read_bytes())
+        require_keys_once(content := path.read_bytes())
+        given = json.loads(content)
         return Comparison(
             study=given["study"],
             methods=tuple(_read_method(study, row) for row in given["methods"]),

@@ -1,6 +1,7 @@
 """The one place that opens the test split: nothing else reads its images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +14,25 @@ from kd_hpo.study.store.folder import StudyFolder, TestScores
 from kd_hpo.trial.evaluate import score
 from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared, build
+
+
+@dataclass(frozen=True)
+class SharedScores:
+    """What all methods of a comparison share: how good the teacher is, and which images it was measured on."""
+
+    teacher: Mapping[str, float]
+    """The value of the task's metric on `val` and on `test`."""
+    splits: Mapping[str, tuple[int, str]]
+    """The number of images of each split, and their digest."""
+
+
+def shared_scores(prepared: Prepared) -> SharedScores:
+    """Scores the teacher on `test`."""
+    teacher, splits = prepared.teacher, prepared.splits
+    return SharedScores(
+        teacher={"val": teacher.val.value, "test": score_on_test(teacher.network, prepared)},
+        splits={name: (splits.sizes[name], splits.digests[name]) for name in ("train", "outer", "val", "test")},
+    )
 
 
 def open_test_split(study: StudyConfig, folder: StudyFolder, prepared: Prepared, progress: Callable[[str], None]) -> None:

@@ -44,7 +44,7 @@ def compare(
     from kd_hpo.study.run.driver import run_study
 
     given = study if isinstance(study, StudyConfig) else load_study(Path(study), [NO_SEARCH])
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
     summary = run_study(comparing(given, methods, seeds=seeds, tune=tune), console)
     frame = summary.comparison.frame()
     frame.attrs["caption"] = "\n".join(caption(summary.comparison))

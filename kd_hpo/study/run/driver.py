@@ -5,62 +5,57 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.stopper import CombinedStopper
 from rich.console import Console
-from rich.text import Text
-from torch import nn
 
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import StudyError
-from kd_hpo.study.cluster.connection import check_cluster, ray_running, resources_of_trial, slots
+from kd_hpo.study.cluster.connection import LOCAL, joined, ray_running, resources_of_trial, slots
+from kd_hpo.study.cluster.on_a_node import memory_of
 from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
-from kd_hpo.study.cluster.signals import heed_sigterm, stopped_by_sigterm
+from kd_hpo.study.cluster.signals import stopped_by_sigterm
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.design.repeats import repeats_of
-from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, method_trials, searches, untried
+from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, searches, untried
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
 from kd_hpo.study.results.best import learned_trials, seed_of_searches, start_of_lambda
 from kd_hpo.study.results.comparison import compared
-from kd_hpo.study.results.final_scores import open_test_split, trained_student
 from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.run.checks import (
     check_methods,
-    check_pairs,
     check_starts,
-    check_teacher,
-    few_updates,
     refuse_other_settings,
     settle_settings,
 )
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare, trials_to_race
+from kd_hpo.study.run.gone import gone
 from kd_hpo.study.run.objects import study_with_objects
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
 from kd_hpo.study.run.status_keeper import StatusKeeper
+from kd_hpo.study.run.work import Work, computing
 from kd_hpo.study.run.worker import execute
 from kd_hpo.study.search.journal import journal, known_trials, mend_journal, reconcile
 from kd_hpo.study.search.method_search import MethodSearch
 from kd_hpo.study.search.samplers import learns_nothing, require_sampler
 from kd_hpo.study.search.searcher import PruningStopper, StudySearch
-from kd_hpo.study.status_line import status_line
+from kd_hpo.study.status_line import say, status_line
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
-from kd_hpo.study.tracking.best_student import export_best_student
 from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
-from kd_hpo.trial.data import load_data
-from kd_hpo.trial.given import Data
-from kd_hpo.trial.loop import LAST_WEIGHTS
-from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.prepare import prepare, shared_settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kd_hpo.trial.given import Data
 
 ProgressReporters = Callable[[str, int], ProgressReporter]
 """Gives the board of a phase: its title, and how many trials it has."""
@@ -76,9 +71,9 @@ def run_study(
     *,
     verbose: bool = False,
     again: bool = False,
-    teacher: nn.Module | None = None,
-    student: nn.Module | None = None,
-    data: Data | None = None,
+    teacher: "nn.Module | None" = None,
+    student: "nn.Module | None" = None,
+    data: "Data | None" = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Runs a study, or continues it where its folder stands; what has ended is never run again, but failed trials `again`.
@@ -118,33 +113,36 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
     if new := not folder.begun:  # one that an earlier version began goes on
         check_starts(study)
     require_sampler(study.search.sampler)
+    with stopped_by_sigterm(), joined(study, console, verbose=verbose):
+        return _run_joined(study, folder, console, new=new, verbose=verbose, again=again)
+
+
+def _run_joined(study: StudyConfig, folder: StudyFolder, console: Console, *, new: bool, verbose: bool, again: bool) -> Summary:
+    """The study once its cluster, if it names one, has been joined: whatever computes runs there, and all else here."""
+    compute = computing(study)
     with status_line(console, each_time=verbose) as progress:
-        batches, splits = load_data(study.trial(), folder.cache, progress)
-        plan = check_pairs(study, batches, splits, progress)
-        searched = searches(study, plan.shape)
-    for warning in [*few_updates(study, splits), *untried(searched.values())]:
-        console.print(Text(warning, style="yellow"))
-    with folder.only_driver(), stopped_by_sigterm():
+        looked = compute(Work.look, progress)
+        searched = searches(study, looked.shape)
+    for warning in [*looked.few_updates, *untried(searched.values())]:
+        say(console, warning, "yellow")
+    with folder.only_driver():
         settle_settings(study, folder)
         mend_journal(folder)
         if going_on := [trial for method in searched for trial in reconcile(folder, method)]:
-            console.print(f"how they ended could not be written, so they go on: {', '.join(going_on)}")
+            say(console, f"how they ended could not be written, so they go on: {', '.join(going_on)}")
+        for line in gone(study, folder, searched):
+            say(console, line, "yellow")
         if again:
-            console.print(f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
+            say(console, f"to be run again: {', '.join(retry_failed(folder, searched)) or 'none, since no trial has failed'}")
         told = tell_failures(folder, console)
-        if left := trials_left(study, folder, searched):
-            check_cluster(study, console)
+        left = trials_left(study, folder, searched)
         with status_line(console, each_time=verbose) as progress:
-            prepared = prepare(study.trial().replace(assistants=(), weighting=NoPairs().model_dump()), folder.cache, progress)
-            if new:
-                check_teacher(study, prepared, progress)
-            if left:
-                prepare_features(study, folder, progress)
+            compute(Work.make_ready, progress, new=new, trials=left)
         worker = partial(execute, study_json=study.model_dump_json())
 
         def board(title: str, trials: int) -> ProgressReporter:
-            layers = [layer.name for layer in plan.teacher], [layer.name for layer in plan.student]
-            keeper, epochs = StatusKeeper(folder, StudyStopper()), study.training.epochs
+            memory = None if study.resources.address == LOCAL else memory_of
+            keeper, epochs = StatusKeeper(folder, StudyStopper(), memory), study.training.epochs
             return ProgressReporter(
                 console,
                 title,
@@ -153,24 +151,23 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
                 goal=study.task.goal,
                 trials=trials,
                 epochs=epochs,
-                layers=layers,
+                layers=(looked.teacher, looked.student),
                 each_epoch=verbose,
             )
 
         with mirrored(study, console) as mirror:
             if left:
                 with ray_running(study, console, verbose=verbose):
-                    heed_sigterm()
                     at_once = min(slots(study), study.resources.concurrent_trials or slots(study))
                     for warning in searches_that_learn_nothing(study, searched, at_once):
-                        console.print(Text(warning, style="yellow"))
+                        say(console, warning, "yellow")
                     tell_failures(folder, console, told)  # a process that outlived its driver wrote so meanwhile
                     search(study, folder, searched, worker, board)
                     race_arms(study, folder, worker, board)
                     compare_methods(study, folder, searched, worker, board)
             with status_line(console) as progress:
-                open_test_split(study, folder, prepared, progress)
-            comparison = compared(study, folder, prepared, searched)
+                shared = compute(Work.score_on_test, progress)
+            comparison = compared(study, folder, shared, searched)
             comparison.write(folder)
             require_some_result(comparison)
             draw_comparison(comparison, folder.comparison("png"))
@@ -179,19 +176,14 @@ def _run_once(study: StudyConfig, console: Console, *, verbose: bool, again: boo
                 export_study(study, folder, folder.export, top=1)
             learned = learned_weights(study, folder)
             try:
-                export_best_student(study, folder, prepared)
+                compute(Work.export_best_student, lambda _: None)
             except StudyError as error:  # its weights are in its trial's folder all the same
-                console.print(Text(str(error), style="yellow"))
+                say(console, str(error), "yellow")
             mirror.caught_up(ending=Ending(comparison, learned))
         require_all_ended(folder)
-        return Summary(comparison, learned, mirror.tracker.link, student=best_student(study, folder, prepared))
-
-
-def best_student(study: StudyConfig, folder: StudyFolder, prepared: Prepared) -> nn.Module | None:
-    """Gives the student of the best trial that learned lambda, as it was after its last epoch; None where none did."""
-    for spec, result in learned_trials(study, folder):
-        return trained_student(result.config, folder.trial(spec.id) / LAST_WEIGHTS, prepared)
-    return None
+        here = study.resources.address == LOCAL  # a network of another machine is not carried here
+        student = compute(Work.best_student, lambda _: None) if here else None
+        return Summary(comparison, learned, mirror.tracker.link, student=student)
 
 
 def require_all_ended(folder: StudyFolder) -> None:
@@ -219,18 +211,10 @@ def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] =
     """Tells what failed under an earlier driver, which may not have lived to do so; gives the ids of those and of the `told`."""
     failed = [status for status in folder.statuses() if status.state == "failed" and status.spec.id not in told]
     for status in failed:
-        console.print(Text(f"{status.spec.id} failed: {status.message}", style="red"))
+        say(console, f"{status.spec.id} failed: {status.message}", "red")
     if failed:
-        console.print(Text(f"`{folder.resume} --retry-failed` runs what has failed again", style="yellow"))
+        say(console, f"`{folder.resume} --retry-failed` runs what has failed again", "yellow")
     return {*told, *(status.spec.id for status in failed)}
-
-
-def prepare_features(study: StudyConfig, folder: StudyFolder, progress: Callable[[str], None]) -> None:
-    """Prepares the teacher's features for every method that reads them, while nothing else runs; not those of assistants."""
-    wanted = {shared_settings(config).model_dump_json(): config for config in method_trials(study).values()}
-    for config in wanted.values():
-        if not config.assistants and config.weighting.paired:
-            prepare(config, folder.cache, progress)
 
 
 def trials_left(study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched]) -> bool:
@@ -277,7 +261,8 @@ def search(
     if not (left := sum(one.left for one in searches_of_all)):
         return
     with board("search", left) as told:
-        run_trials(study, folder, worker, told, left, StudySearch(searches_of_all, folder.optuna, told.halt), {})
+        searcher = StudySearch(searches_of_all, folder.optuna, told.halt, told.keeper.given_up)
+        run_trials(study, folder, worker, told, left, searcher, {})
     if lost := searches_left(folder, searched):
         total = sum(search.trials for search in searched.values())
         raise Interrupted(f"the search was stopped with {lost} of {total} trials to go")

@@ -19,6 +19,7 @@ from kd_hpo.study.report.words import shorten
 from kd_hpo.study.results.pairs import strongest_pairs
 from kd_hpo.study.run.status_keeper import StatusKeeper, id_of
 from kd_hpo.study.search.method_search import EPOCH
+from kd_hpo.study.status_line import say
 from kd_hpo.study.store.folder import StudyFolder
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -98,7 +99,7 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         self._follow_the_best()
         if self._each_epoch:
             told = f"{self._goal.name} on val {result[metric]:.4f}"
-            self._console.print(f"{name}: epoch {result[EPOCH]} of {self._epochs}, {told}")
+            say(self._console, f"{name}: epoch {result[EPOCH]} of {self._epochs}, {told}")
         self._tell()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -112,7 +113,7 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         self._ended[name] = status.state if status else "failed"
         self._follow_the_best()
         if status and status.state == "failed":
-            self._console.print(Text(f"{name} failed: {status.message}", style="red"))
+            say(self._console, f"{name} failed: {status.message}", "red")
         self._tell()
 
     def _follow_the_best(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import ConfigError, Diverged, KdHpoError
+from kd_hpo.study.cluster.memory import keep_memory
 from kd_hpo.study.cluster.start import go_to_start
 from kd_hpo.study.design.trials import is_judged, trial_config
 from kd_hpo.study.run.failure import kept_failure
@@ -50,6 +51,7 @@ def execute(
     spec = TrialSpec.model_validate(sampled["spec"])
     attempt = Lease.begin(StudyFolder.of(study).trial(spec.id))
     folder = replace(StudyFolder.of(study), write=attempt.write)
+    keep_memory(folder, spec.id)  # a process that is killed says nothing more
     # Whatever OMP_NUM_THREADS says: trials that share cores with more threads than they have wait for each other.
     torch.set_num_threads(max(1, int(study.resources.cpus_per_trial)))
     try:

@@ -3,7 +3,7 @@
 Ray calls both in the driver's process, one call after the other; nothing else writes to the journal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,21 @@ __all__ = ["EPOCH", "PruningStopper", "StudySearch"]
 class StudySearch(Searcher):  # type: ignore[misc]
     """Suggests the trials of several methods' searches, one method after the other: they share what a worker has prepared.
 
-    journal  named in the error of a disk that takes no more
-    halt     ends the phase; from then on, nothing that Ray makes of its trials is told: they have not ended, and go on with
-             the study. A journal that took half a line would be broken by the next one.
+    journal   named in the error of a disk that takes no more
+    halt      ends the phase; from then on, nothing that Ray makes of its trials is told: they have not ended, and go on with
+              the study. A journal that took half a line would be broken by the next one.
+    given_up  has the record say why a trial is given up, by its id in the study; Ray tells of that only later
     """
 
-    def __init__(self, searches: Sequence[MethodSearch], journal: Path, halt: StudyStopper | None = None) -> None:
+    def __init__(
+        self,
+        searches: Sequence[MethodSearch],
+        journal: Path,
+        halt: StudyStopper | None = None,
+        given_up: Callable[[str], None] = lambda _: None,
+    ) -> None:
         super().__init__()
+        self._given_up = given_up
         self._journal, self._halt = journal, halt or StudyStopper()
         self._waiting = [search for search in searches for _ in range(search.left)]
         self._asked: dict[str, tuple[MethodSearch, Asked]] = {}
@@ -60,6 +68,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
             self._ended.add(trial_id)
             with self._halt.on_error(self._journal):
                 search, asked = self._asked[trial_id]
+                if error:
+                    self._given_up(asked.spec.id)
                 search.end(asked, result or {}, failed=error)
 
     def save(self, checkpoint_path: str) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError, model_validator
 
+from kd_hpo.config.json_source import SaidTwice, require_keys_once
 from kd_hpo.config.search import ArmName
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import Name
@@ -136,7 +137,10 @@ def load_export(path: Path) -> Export:
     if len(content) > MAX_BYTES:
         raise ExportError(f"{path} has more than {MAX_BYTES} bytes, the most that an export may have; export fewer matrices")
     try:
+        require_keys_once(content)
         return Export.model_validate_json(content)
+    except SaidTwice as error:
+        raise ExportError(one_line(f"{path} is not an export of kd_hpo: {error}; write it again with `kd-hpo export`")) from error
     except ValidationError as error:
         if newer := _newer_version(error):
             raise ExportError(

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, RootModel, ValidationError
 
+from kd_hpo.config.json_source import SaidTwice, require_keys_once
 from kd_hpo.config.read import read_settings
 from kd_hpo.config.settings import Settings, WrittenAs
 from kd_hpo.config.study import Name, StudyConfig
@@ -21,6 +22,7 @@ from kd_hpo.config.weightings import Matrix
 from kd_hpo.config.wording import cut, one_line
 from kd_hpo.errors import StudyError
 from kd_hpo.files import Write, is_held, only_one_process, write_atomically
+from kd_hpo.study.store.tidy import refuse_links, remove_unfinished
 from kd_hpo.trial.result import RESULT, EpochRecord, LayerRecord, TrialResult
 
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -161,8 +163,9 @@ class StudyFolder:
     def read_settings(self) -> StudyConfig:
         """Reads the settings as they were, but for `runs`, since the folder may have moved.
 
-        Raises StudyError where there is no study.
+        Raises StudyError where there is no study, and where a file of it is a symbolic link.
         """
+        refuse_links(self.root)
         if not self.settings.is_file():
             there = sorted(p.parent.name for p in self.root.parent.glob("*/study.yaml"))
             known = f"; there are {', '.join(there)}" if there else ""
@@ -281,9 +284,13 @@ class StudyFolder:
     def _written(self, path: Path, model: type[M]) -> M:
         """What stands in a file of the study. Raises StudyError where it is missing, broken or something else."""
         try:
-            return model.model_validate_json(path.read_bytes())
+            content = path.read_bytes()
+            require_keys_once(content)
+            return model.model_validate_json(content)
         except OSError as error:
             raise StudyError(f"{path} cannot be read ({error.strerror}); {self._remedy(path)}") from error
+        except SaidTwice as error:
+            raise StudyError(f"{path} is broken ({cut(one_line(str(error)))}); {self._remedy(path)}") from error
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"
@@ -312,11 +319,14 @@ class StudyFolder:
     def only_driver(self) -> Iterator[None]:
         """Holds the study while it is driven; the lock goes with the process that holds it.
 
-        Raises StudyError while another process drives it.
+        What killed processes have left unfinished goes. Raises StudyError while another process drives it, and where a file of
+        it is a symbolic link.
         """
+        refuse_links(self.root)
         with ExitStack() as held:
             try:
                 held.enter_context(only_one_process(self.root / ".lock", wait=False))
             except TimeoutError as error:
                 raise StudyError(f"study {self.root.name!r} is being run by another process; wait for it, or stop it") from error
+            remove_unfinished(self.root)
             yield

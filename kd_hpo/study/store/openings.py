@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import NonNegativeInt, ValidationError
 
+from kd_hpo.config.json_source import SaidTwice, require_keys_once
 from kd_hpo.config.settings import Settings
 from kd_hpo.errors import ExportError
 from kd_hpo.files import only_one_process, write_atomically
@@ -79,6 +80,8 @@ def _read(record: Path) -> int:
     if not record.is_file():
         return 0
     try:
-        return _Record.model_validate_json(record.read_bytes()).test_opened
-    except ValidationError as error:
+        content = record.read_bytes()
+        require_keys_once(content)
+        return _Record.model_validate_json(content).test_opened
+    except (ValidationError, SaidTwice) as error:
         raise ExportError(f"{record} is broken; how often test was opened is not known. Remove it to count anew") from error

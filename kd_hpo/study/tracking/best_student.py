@@ -72,7 +72,7 @@ def export_best_student(study: StudyConfig, folder: StudyFolder, prepared: Prepa
     if made.is_dir() and exported(folder)[_WEIGHTS] == digest:
         return
     shutil.rmtree(made, ignore_errors=True)
-    with TemporaryDirectory(dir=folder.root) as part:
+    with TemporaryDirectory(prefix=".best_student.", dir=folder.root) as part:
         student, about = trial_student(study, best.spec, weights, prepared), {_TRIAL: best.spec.id, _WEIGHTS: digest}
         save_student(student, prepared.batches.input_shape, Path(part) / "model", about)
         (Path(part) / "model").rename(made)

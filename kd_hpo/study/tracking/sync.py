@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.text import Text
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_when_event_set, wait_exponential_jitter
 from tenacity.nap import sleep_using_event
 
@@ -15,6 +14,7 @@ from kd_hpo.config.wording import one_line
 from kd_hpo.errors import StudyError, without_secrets
 from kd_hpo.study.environment import git_commit
 from kd_hpo.study.matrices.export import trial_export
+from kd_hpo.study.status_line import say
 from kd_hpo.study.store.folder import State, StudyFolder, TrialStatus
 from kd_hpo.study.tracking.tracker import Ending, KnownRun, Tracker, TrialRun, tracker_of
 
@@ -305,11 +305,11 @@ def mirrored(study: StudyConfig, console: Console) -> Iterator[TrackerSync]:
     mirror = TrackerSync(study)
     title, where = mirror.tracker.title, mirror.tracker.where
     if mirror.tracker.notice:
-        console.print(Text(mirror.tracker.notice))
+        say(console, mirror.tracker.notice)
     mirror.start()
     if not mirror.opened and (mirror.fault or not mirror.tracker.local):
         said = mirror.said or "no answer yet"
-        console.print(Text(f"{title} is away ({where}: {said}); the study goes on, and it gets the trials once it answers"))
+        say(console, f"{title} is away ({where}: {said}); the study goes on, and it gets the trials once it answers")
     try:
         yield mirror
     finally:
@@ -320,14 +320,13 @@ def mirrored(study: StudyConfig, console: Console) -> Iterator[TrackerSync]:
         if not done:
             count = len(mirror.behind)
             behind = f"{count} trial{'s' if count > 1 else ''}" if count else "what came last"
-            console.print(
-                Text(
-                    f"{title} is behind by {behind} ({where}: {mirror.said or 'no answer'}); they are "
-                    f"kept in {StudyFolder.of(study).root}, and `{StudyFolder.of(study).resume}` writes them once it answers"
-                )
+            say(
+                console,
+                f"{title} is behind by {behind} ({where}: {mirror.said or 'no answer'}); they are "
+                f"kept in {StudyFolder.of(study).root}, and `{StudyFolder.of(study).resume}` writes them once it answers",
             )
         for words in mirror.notes:
-            console.print(Text(words, style="yellow"))
+            say(console, words, "yellow")
         for name, error in mirror.refused.items():
             what = name if name == _OVERVIEW else f"trial {name}"
-            console.print(Text(f"{title} refuses {what}: {one_line(str(error))[:_MOST_CHARACTERS]}", style="red"))
+            say(console, f"{title} refuses {what}: {one_line(str(error))[:_MOST_CHARACTERS]}", "red")

@@ -19,9 +19,14 @@ FOLLOWED = "MLFLOW_TRACKING_URI"
 def tracking_uri(study: StudyConfig) -> str:
     """The URI of a study's MLflow, for MLflow alone: the variables in it are replaced.
 
-    Raises StudyError for one that is not set.
+    Raises StudyError for one that is not set, and where a folder stands in the place of the database.
     """
-    return given_uri(study) or f"sqlite:///{study.runs / 'mlflow.db'}"
+    if given := given_uri(study):
+        return given
+    database = study.runs / "mlflow.db"
+    if database.is_dir():
+        raise StudyError(f"{database} is a folder, and MLflow's database is a file of that name; move the folder elsewhere")
+    return f"sqlite:///{database}"
 
 
 def given_uri(study: StudyConfig | None) -> str | None:

@@ -13,6 +13,7 @@ from kd_hpo.study.report.repeats import HEADS, repeats_caption, repeats_rows
 from kd_hpo.study.report.report import write_report
 from kd_hpo.study.report.summary import render_findings
 from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.final_scores import shared_scores
 from kd_hpo.study.results.findings import read_findings
 from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec
 from kd_hpo.trial.parts import Prepared
@@ -40,7 +41,7 @@ def study(tmp_path: Path, prepared: Prepared) -> StudyConfig:
                 spec = TrialSpec(id=f"{method}-s{each.seed + more}", kind="compare", method=method, seed=each.seed + more)
                 add_completed(folder, spec, result_of([record(1, test, ())], digits_trial(weighting={"kind": "none"})))
                 folder.write_test_scores(spec.id, TestScores(last=test, best=test))
-        compared(each, folder, prepared, {}).write(folder)
+        compared(each, folder, shared_scores(prepared), {}).write(folder)
     return study
 
 

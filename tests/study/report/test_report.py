@@ -12,6 +12,7 @@ from kd_hpo.config.weightings import NoPairs
 from kd_hpo.errors import ConfigError
 from kd_hpo.study.report.report import write_report
 from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.final_scores import shared_scores
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.result import LayerRecord
@@ -58,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Stud
     learned = result_of([record(1, 0.6, MATRIX), record(2, 0.7, MATRIX)])
     names = (LayerRecord(name=EVIL, shape=(8, 4, 4)), *learned.teacher_layers[1:])
     add_compared(folder, LEARNED, [0.5, 0.6, 0.7], learned.replace(teacher_layers=names))
-    compared(study, folder, prepared, {}).write(folder)
+    compared(study, folder, shared_scores(prepared), {}).write(folder)
     return folder
 
 
@@ -157,7 +158,7 @@ def test_comparison_by_itself_has_no_search(tmp_path: Path, prepared: Prepared) 
     plain = result_of([record(1, 0.4, ())], digits_trial(weighting=NoPairs()))
     add_compared(folder, "ce", [0.4], plain)
     add_compared(folder, "kd", [0.5], plain)
-    compared(study, folder, prepared, {}).write(folder)
+    compared(study, folder, shared_scores(prepared), {}).write(folder)
     words = Page(page_of(folder)).words
     assert "There was no search" in words and "No trial that learns lambda has been completed." in words
     assert "No method of this study learns pair weights" in words

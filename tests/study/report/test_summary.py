@@ -11,6 +11,7 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.report.sentences import whose
 from kd_hpo.study.report.summary import Summary, render, render_learned
 from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.final_scores import shared_scores
 from kd_hpo.study.results.standing import Learned, learned_weights
 from kd_hpo.study.store.folder import StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.trial.parts import Prepared
@@ -35,7 +36,7 @@ def add_learned(study: StudyConfig, seed: int, matrix: tuple[tuple[float, ...], 
 
 def summary_of(study: StudyConfig, prepared: Prepared) -> Summary:
     folder = StudyFolder.of(study)
-    return Summary(compared(study, folder, prepared, {}), learned_weights(study, folder), "a link")
+    return Summary(compared(study, folder, shared_scores(prepared), {}), learned_weights(study, folder), "a link")
 
 
 def shown(summary: Summary, width: int = 160) -> str:

@@ -14,6 +14,7 @@ from kd_hpo.config.task import Classification
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.study.design.trials import searches
 from kd_hpo.study.results.comparison import COLUMNS, Comparison, compared, mean_ranks, not_worse, paired, spread
+from kd_hpo.study.results.final_scores import shared_scores
 from kd_hpo.study.store.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.trial.parts import Prepared
 from tests.conftest import digits_study, digits_trial
@@ -125,7 +126,7 @@ def add(
 
 
 def comparison_of(study: StudyConfig, prepared: Prepared) -> Comparison:
-    return compared(study, StudyFolder.of(study), prepared, searches(study, prepared.plan.shape))
+    return compared(study, StudyFolder.of(study), shared_scores(prepared), searches(study, prepared.plan.shape))
 
 
 def study_of(tmp_path: Path, *methods: object, seeds: int = 3, **changes: object) -> StudyConfig:

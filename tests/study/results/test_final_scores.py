@@ -14,7 +14,7 @@ import kd_hpo
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.report.summary import render
 from kd_hpo.study.results.comparison import compared
-from kd_hpo.study.results.final_scores import open_test_split, score_on_test, student_on_test
+from kd_hpo.study.results.final_scores import open_test_split, score_on_test, shared_scores, student_on_test
 from kd_hpo.study.run.worker import execute
 from kd_hpo.study.store.folder import State, StudyFolder, TestScores, TrialSpec, TrialStatus
 from kd_hpo.trial.loop import BEST_WEIGHTS, LAST_WEIGHTS
@@ -79,7 +79,7 @@ def test_what_is_printed_is_what_the_saved_weights_reach_on_test(trained: StudyC
     open_test_split(trained, folder, prepared, lambda _: None)
     last, best = (by_hand(trained, prepared, "test", weights) for weights in (LAST_WEIGHTS, BEST_WEIGHTS))
     assert folder.test_scores("ce-s0") == TestScores(last=last, best=best)
-    comparison = compared(trained, folder, prepared, {})
+    comparison = compared(trained, folder, shared_scores(prepared), {})
     (row,) = comparison.frame().to_dict("records")
     assert prepared.teacher.weights is not None
     taught = accuracy_by_hand(prepared.teacher.weights, prepared.splits.test, prepared.splits.train)

@@ -15,6 +15,7 @@ from kd_hpo.study.report.comparison import caption
 from kd_hpo.study.report.list_studies import list_studies, studies_table
 from kd_hpo.study.report.sentences import headline, missing, next_commands, pairs_in_words, progress_of, whose
 from kd_hpo.study.results.comparison import compared, read_comparison
+from kd_hpo.study.results.final_scores import shared_scores
 from kd_hpo.study.results.findings import read_findings
 from kd_hpo.study.results.standing import learned_weights, searched_points, standing
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
@@ -40,7 +41,7 @@ def finish(study: StudyConfig, prepared: Prepared) -> StudyFolder:
     add_search(folder, LEARNED, [0.5, 0.6, 0.7, 0.8, 0.9], failed=1)
     add_compared(folder, "ce", [0.5, 0.6], PLAIN)
     add_compared(folder, LEARNED, [0.7, 0.9], result_of([record(1, 0.6, CORNER), record(2, 0.95, OTHER)]))
-    compared(study, folder, prepared, {}).write(folder)
+    compared(study, folder, shared_scores(prepared), {}).write(folder)
     return folder
 
 
@@ -133,7 +134,7 @@ def test_study_that_a_process_drives_is_running(study: StudyConfig) -> None:
 
 def test_comparison_is_read_as_it_was_written(study: StudyConfig, prepared: Prepared) -> None:
     folder = finish(study, prepared)
-    written, found = compared(study, folder, prepared, {}), read_comparison(study, folder)
+    written, found = compared(study, folder, shared_scores(prepared), {}), read_comparison(study, folder)
     assert found is not None and found.document() == written.document()
     assert [method.is_control for method in found.methods] == [True, False]
     assert caption(found) == caption(written)

@@ -101,7 +101,7 @@ def test_a_study_that_an_earlier_version_has_begun_goes_on_whatever_its_ranges_h
     def came_so_far(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kd_hpo.study.run.driver.load_data", came_so_far)
+    monkeypatch.setattr("kd_hpo.study.run.work.load_data", came_so_far)
     StudyFolder.of(study).write_settings(study)
     (StudyFolder.of(study).root / "trials").mkdir()
     with pytest.raises(KeyboardInterrupt):

@@ -24,7 +24,7 @@ class RayTrial:
     def __init__(self, name: str, error: Exception | None = None) -> None:
         self.spec = TrialSpec(id=name, kind="search", method="learned", seed=0)
         self.config = {"spec": self.spec.model_dump(mode="json")}
-        self._error = error
+        self._error, self.error_file = error, None
 
     def get_error(self) -> Exception | None:
         return self._error

@@ -1,11 +1,13 @@
 """What the driver writes of trials that cannot write themselves."""
 
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kd_hpo.study.cluster.memory import NodeMemory
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.search.method_search import EPOCH
@@ -52,6 +54,54 @@ def test_error_of_a_process_fails_its_trial(kept: Kept, error: Exception | None,
     kept.keeper.on_trial_error(0, [], trial)
     assert kept.folder.status("trial-000") == TrialStatus(spec=trial.spec, state="failed", message=words)
     assert kept.keeper.end_of("trial-000") == kept.folder.status("trial-000")
+
+
+DIED = """Failure # 1 (occurred at 2026-11-30_19-34-09)
+The actor died unexpectedly before finishing this task.
+Worker exit type: SYSTEM_ERROR The actor is dead because its worker process has died. Worker exit detail: End of file.
+"""
+
+
+@pytest.mark.parametrize(
+    ("kills", "words", "of_memory"),
+    [
+        ((3, 4), r"^killed by the system \(SIGKILL\) as memory ran out: its node has 8\.0 GB .*training\.batch_size", True),
+        ((3, 3), r"^its process ended without a word: killed from outside \(SIGKILL\)", False),
+        ((3, None), r"most often SIGKILL as memory ran out, which its node can tell no more; its node has 8\.0 GB", False),
+    ],
+)
+def test_a_killed_process_is_told_with_signal_memory_and_remedy(
+    tmp_path: Path, kills: tuple[int, int | None], words: str, of_memory: bool
+) -> None:
+    then, now = (NodeMemory(limit_bytes=8 * 10**9, kills=count, node="red") for count in kills)
+    folder, trial, asked = StudyFolder(tmp_path), RayTrial("trial-000"), list[str]()
+    trial.error_file = str(tmp_path / "error.txt")
+    Path(trial.error_file).write_text(DIED)
+    folder.write(folder.trial("trial-000") / ".memory", then.model_dump_json())
+
+    def memory(node: str) -> NodeMemory | None:
+        asked.append(node)
+        return now if now.kills is not None else None
+
+    keeper = StatusKeeper(folder, StudyStopper(), memory)
+    keeper.on_step_begin(0, [trial])
+    keeper.given_up("trial-000")  # by the search, which learns from it
+    status = folder.status("trial-000")
+    assert status is not None and re.search(words, status.message) and "\n" not in status.message
+    assert (status.state, status.of_settings, asked) == ("failed", of_memory, ["red"])
+    keeper.on_trial_error(0, [trial], trial)
+    assert keeper.end_of("trial-000") == status and asked == ["red"]
+
+
+def test_a_gpu_without_memory_left_is_told_with_the_remedy_and_is_of_the_settings(kept: Kept) -> None:
+    trial = RayTrial("trial-000")
+    kept.start(trial)
+    said = "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB (conv.py:3, in f)"
+    kept.folder.write_status(TrialStatus(spec=trial.spec, state="running", message=said))
+    kept.keeper.on_trial_error(0, [], trial)
+    status = kept.folder.status("trial-000")
+    assert status is not None and status.of_settings
+    assert status.message.startswith(said) and "resources.concurrent_trials" in status.message
 
 
 def test_what_the_trial_wrote_of_its_error_is_kept(kept: Kept) -> None:

@@ -10,7 +10,7 @@ from kd_hpo.config.search import Asha
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.search.journal import known_trials
 from kd_hpo.study.search.searcher import PruningStopper, StudySearch
-from kd_hpo.study.store.folder import StudyFolder
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from tests.study.search.searches import EPOCHS, SPACE, driver, method_search, on_disk, result, suggested
 
 
@@ -45,6 +45,21 @@ def test_next_driver_asks_for_what_is_left_of_each_search(folder: StudyFolder) -
     assert both.left == 3
     ids = [suggested(both, ray_id).id for ray_id in "xyz"]
     assert ids == ["kd-t000", "kd-t002", "ce-t000"] and ended.id == "kd-t001"
+
+
+@pytest.mark.parametrize(("of_settings", "state"), [(True, TrialState.COMPLETE), (False, TrialState.FAIL)])
+def test_a_search_learns_why_a_trial_is_given_up(folder: StudyFolder, of_settings: bool, state: TrialState) -> None:
+    """Ray tells the search before it tells whoever writes the end into the folder."""
+
+    def given_up(trial: str) -> None:
+        spec = TrialSpec(id=trial, kind="search", method="kd", seed=0)
+        folder.write_status(TrialStatus(spec=spec, state="failed", message="killed", of_settings=of_settings))
+
+    search = StudySearch([method_search(folder, trials=1)], folder.optuna, given_up=given_up)
+    suggested(search, "a")
+    search.on_trial_complete("a", None, error=True)
+    (trial,) = known_trials(folder, "kd")
+    assert trial.state == state
 
 
 def test_an_end_that_the_driver_has_not_told_of_counts_as_one_of_the_trials(folder: StudyFolder) -> None:

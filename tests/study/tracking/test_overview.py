@@ -21,6 +21,7 @@ from kd_hpo.errors import StudyError
 from kd_hpo.study.design.trials import searches
 from kd_hpo.study.results.arms import Answer
 from kd_hpo.study.results.comparison import compared
+from kd_hpo.study.results.final_scores import shared_scores
 from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import learned_weights
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
@@ -140,7 +141,7 @@ def test_study_that_ends_while_its_start_is_still_written_has_its_summary(
     mirror.start()
     assert begun.wait(60)
     Timer(0.2, ended.set).start()  # once the end of the study waits
-    assert mirror.caught_up(ending=Ending(compared(study, folder, prepared, searches(study, (T, S))), None))
+    assert mirror.caught_up(ending=Ending(compared(study, folder, shared_scores(prepared), searches(study, (T, S))), None))
     mirror.leave()
     assert run_named(study, open_experiment(study), "summary").info.status == "FINISHED"
 
