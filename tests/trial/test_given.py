@@ -1,6 +1,5 @@
 """Modules, data sets and overrides from Python, in the place of what settings name."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -44,26 +43,11 @@ def test_a_data_set_is_read_as_one_that_is_named(tmp_path: Path) -> None:
     assert result.student is not None and result.student(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
 
 
-def test_what_was_kept_is_found_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = torch.nn.Linear(2, 2)
-
-    def keep(digest: str, given: object) -> Path:
-        content = pickle.dumps(given)
-        import hashlib
-
-        path = tmp_path / f"{digest[:8]}-{hashlib.sha256(content).hexdigest()[:16]}.pkl"
-        path.write_bytes(content)
-        return path
-
-    arguments = with_objects(digits_trial(), student=module, keep=keep).student.network.arguments
+def test_what_this_process_was_not_given_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = with_objects(digits_trial(), student=torch.nn.Linear(2, 2)).student.network.arguments
     monkeypatch.setattr("kd_hpo.trial.given._here", {})
-    assert torch.equal(network(**arguments).weight, module.weight)
-    monkeypatch.setattr("kd_hpo.trial.given._here", {})
-    Path(arguments["kept"]).write_bytes(b"other")
-    with pytest.raises(ConfigError, match="not what was kept"):
-        network(**arguments)
     with pytest.raises(ConfigError, match="give it again"):
-        network(arguments["digest"])
+        network(**arguments)
 
 
 def test_objects_beside_what_was_prepared_without_them_are_refused(cache: Path, prepared: Prepared) -> None:

@@ -5,8 +5,9 @@ Ray puts `ray_` before the names; docker/grafana and docker/prometheus ask for t
 
 import os
 from collections import Counter as Counts
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, get_args
 
 from ray import tune
@@ -62,8 +63,17 @@ class StudyMetrics(tune.Callback):  # type: ignore[misc]
             self._trials.set(counts[state], {"study": self._study, "state": state})
 
 
-def in_worker(sampled: dict[str, Any], *, worker: Callable[..., None], study: str) -> None:
-    """Runs a trial in a process of Ray: `worker` is `execute` with all that the driver knows."""
+def in_worker(
+    sampled: dict[str, Any], *, worker: Callable[..., None], study: str, objects: Mapping[str, object] = MappingProxyType({})
+) -> None:
+    """Runs a trial in a process of Ray: `worker` is `execute` with all that the driver knows.
+
+    objects  networks and data that were given as Python objects, by their digests
+    """
+    if objects:
+        from kd_hpo.trial.given import remember
+
+        remember(objects)
     prepare_environment()  # a node of a cluster has its own
     os.environ[NODE_NAME] = this_node()
     worker(sampled, report=tune.report, timed=partial(count, study))

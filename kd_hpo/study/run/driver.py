@@ -37,7 +37,7 @@ from kd_hpo.study.run.checks import (
 )
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare, trials_to_race
 from kd_hpo.study.run.gone import gone
-from kd_hpo.study.run.objects import study_with_objects
+from kd_hpo.study.run.objects import objects_of_trials, study_with_objects
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
 from kd_hpo.study.run.status_keeper import StatusKeeper
@@ -81,8 +81,7 @@ def run_study(
     console  is told how it goes; `Console(quiet=True)` for silence
     verbose  every epoch of every trial is told, and what the processes of the trials print
     teacher, student, data, overrides
-             objects and settings in the place of the study's own, as in `kd_hpo.run_trial`; kept in `study.runs`, for the
-             processes of this machine
+             objects and settings in the place of the study's own, as in `kd_hpo.run_trial`; given again to go on elsewhere
     returns  the comparison of the methods, and the matrix (T, S) that was learned, the mean over seeds
     All that it writes is in `study.runs`: its own folder, the shared cache and, unless the study names a server, MLflow's.
     A study that is refused before its teacher is trained has no folder yet.
@@ -319,8 +318,11 @@ def run_trials(
     if isinstance(searcher, StudySearch):
         stopper = CombinedStopper(board.halt, PruningStopper(searcher))
         searcher = ConcurrencyLimiter(searcher, max_concurrent=resources.concurrent_trials or slots(study))
+    trainable = partial(in_worker, worker=worker, study=study.name)
+    if objects := objects_of_trials(study):  # by Ray's object store, once, however large they are
+        trainable = tune.with_parameters(trainable, objects=objects)
     tuner = tune.Tuner(
-        tune.with_resources(partial(in_worker, worker=worker, study=study.name), resources_of_trial(study)),
+        tune.with_resources(trainable, resources_of_trial(study)),
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=samples,

@@ -1,19 +1,22 @@
-"""Modules and data sets of Python in a study: kept for its processes, or refused by name."""
+"""Modules and data sets of Python in a study: sent to its processes, or refused by name."""
 
 import threading
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import torch
 from torch import nn
 
 from kd_hpo.errors import ConfigError
-from kd_hpo.study.run.objects import study_with_objects
+from kd_hpo.study.run.objects import objects_of_trials, study_with_objects
 from kd_hpo.trial import given
 from tests.conftest import digits_study
 
 
-def test_a_kept_module_comes_back_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_is_found_in_another_process_that_is_told_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of it stands in a file, from which code would run."""
+
     class Own(nn.Linear):
         """A class that no module has by name."""
 
@@ -21,9 +24,16 @@ def test_a_kept_module_comes_back_in_another_process(tmp_path: Path, monkeypatch
     study = study_with_objects(digits_study(tmp_path), student=module, overrides={"training.epochs": 3}, **nothing)
     again = study_with_objects(digits_study(tmp_path), student=module, overrides={"training.epochs": 3}, **nothing)
     assert study.training.epochs == 3 and study == again
+    objects = objects_of_trials(study)
+    assert list(objects.values()) == [module] and objects_of_trials(digits_study(tmp_path)) == {}
     monkeypatch.setattr(given, "_here", {})
-    found = given.network(**study.student.network.arguments)
-    assert torch.equal(found.weight, module.weight)
+    with pytest.raises(ConfigError, match="give it again"):
+        given.network(**study.student.network.arguments)
+    with pytest.raises(ConfigError, match="give it again"):
+        objects_of_trials(study)
+    given.remember(cloudpickle.loads(cloudpickle.dumps(objects)))  # as Ray does
+    assert torch.equal(given.network(**study.student.network.arguments).weight, module.weight)
+    assert not any(tmp_path.rglob("*"))
 
 
 def test_what_cannot_travel_is_refused(tmp_path: Path) -> None:
