@@ -9,7 +9,7 @@ class SaidTwice(ValueError):
 
 
 def require_keys_once(content: bytes | str) -> None:
-    """Raises SaidTwice for an object that has a key twice; what is no JSON is for its reader to tell."""
+    """Checks that no object has a key twice; what is no JSON is for its reader to tell. Raises SaidTwice for one that has."""
     try:
         json.loads(content, object_pairs_hook=_once)
     except SaidTwice:

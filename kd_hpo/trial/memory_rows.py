@@ -1,14 +1,17 @@
 """The places of training images in a memory of them, and which others they are told from."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_hpo.data.batches import ImageBatches, Indices
+if TYPE_CHECKING:
+    from kd_hpo.data.batches import ImageBatches
+
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class MemoryRows:
     """(K + 1,), where each class begins there."""
 
     @classmethod
-    def of_split(cls, train: Indices, batches: ImageBatches) -> Self:
+    def of_split(cls, train: Indices, batches: "ImageBatches") -> Self:
         images, labels = np.sort(train), batches.images.labels
         of_rows = labels[images]
         counts = np.bincount(of_rows, minlength=len(batches.images.classes))

@@ -14,7 +14,7 @@ from kd_hpo.config.weightings import NoPairs
 from kd_hpo.core.pair_losses import PAIR_LOSSES
 from kd_hpo.errors import ConfigError, FeatureMismatch
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import pair_targets, see
+from kd_hpo.trial.passes import pair_targets
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.run import run_trial
 from kd_hpo.trial.start import start_trial
@@ -113,7 +113,7 @@ def test_ofa_has_an_exit_at_each_layer_of_the_student_and_reads_both_labels_of_m
     assert trial.pairs.weighting.weights(0).tolist() == [[0, 0, 0]] * 3 + [[0.5, 0.5, 0]]  # conv1, fc; the logits aside
     heads = [p.detach().clone() for p in trial.pairs.losses.parameters()]
     assert [tuple(p.shape) for p in heads] == [(10, 4), (10,), (10, 8), (10,)]
-    seen = see(trial, trial.prepared.splits.train[:32], trial.schedule.at(0), remembers=False)
+    seen = trial.see(trial.prepared.splits.train[:32], trial.schedule.at(0), remembers=False)
     assert seen.targets is not None
     assert seen.targets.shares is not None
     kinds = {tuple(sorted({round(float(v), 5) for v in row if v})) for row in seen.targets.shares}

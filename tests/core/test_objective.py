@@ -43,7 +43,8 @@ def objective(weight: float = 1.5, loss: Any = Hinton(3.0)) -> Objective:  # noq
 
 
 def constant(value: float) -> PairTerm:
-    return PairTerm(torch.tensor(value, dtype=torch.float64), torch.tensor(value, dtype=torch.float64))
+    term = torch.tensor(value, dtype=torch.float64)
+    return PairTerm(term, term, term.reshape(1, 1))
 
 
 def test_inner_loss_is_the_sum_of_its_terms() -> None:

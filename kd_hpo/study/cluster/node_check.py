@@ -41,10 +41,9 @@ class Question:
 
 @contextmanager
 def question(study: StudyConfig, root: Path) -> Iterator[Question]:
-    """Makes the question, to be asked while the context is open: its end takes the token's folder in `root` away, and
-    with it a `root` that was not there.
+    """Makes the question, to be asked while the context is open.
 
-    `root` is the study's own folder.
+    Its end takes the token's folder in `root` away, and with it a `root` that was not there. `root` is the study's own folder.
     """
     folder = root / f".probe-{uuid.uuid4().hex}"
     modules = tuple(sorted({module.partition(".")[0] for module in user_modules(study)}))

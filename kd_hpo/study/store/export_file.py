@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError, model_validator
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import TaggedUnionSchema
 
 from kd_hpo.config.json_source import SaidTwice, require_keys_once
 from kd_hpo.config.search import ArmName
@@ -121,6 +123,19 @@ class Export(Settings):
     answer: ExportedAnswer | None = None
     """Null where the search had no arms, and in exports of earlier versions."""
     matrices: Annotated[tuple[ExportedMatrix, ...], Field(min_length=1)]
+
+
+class _AnyOfKinds(GenerateJsonSchema):
+    """Where a kind may go without saying, more than one may fit: then the default is meant."""
+
+    def tagged_union_schema(self, schema: TaggedUnionSchema) -> JsonSchemaValue:
+        found = super().tagged_union_schema(schema)
+        return {"anyOf" if name == "oneOf" else name: value for name, value in found.items()}
+
+
+def json_schema() -> dict[str, Any]:
+    """Gives the JSON schema of exports, which SCHEMA has."""
+    return Export.model_json_schema(schema_generator=_AnyOfKinds)
 
 
 def load_export(path: Path) -> Export:

@@ -27,7 +27,7 @@ def test_methods_seeds_and_tuning_come_over_the_studys(study: StudyConfig) -> No
 
 
 def test_what_is_not_given_is_the_studys(study: StudyConfig) -> None:
-    assert comparing(study, None, seeds=None, tune=None) == study.replace(search={"trials": 0})
+    assert comparing(study, None, seeds=None, tune=None) == study.replace(search={"trials": 0, "arms": ()})
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_the_repeats_and_what_the_search_has_come_to_stand_in_the_summary(study:
     add_comparison(study, prepared)
     folder = StudyFolder.of(study)
     folder.write_settings(study)
-    comparison = compared(study, folder, prepared, searches(study, (T, S)))
+    comparison = compared(study, folder, shared_scores(prepared), searches(study, (T, S)))
     learned, answer = learned_weights(study, folder), Answer("uniform", 2, -0.01, 0.002, "few", "uniform")
     assert learned is not None
     repeated = Repeated((comparison, comparison))
