@@ -13,7 +13,6 @@ from kd_hpo.errors import ConfigError
 from kd_hpo.trial.inner import inner_step
 from kd_hpo.trial.memory_rows import MemoryRows
 from kd_hpo.trial.parts import Prepared
-from kd_hpo.trial.passes import see
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.steps import train_step
@@ -45,7 +44,7 @@ def test_a_step_moves_the_memory_and_what_a_direction_sees_of_the_step_has_the_o
     assert trial.pairs is not None
     assert isinstance(trial.pairs.weighting, Learned)
     due = trial.schedule.at(trial.step)
-    step: InnerStep = inner_step(trial, see(trial, batch, due, remembers=True), due)
+    step: InnerStep = inner_step(trial, trial.see(batch, due, remembers=True), due)
     w = {name: p.detach().clone() for name, p in trial.parameters.items()}
     before, kept = step.pair_losses(w).detach(), {n: b.clone() for n, b in trial.pairs.losses.named_buffers()}
     train_step(trial, batch)

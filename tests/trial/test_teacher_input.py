@@ -18,7 +18,6 @@ from kd_hpo.errors import ConfigError
 from kd_hpo.nets.weights import save_weights
 from kd_hpo.trial.data import load_data
 from kd_hpo.trial.parts import Prepared, build_teacher
-from kd_hpo.trial.passes import view_of
 from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.start import start_trial
 from kd_hpo.trial.teacher_input import size_of_input
@@ -113,7 +112,7 @@ def test_it_reads_each_view_that_the_student_sees(trained: tuple[Path, nn.Module
     found = prepare(config, ready.cache)
     assert isinstance(found.targets, TeacherReader)
     batches = found.batches
-    seen = view_of(start_trial(config, found), found.splits.train[:9])
+    seen = start_trial(config, found).view_of(found.splits.train[:9])
     pixels = (seen.x * batches.std + batches.mean) / 255
     resized = (functional.resize(pixels, [SIDE, SIDE], functional.InterpolationMode.BICUBIC) - MEAN) / STD
     with torch.no_grad():
