@@ -76,6 +76,10 @@ class TrialResult(Settings):
         self._student = student
         return self
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all that is written is the same: the student beside it is not asked."""
+        return isinstance(other, TrialResult) and vars(self) == vars(other)
+
     @property
     def last(self) -> EpochRecord:
         return self.records[-1]
