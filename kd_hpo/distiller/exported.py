@@ -15,7 +15,6 @@ from kd_hpo.study.matrices.forms import Form, forms_of, refuse_code, replayed
 from kd_hpo.study.store.export_file import ExportedMatrix
 from kd_hpo.trial.result import TOTAL, LayerRecord
 
-
 S = TypeVar("S", LogitLoss, Pairs)
 
 

@@ -41,8 +41,9 @@ def test_a_trial_that_can_run_passes(prepared: Prepared, cache: Path) -> None:
 RISING = {"schedule": {"kind": "warm_up", "epochs": 0.5}}
 WHOLE_RECIPE = {
     "training": {
-        "epochs": 2, "batch_size": 32, "optimizer": {"kind": "adamw"}, "lr_schedule": {"kind": "cosine", "warmup": 1, "floor": 1e-5},
-        "decayed": "matrices", "clip_norm": 5, "label_smoothing": 0.1, "ema": {"decay": 0.9},
+        "epochs": 2, "batch_size": 32, "optimizer": {"kind": "adamw"}, "decayed": "matrices",
+        "lr_schedule": {"kind": "cosine", "warmup": 1, "floor": 1e-5},
+        "clip_norm": 5, "label_smoothing": 0.1, "ema": {"decay": 0.9},
     },
     "augment": ["flip", {"name": "RandomChoice", "arguments": {"transforms": [{"name": "MixUp"}, {"name": "CutMix"}]}}],
     "kd": RISING,

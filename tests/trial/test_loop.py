@@ -67,7 +67,7 @@ timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm
     ({"kind": "uniform"}, {"pairs": TWO_STAGES | {"schedule": POINTS}, "training": RECIPE | {"lr_schedule": HALVED}}),
     (LATE, {"training": RECIPE, "augment": [{"name": "RandAugment"}, "flip", {"name": "CutMix"}]}),
     ({"kind": "selected", "pair": "last"}, {"training": RECIPE, "pairs": REMEMBERED, "kd": {"kind": "dkd", "schedule": RISING}}),
-    (LATE, {"training": RECIPE, "data": {"unlabelled": "extra", "unlabelled_images": 50}}),
+    (LATE, {"training": RECIPE, "data": {"kind": "digits", "unlabelled": "extra", "unlabelled_images": 50}}),
     pytest.param({"kind": "uniform"}, {"training": RECIPE | {"optimizer": {"kind": "timm", "name": "lamb"}}}, marks=timm),
 ])  # fmt: skip
 @pytest.mark.parametrize("die_after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
