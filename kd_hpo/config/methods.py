@@ -11,6 +11,7 @@ from kd_hpo.config import weightings
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.settings import Settings
 from kd_hpo.config.study import IntRange, LogUniformRange, Range
+from kd_hpo.config.training import WarmUp
 from kd_hpo.config.trial import Assistant, Network, TrialConfig
 from kd_hpo.errors import ConfigError
 
@@ -77,6 +78,10 @@ def _with_logits(kd: settings.LogitLoss, apply: Callable[[TrialConfig], TrialCon
     return applied
 
 
+_WARM_UP = WarmUp(epochs=1 / 12)
+"""That of DKD and ReviewKD, 20 epochs of their 240, as a share, so that short trainings have it too."""
+_WARMED = ", warmed up over a twelfth of the epochs"
+
 _LOGIT_TERMS = {
     "standardised": "standardised KD",
     "dkd": "DKD",
@@ -88,11 +93,18 @@ _LOGIT_TERMS = {
 
 
 def title_of(name: str, config: TrialConfig) -> str:
-    """Gives the title of one of METHODS, with what compares the logits in the trial that it makes, where that is not Hinton's."""
+    """Gives the title of one of METHODS in the trial that it makes: with what compares the logits, where that is not Hinton's.
+
+    It also says where the trial has not the published warm-up.
+    """
     method = METHODS[name]
+    title, epochs = method.title, config.training.epochs
+    schedule = config.kd.schedule if method.brings_logits else config.pairs.schedule
+    if not isinstance(schedule, WarmUp) or schedule.length(epochs) != _WARM_UP.length(epochs):
+        title = title.replace(_WARMED, ", without the published warm-up")
     if config.kd.kind not in _LOGIT_TERMS or method.brings_logits:
-        return method.title
-    return re.sub(r"\bKD\b", _LOGIT_TERMS[config.kd.kind], method.title, count=1)
+        return title
+    return re.sub(r"\bKD\b", _LOGIT_TERMS[config.kd.kind], title, count=1)
 
 
 def _plain(value: Any) -> Any:
@@ -172,7 +184,7 @@ METHODS: dict[str, MethodSpec] = {
     "ce": MethodSpec("student alone", "", _student_alone),
     "kd": MethodSpec("KD", "Hinton et al. 2015", _with_kd(_set(weightings.NoPairs()))),
     "standardised": _of_logits("KD of standardised logits", "Sun et al. 2024", settings.Standardised()),
-    "dkd": _of_logits("DKD, without the authors' warm-up of its weight", "Zhao et al. 2022, eq. 7", settings.Decoupled()),
+    "dkd": _of_logits(f"DKD{_WARMED}", "Zhao et al. 2022, eq. 7", settings.Decoupled(schedule=_WARM_UP)),
     "dist": _of_logits("DIST", "Huang et al. 2022, eq. 10", settings.Correlation()),
     "mse": _of_logits("squared difference of logits", "Ba & Caruana 2014; Kim et al. 2021", settings.SquaredLogits()),
     "fitnets": MethodSpec(
@@ -219,10 +231,10 @@ METHODS: dict[str, MethodSpec] = {
         _strength(0.8),
     ),
     "reviewkd": MethodSpec(
-        "KD + ReviewKD, regressors by Adam, without its warm-up",
+        f"KD + ReviewKD, regressors by Adam{_WARMED}",
         "Chen et al. 2021 (CVPR), eq. 6-8",
         # The authors have .6 to 8 for a level, by the pair of networks; 5 for most, and four levels.
-        _published(settings.Review(), weightings.SameDepth(), 20, regressor_gradient="weighted"),
+        _published(settings.Review(), weightings.SameDepth(), 20, regressor_gradient="weighted", schedule=_WARM_UP),
         _strength(20),
     ),
     "ofa": MethodSpec(

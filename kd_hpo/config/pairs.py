@@ -20,7 +20,7 @@ class _LogitLoss(Settings):
     weight: NonNegativeFloat = 1.0
     """kappa; 0 switches it off."""
     schedule: Annotated[WeightSchedule | None, Field(exclude_if=absent)] = None
-    """How the weight follows the epochs: `{kind: warm_up, epochs: 20}`, or `points`; null keeps it."""
+    """How the weight follows the epochs: `{kind: warm_up, epochs: 20}` (below 1: a share of all), or `points`; null keeps it."""
     temperature: PositiveFloat = 4.0
     """Of the logits, also of their pair inside the matrix, where `pairs.logits` says so: that
     pair is Hinton's whatever this is."""

@@ -233,11 +233,20 @@ class WarmUp(Settings):
     """A weight that rises with the epochs: in epoch e, counted from 1, to e / epochs of itself (as DKD's, Zhao et al. 2022)."""
 
     kind: Literal["warm_up"] = "warm_up"
-    epochs: PositiveInt = 20
+    epochs: When = 20
+    """Below 1, a share of all epochs of the training, which fits a short one too."""
 
-    def factor(self, epoch: int) -> float:
-        """What multiplies the weight in an epoch, counted from 1."""
-        return min(epoch / self.epochs, 1.0)
+    def factor(self, epoch: int, of: int) -> float:
+        """What multiplies the weight in an epoch, counted from 1, of so many."""
+        return min(epoch / self.length(of), 1.0)
+
+    def length(self, of: int) -> float:
+        """The epochs that it takes in a training of so many."""
+        return self.epochs * of if self.epochs < 1 else self.epochs
+
+    def counted(self, of: int) -> "WarmUp":
+        """The same in a training of so many epochs, its share as a number of them."""
+        return WarmUp(epochs=max(round(self.length(of)), 1))
 
 
 class Points(Settings):
@@ -254,8 +263,8 @@ class Points(Settings):
             raise ValueError(f"the epochs {epochs} should rise from point to point")
         return self
 
-    def factor(self, epoch: int) -> float:
-        """What multiplies the weight in an epoch, counted from 1."""
+    def factor(self, epoch: int, of: int) -> float:
+        """What multiplies the weight in an epoch, counted from 1, however many there are."""
         before = [point for point in self.points if point[0] <= epoch]
         after = [point for point in self.points if point[0] > epoch]
         if not before or not after:
@@ -267,6 +276,6 @@ class Points(Settings):
 WeightSchedule = Annotated[WarmUp | Points, Field(discriminator="kind")]
 
 
-def factor_of(schedule: WarmUp | Points | None, epochs_done: int) -> float:
-    """What multiplies a weight in the epoch after so many; 1 without a schedule."""
-    return 1.0 if schedule is None else schedule.factor(epochs_done + 1)
+def factor_of(schedule: WarmUp | Points | None, epochs_done: int, of: int) -> float:
+    """What multiplies a weight in the epoch after so many, of all there are; 1 without a schedule."""
+    return 1.0 if schedule is None else schedule.factor(epochs_done + 1, of)

@@ -1,10 +1,12 @@
 """A distiller's arguments from an exported matrix, and whether networks are those that it was learned with."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from kd_hpo.config.pairs import LogitLoss, Pairs
+from kd_hpo.config.training import WarmUp
 from kd_hpo.config.weightings import FixedMatrix
 from kd_hpo.core.plan import LayerShape
 from kd_hpo.errors import ExportError, FeatureMismatch
@@ -12,6 +14,8 @@ from kd_hpo.nets.features import LOGITS
 from kd_hpo.study.matrices.forms import Form, forms_of, refuse_code, replayed
 from kd_hpo.study.store.export_file import ExportedMatrix
 from kd_hpo.trial.result import TOTAL, LayerRecord
+
+S = TypeVar("S", LogitLoss, Pairs)
 
 
 def arguments_of(
@@ -25,7 +29,8 @@ def arguments_of(
     config = entry.config
     told = {name: getattr(config, name).model_dump(mode="json") for name in ("kd", "pairs", "weighting")}
     refuse_code({name: told[name] for name in told if name not in changes and (name != "weighting" or form == "learned")}, ())
-    pairs, weighting = config.pairs, config.weighting
+    whole = epochs or config.training.epochs
+    kd, pairs, weighting = _counted(config.kd, whole), _counted(config.pairs, whole), config.weighting
     if form == "held":
         pairs = pairs.replace(strength=pairs.strength * entry.metrics.get(TOTAL, 1.0))  # where it was learned beside the matrix
         weighting = FixedMatrix(matrix=entry.held_mean)
@@ -38,13 +43,19 @@ def arguments_of(
     found: dict[str, Any] = {
         "teacher_layers": [layer.name for layer in entry.teacher_layers if layer.name != LOGITS],
         "student_layers": [layer.name for layer in entry.student_layers if layer.name != LOGITS],
-        "kd": config.kd,
+        "kd": kd,
         "pairs": pairs,
         "weighting": weighting,
     }
     if not with_task and form != "learned":
         found["scales"] = torch.tensor(entry.scales)
     return found | dict(changes)
+
+
+def _counted(settings: S, epochs: int) -> S:
+    """The settings with a warm-up over a share of the trial's epochs as one over a number of them, which a loop can count."""
+    schedule = settings.schedule
+    return settings.replace(schedule=schedule.counted(epochs).model_dump()) if isinstance(schedule, WarmUp) else settings
 
 
 def require_layers_of(entry: ExportedMatrix, teacher: Sequence[LayerShape], student: Sequence[LayerShape]) -> None:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from kd_hpo.config.pairs import Pairs
-from kd_hpo.config.training import WeightSchedule, factor_of
+from kd_hpo.config.training import Points, WarmUp, factor_of
 from kd_hpo.core.objective import Objective
 from kd_hpo.core.pairs import Targets
 from kd_hpo.core.plan import Size
@@ -71,7 +71,7 @@ class LoopProblem:
     teacher: TeacherView
     pairs: PairState | None
     pair_settings: Pairs
-    kd_schedule: WeightSchedule | None
+    kd_schedule: WarmUp | Points | None
     """What multiplies the weight of the logits from epoch to epoch; None where nothing does."""
     seed: int
     precision: LoopPrecision
@@ -90,11 +90,14 @@ class LoopProblem:
     @property
     def objective(self) -> Objective:
         whole = self.whole_objective
-        return replace(whole, logit_weight=whole.logit_weight * factor_of(self.kd_schedule, self.epoch))
+        return replace(whole, logit_weight=whole.logit_weight * self._factor(self.kd_schedule))
 
     @property
     def strength(self) -> float:
-        return self.pair_settings.strength * factor_of(self.pair_settings.schedule, self.epoch)
+        return self.pair_settings.strength * self._factor(self.pair_settings.schedule)
+
+    def _factor(self, schedule: WarmUp | Points | None) -> float:
+        return factor_of(schedule, self.epoch, of=self.epoch + 1)  # counted in epochs, which `distilling` sees to
 
     @property
     def clip_norm(self) -> float | None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from kd_hpo.config.explain import as_error, explain
 from kd_hpo.config.pairs import Contrast, Distillation, LogitLoss, Pairs, PairsFirst
 from kd_hpo.config.settings import Seed, Settings
+from kd_hpo.config.training import WarmUp
 from kd_hpo.config.weightings import ExportedMatrix, LearnedWeights, Weighting
 from kd_hpo.errors import ConfigError
 
@@ -37,6 +38,12 @@ def distilling(**given: Any) -> Distilling:
             f"kd.task_weight is {settings.kd.task_weight:g}, which multiplies your loop's own loss: multiply it there, and leave "
             "task_weight out"
         )
+    for name, schedule in (("kd", settings.kd.schedule), ("pairs", settings.pairs.schedule)):
+        if isinstance(schedule, WarmUp) and schedule.epochs < 1:
+            raise ConfigError(
+                f"{name}.schedule.epochs is {schedule.epochs:g}, a share of all epochs, and how many your loop has is its own "
+                "affair; give their number, as end_epoch() counts them"
+            )
     if isinstance(settings.pairs.loss, Contrast):
         raise ConfigError(
             "pairs.loss is crd, which remembers the training images by their numbers, and your loop's batches have none; take "

@@ -103,12 +103,12 @@ class Trial:
     @property
     def objective(self) -> Objective:
         """The objective with the weights of this epoch."""
-        weight = self.config.kd.weight * factor_of(self.config.kd.schedule, self.epoch)
+        weight = self.config.kd.weight * factor_of(self.config.kd.schedule, self.epoch, self.config.training.epochs)
         return replace(self.whole_objective, logit_weight=weight)
 
     @property
     def strength(self) -> float:
-        return self.config.pairs.strength * factor_of(self.config.pairs.schedule, self.epoch)
+        return self.config.pairs.strength * factor_of(self.config.pairs.schedule, self.epoch, self.config.training.epochs)
 
     @property
     def clip_norm(self) -> float | None:

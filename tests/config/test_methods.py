@@ -9,6 +9,7 @@ import torch
 from kd_hpo.config import weightings
 from kd_hpo.config.load import with_settings
 from kd_hpo.config.methods import METHODS, title_of, widened
+from kd_hpo.config.training import factor_of
 from kd_hpo.config.trial import Network
 from kd_hpo.config.weightings import NoPairs
 from kd_hpo.core.pair_losses import PAIR_LOSSES
@@ -76,13 +77,27 @@ def test_titles_say_what_compares_the_logits() -> None:
     for name, title in {
         "vid": "DKD + VID, same depth",
         "kd": "DKD",
-        "dkd": METHODS["dkd"].title,
+        "dkd": "DKD, without the published warm-up",
         "ce": "student alone",
     }.items():
         assert title_of(name, METHODS[name].apply(trial)) == title
         assert title_of(name, METHODS[name].apply(digits_trial())) == METHODS[name].title
     assert title_of("fitnets", METHODS["fitnets"].apply(trial)) == "FitNets: hint stage, then DKD"
     assert title_of("standardised", METHODS["standardised"].apply(trial)) == "KD of standardised logits"
+
+
+@pytest.mark.parametrize(("name", "where"), [("dkd", "kd"), ("reviewkd", "pairs")])
+def test_the_published_warm_up_is_there_and_told(name: str, where: str) -> None:
+    """mdistiller, and ReviewKD's authors: min(epoch / 20, 1) of 240 epochs, counted from 1."""
+    trial = METHODS[name].apply(digits_trial(training={"epochs": 240}))
+    schedule = getattr(trial, where).schedule
+    found = [factor_of(schedule, done, 240) for done in range(240)]
+    assert found == pytest.approx([min(epoch / 20, 1) for epoch in range(1, 241)])
+    assert factor_of(schedule, 0, 8) == 1  # over in a short training's first epoch
+    assert title_of(name, trial).endswith(", warmed up over a twelfth of the epochs")
+    assert title_of(name, with_settings(trial, {f"{where}.schedule.epochs": 20})) == title_of(name, trial)
+    for changes in ({f"{where}.schedule": None}, {f"{where}.schedule.epochs": 40}):
+        assert title_of(name, with_settings(trial, changes)).endswith(", without the published warm-up")
 
 
 def test_plain_training_keeps_no_weight_of_the_task() -> None:

@@ -25,13 +25,15 @@ def test_a_schedule_that_does_not_fit_the_epochs_is_refused(schedule: dict[str, 
 
 def test_a_weight_rises_as_that_of_dkd_does() -> None:
     # mdistiller: min(epoch / warmup, 1), epochs counted from 1
-    assert [factor_of(WarmUp(epochs=4), done) for done in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert factor_of(None, 0) == 1
+    assert [factor_of(WarmUp(epochs=4), done, 240) for done in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [factor_of(WarmUp(epochs=0.25), done, 16) for done in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert factor_of(WarmUp(epochs=0.1), 0, 8) == 1  # shorter than an epoch
+    assert factor_of(None, 0, 240) == 1
 
 
 def test_a_weight_follows_lines_between_points() -> None:
     points = Points(points=((2, 1.0), (4, 3.0), (5, 0.0)))
-    assert [points.factor(epoch) for epoch in range(1, 7)] == [1, 1, 2, 3, 0, 0]
+    assert [points.factor(epoch, 6) for epoch in range(1, 7)] == [1, 1, 2, 3, 0, 0]
     with pytest.raises(ValidationError, match="should rise"):
         Points(points=((2, 1.0), (2, 3.0)))
 

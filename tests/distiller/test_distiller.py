@@ -189,6 +189,7 @@ def test_a_compiled_student_runs_compiled_and_learns_the_same(monkeypatch: pytes
         ({"weighting": LEARNED | {"direction": {"kind": "neumann"}}}, r"neumann.*fresh"),
         ({"weighting": LEARNED | {"evry": 3}}, "evry"),
         ({"pairs": {"stages": {"kind": "pairs_first"}}}, "pairs_first"),
+        ({"pairs": {"schedule": {"kind": "warm_up", "epochs": 0.5}}}, r"pairs.schedule.epochs is 0.5"),
         ({"scales": torch.ones(1, 1)}, r"scales are \(1, 1\)"),
         ({"student_layers": ["fc"]}, "student: Net has no layer 'fc'"),
         ({"teacher_layers": ["tow"]}, r"teacher: .*'tow'; did you mean 'two'"),

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from kd_hpo.config.training import WarmUp
 from kd_hpo.distiller.distiller import Distiller
+from kd_hpo.distiller.exported import arguments_of
 from kd_hpo.errors import ExportError, FeatureMismatch
 from kd_hpo.study.store.export_file import load_export
 from tests.distiller.loops import Net, batch
@@ -44,6 +46,17 @@ def test_a_replayed_matrix_follows_epochs(fitted: Path) -> None:
     kd = Distiller.from_export(fitted, Net(5, 0), Net(3, 1), x, form="replayed", epochs=len(entry.trajectory))
     found = [kd.end_epoch() for _ in entry.trajectory]
     torch.testing.assert_close(torch.stack(found), torch.tensor(entry.trajectory))
+
+
+@pytest.mark.parametrize(("epochs", "counted"), [(None, 1), (60, 15)])
+def test_a_warm_up_over_a_share_of_the_trial_is_counted_in_epochs(fitted: Path, epochs: int | None, counted: int) -> None:
+    """In those of the trial, or in those that are given."""
+    entry = load_export(fitted).matrices[0]
+    quarter = {"schedule": {"kind": "warm_up", "epochs": 0.25}}
+    config = entry.config.replace(kd={**entry.config.kd.model_dump(), **quarter}, training={"epochs": 4}).model_dump()
+    found = arguments_of(entry.replace(config=config), "held", epochs, {}, with_task=True)
+    assert found["kd"].schedule == WarmUp(epochs=counted)
+    assert found["pairs"].schedule is None
 
 
 def test_other_networks_are_refused_by_the_layer(fitted: Path) -> None:

@@ -51,9 +51,13 @@ def trained(config: TrialConfig, prepared: Prepared, folder: Path) -> tuple[nn.M
     return student, records
 
 
-def test_it_is_the_mean_kl_to_the_teacher_on_val_and_on_images_of_no_split(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", [{}, {"ema": {"decay": 0.9}}], ids=["as it is", "its average"])
+def test_it_is_the_mean_kl_to_the_teacher_on_val_and_on_images_of_no_split(
+    cache: Path, tmp_path: Path, recipe: dict[str, object]
+) -> None:
+    """Of the weights that are written: where an average is kept, of that."""
     told: list[str] = []
-    config = digits_trial(data=EXTRA)
+    config = digits_trial(data=EXTRA, training={"epochs": 4, "batch_size": 32, **recipe})
     prepared = prepare(config, cache, told.append)
     assert [line for line in told if isinstance(line, Note) and "unlabelled" in line] == [
         f"of {len(prepared.splits.extra)} unlabelled images 50 are drawn (data.unlabelled_images)"

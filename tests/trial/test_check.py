@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kd_hpo.config.methods import METHODS
+from kd_hpo.core.logit_losses import LOGIT_LOSSES
 from kd_hpo.data.batches import shuffled_batches
 from kd_hpo.errors import ConfigError, DataError, FeatureMismatch, KdHpoError
 from kd_hpo.trial.check import check_trial
@@ -34,6 +36,33 @@ def test_a_trial_that_can_run_passes(prepared: Prepared, cache: Path) -> None:
     check(prepared, cache)
     check(prepared, cache, assistants=[ASSISTANT])
     check(prepared, cache, weighting={"kind": "none"}, pairs={"loss": {"kind": "attention"}})
+
+
+RISING = {"schedule": {"kind": "warm_up", "epochs": 0.5}}
+WHOLE_RECIPE = {
+    "training": {
+        "epochs": 2, "batch_size": 32, "optimizer": {"kind": "adamw"}, "decayed": "matrices",
+        "lr_schedule": {"kind": "cosine", "warmup": 1, "floor": 1e-5},
+        "clip_norm": 5, "label_smoothing": 0.1, "ema": {"decay": 0.9},
+    },
+    "augment": ["flip", {"name": "RandomChoice", "arguments": {"transforms": [{"name": "MixUp"}, {"name": "CutMix"}]}}],
+    "kd": RISING,
+    "pairs": RISING,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_its_first_steps_by_a_whole_recipe(prepared: Prepared, cache: Path, name: str) -> None:
+    check_trial(METHODS[name].apply(digits_trial(**WHOLE_RECIPE)), prepared.batches, prepared.splits, cache)
+
+
+@pytest.mark.parametrize("direction", ["one_step", "gradient_flow"])
+@pytest.mark.parametrize("kind", sorted(LOGIT_LOSSES.keys() - {"callable"}))
+def test_lambda_learns_by_a_whole_recipe_beside_every_loss_of_the_logits(
+    prepared: Prepared, cache: Path, kind: str, direction: str
+) -> None:
+    weighting = {"kind": "learned", "direction": {"kind": direction}, "every": 2, "evidence": False}
+    check(prepared, cache, **WHOLE_RECIPE | {"kd": {"kind": kind, **RISING}, "weighting": weighting})
 
 
 WITH_NORM = {"network": {"name": "tests.trial.own:with_vector_norm"}, "layers": ["conv"]}

@@ -21,6 +21,7 @@ from kd_hpo.trial.evaluate import Score, score
 from kd_hpo.trial.loop import BEST_WEIGHTS, CHECKPOINT, LAST_WEIGHTS
 from kd_hpo.trial.parts import Prepared
 from kd_hpo.trial.passes import needed_pairs
+from kd_hpo.trial.prepare import prepare
 from kd_hpo.trial.problem import PairState, Seen
 from kd_hpo.trial.randomness import ORDER
 from kd_hpo.trial.result import EpochRecord
@@ -47,6 +48,8 @@ RECIPE = {
 }  # fmt: skip
 POINTS = {"kind": "points", "points": [[1, 0.5], [3, 1]]}
 HALVED = {"kind": "torch", "name": "StepLR", "arguments": {"step_size": 1, "gamma": 0.5}}
+RISING = {"kind": "warm_up", "epochs": 0.75}
+REMEMBERED = {"loss": {"kind": "crd", "negatives": 16}, "regressor_gradient": "weighted", "schedule": RISING}
 timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
 
@@ -63,6 +66,8 @@ timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm
     (LATE | {"direction": {"kind": "unrolled", "steps": 3}}, {"training": RECIPE}),
     ({"kind": "uniform"}, {"pairs": TWO_STAGES | {"schedule": POINTS}, "training": RECIPE | {"lr_schedule": HALVED}}),
     (LATE, {"training": RECIPE, "augment": [{"name": "RandAugment"}, "flip", {"name": "CutMix"}]}),
+    ({"kind": "selected", "pair": "last"}, {"training": RECIPE, "pairs": REMEMBERED, "kd": {"kind": "dkd", "schedule": RISING}}),
+    (LATE, {"training": RECIPE, "data": {"kind": "digits", "unlabelled": "extra", "unlabelled_images": 50}}),
     pytest.param({"kind": "uniform"}, {"training": RECIPE | {"optimizer": {"kind": "timm", "name": "lamb"}}}, marks=timm),
 ])  # fmt: skip
 @pytest.mark.parametrize("die_after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
@@ -70,6 +75,7 @@ def test_resumed_trial_ends_bit_identical(
     tmp_path: Path, cache: Path, prepared: Prepared, weighting: dict[str, object], changes: dict[str, object], die_after: int
 ) -> None:
     config = digits_trial(weighting=weighting, **changes)
+    prepared = prepare(config, cache) if "data" in changes else prepared
     whole = run_trial(config, lambda _: None, cache=cache, folder=tmp_path / "whole", prepared=prepared)
 
     def die(record: EpochRecord) -> None:
@@ -83,6 +89,7 @@ def test_resumed_trial_ends_bit_identical(
     resumed = run_trial(config, told.append, cache=cache, folder=tmp_path / "cut", prepared=prepared)
     assert resumed == whole
     assert tuple(told) == whole.records
+    assert all(f"{name}/agreement" in whole.last.metrics for name in prepared.opinions)
     for name in (LAST_WEIGHTS, BEST_WEIGHTS):
         ours, theirs = load_file(tmp_path / "cut" / name), load_file(tmp_path / "whole" / name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
