@@ -36,6 +36,7 @@ from kd_hpo.study.run.checks import (
     settle_settings,
 )
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare, trials_to_race
+from kd_hpo.study.run.failure import failure_line
 from kd_hpo.study.run.gone import gone
 from kd_hpo.study.run.objects import study_with_objects
 from kd_hpo.study.run.progress import ProgressReporter
@@ -211,7 +212,7 @@ def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] =
     """Tells what failed under an earlier driver, which may not have lived to do so; gives the ids of those and of the `told`."""
     failed = [status for status in folder.statuses() if status.state == "failed" and status.spec.id not in told]
     for status in failed:
-        say(console, f"{status.spec.id} failed: {status.message}", "red")
+        say(console, failure_line(folder, status), "red")
     if failed:
         say(console, f"`{folder.resume} --retry-failed` runs what has failed again", "yellow")
     return {*told, *(status.spec.id for status in failed)}

@@ -17,6 +17,7 @@ from kd_hpo.config.task import Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.words import shorten
 from kd_hpo.study.results.pairs import strongest_pairs
+from kd_hpo.study.run.failure import failure_line
 from kd_hpo.study.run.status_keeper import StatusKeeper, id_of
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.status_line import say
@@ -113,7 +114,7 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         self._ended[name] = status.state if status else "failed"
         self._follow_the_best()
         if status and status.state == "failed":
-            say(self._console, f"{name} failed: {status.message}", "red")
+            say(self._console, failure_line(self._folder, status), "red")
         self._tell()
 
     def _follow_the_best(self) -> None:
