@@ -151,7 +151,8 @@ def run_and_tell(study: "StudyConfig", output: Output, *, again: bool = False) -
         progress("starting")  # what is imported now takes seconds
         from kd_hpo.study.report.summary import render, render_repeated
         from kd_hpo.study.results.findings import read_findings
-        from kd_hpo.study.run.driver import Interrupted, run_study
+        from kd_hpo.study.run.driver import run_study
+        from kd_hpo.study.run.phase import Interrupted
         from kd_hpo.study.store.folder import StudyFolder
     try:
         summary = run_study(study, output.progress, verbose=output.verbose, again=again)

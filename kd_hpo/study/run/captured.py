@@ -1,4 +1,4 @@
-"""Sends what the process of a trial prints into the trial's log: Python's streams, and what libraries and child processes write."""
+"""Sends what the process of a trial prints into the trial's log: Python, libraries and child processes alike."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def captured(file: Path, attempt: Lease) -> Iterator[None]:
     with opened(file) as log, ExitStack() as undone:
         log.begin_attempt(file.parent.name, attempt.worker)
         begins, before = log.size, _kept_streams(undone)
-        stream = undone.enter_context(open(os.dup(log.descriptor), "w", buffering=1, errors="backslashreplace"))
+        stream = undone.enter_context(os.fdopen(os.dup(log.descriptor), "w", buffering=1, errors="backslashreplace"))
         keeper = _Keeper(log, attempt, before, begins)
         undone.callback(keeper.end)
         undone.enter_context(_standard_into(log.descriptor, before))

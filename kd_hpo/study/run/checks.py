@@ -7,6 +7,7 @@ from shlex import quote
 from kd_hpo.callables import modules_named, own_code
 from kd_hpo.config.load import beyond, method_names, probes, with_settings
 from kd_hpo.config.paths import value_at
+from kd_hpo.config.search import Budgets
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.config.weightings import Uniform
 from kd_hpo.core.plan import PairPlan
@@ -35,11 +36,13 @@ def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
     """Checks that no study with other settings has begun under the name. Raises StudyError where one has.
 
     A study whose data or layers turned out wrong has not begun: its settings may be mended. One that has begun may compare
-    more methods, at more seeds, and be repeated more often.
+    more methods, at more seeds, be repeated more often, and have other budgets.
     """
     if folder.settings.is_file() and folder.begun:
         there = folder.read_settings()
-        there = there.replace(search=there.search.replace(repeats=study.search.repeats).model_dump())  # others beside this one
+        budgets = {name: getattr(study.search, name) for name in Budgets.model_fields}
+        free = budgets | {"repeats": study.search.repeats}  # others beside this one
+        there = there.replace(search=there.search.replace(**free).model_dump())
         changed = {name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)}
         if study.compare.extends(there.compare):
             changed -= {"compare"}

@@ -43,9 +43,10 @@ def execute(
     written (StatusKeeper), or still `running` where the driver was interrupted.
 
     timed  is told how long the training of each epoch took
-    What the process prints goes into the trial's log. An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other is written to the
-    status, for the driver to tell, and goes on to Ray, which starts the trial again from its checkpoint. Where that has
-    been done already, without this process having been told, it writes nothing more (Lease).
+    What the process prints goes into the trial's log. An error that kd_hpo raises on purpose ends the trial as failed, since
+    it would come again; any other is written to the status, for the driver to tell, and goes on to Ray, which starts the trial
+    again from its checkpoint. Where that has been done already, without this process having been told, it writes nothing more
+    (Lease).
     """
     go_to_start()
     study = StudyConfig.model_validate_json(study_json)
