@@ -1,6 +1,5 @@
 """What ends a search before it has had all its trials, on made-up trials and a clock that a test sets."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,13 +155,3 @@ def test_a_broken_file_of_the_time_is_named(folder: StudyFolder, clock: Clock) -
     (folder.root / USED).write_text("{")
     with pytest.raises(StudyError, match=r"search_time\.json is broken; remove it"):
         Driver(folder, clock)
-
-
-def test_a_study_that_has_begun_may_have_another_budget(tmp_path: Path) -> None:
-    from kd_hpo.study.run.checks import settle_settings
-
-    study = digits_study(tmp_path)
-    settle_settings(study, kept := StudyFolder.of(study))
-    kept.optuna.touch()
-    settle_settings(study.replace(search=study.search.replace(hours=2.0, until=0.9).model_dump()), kept)
-    assert kept.read_settings().search.hours == 2.0
