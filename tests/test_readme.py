@@ -98,7 +98,6 @@ ELSEWHERE = {
     "kd-hpo run STUDY --address auto": "tests/service/test_cluster.py",
     "kd-hpo bench studies/digits.yaml": "tests/cli/test_bench.py, without the minute of a C++ compiler",
     "kd-hpo resume NAME": "tests/service/test_faults_driver.py, and RUN with a name",
-    "kd-hpo logs NAME TRIAL": "tests/cli/test_logs.py, and RUN with names",
     "kd-hpo logs NAME TRIAL -f": "tests/cli/test_logs.py, and RUN with names",
     "kd-hpo resume NAME --set search.trials=40": "tests/study/run/test_driver.py",
     "kd-hpo resume NAME --retry-failed": "tests/service/test_faults_driver.py",
