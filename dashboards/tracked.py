@@ -24,7 +24,8 @@ from kd_hpo.config.task import Classification, Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.dashboards.words import without_credentials
 from kd_hpo.study.report.words import shorten
-from kd_hpo.study.tracking.runs import MATRIX_SECTION, goal_of
+from kd_hpo.study.tracking.runs import MATRIX_SECTION
+from kd_hpo.study.tracking.tags import goal_of
 
 UNREADABLE = (MlflowException, SQLAlchemyError, OSError, ValueError)
 """What reading MLflow raises where it is not there, or what stands there is not a study's."""

@@ -98,6 +98,8 @@ ELSEWHERE = {
     "kd-hpo run STUDY --address auto": "tests/service/test_cluster.py",
     "kd-hpo bench studies/digits.yaml": "tests/cli/test_bench.py, without the minute of a C++ compiler",
     "kd-hpo resume NAME": "tests/service/test_faults_driver.py, and RUN with a name",
+    "kd-hpo logs NAME TRIAL -f": "tests/cli/test_logs.py, and RUN with names",
+    "kd-hpo resume NAME --set search.trials=40": "tests/study/run/test_driver.py",
     "kd-hpo resume NAME --retry-failed": "tests/service/test_faults_driver.py",
 }
 """Commands of the README that no test runs, and what does."""
@@ -140,6 +142,7 @@ RUN: dict[str, tuple[Callable[[Callable[..., str], str], str], str]] = {
     "kd-hpo apply digits-lambda.json": (as_it_stands, "safetensors"),
     "kd-hpo resume digits": (as_it_stands, "Learned lambda (hetero"),
     "kd-hpo report digits -o report.html": (as_it_stands, "report.html"),
+    "kd-hpo logs digits hetero-t003 -f": (as_it_stands, "--- attempt 1 of hetero-t003"),
     "kd-hpo list": (as_it_stands, "digits"),
     "kd-hpo show digits": (as_it_stands, "hetero"),
     "kd-hpo run studies/seed_cifar10.yaml --set data.path=/data/cifar10 --set training.epochs=50": (without_images, ""),

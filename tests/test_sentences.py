@@ -101,6 +101,8 @@ COMMANDS: dict[str, str] = {
     "show of another study": "show smal",
     "show in another folder": "show small --runs none",
     "show of no name": "show ../x",
+    "logs of another study": "logs smal hetero-t000",
+    "resume under another name": "resume small --set name=other",
     "report": "report small",
     "report as pdf": "report small -o x.pdf",
     "report in the place of a folder": "report small -o there.md",

@@ -74,7 +74,7 @@ class Output:
             from pydantic_core import to_json
 
             print(to_json(result.document, indent=2, inf_nan_mode="null").decode())
-        else:
+        elif result.shown:
             out.print(*result.shown, sep="\n")
         if result.beside:
             self.progress.print(*result.beside, sep="\n")

@@ -11,6 +11,7 @@ from rich.traceback import Traceback
 from kd_hpo.cli.bench import bench
 from kd_hpo.cli.cluster import submit
 from kd_hpo.cli.console import Output, Result, err
+from kd_hpo.cli.logs import logs
 from kd_hpo.cli.matrices import apply, export
 from kd_hpo.cli.networks import layers, networks
 from kd_hpo.cli.records import list_, report, show
@@ -20,7 +21,7 @@ from kd_hpo.errors import KdHpoError
 
 app = App(name="kd-hpo", help="Learn which teacher layer should teach which student layer, and how much.")
 app.command(list_, name="list")
-for command in (run, compare, resume, submit, teacher, show, report, export, apply, layers, networks, bench, ui):
+for command in (run, compare, resume, submit, teacher, show, logs, report, export, apply, layers, networks, bench, ui):
     app.command(command)
 app.register_install_completion_command(help="Complete commands, options and names of studies in this shell from now on.")
 

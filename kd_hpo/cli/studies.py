@@ -68,6 +68,7 @@ def resume(
     address: Address = None,
     runs: Runs = Path("runs"),
     retry_failed: bool = False,
+    set_: Overrides = (),
     output: Output = AS_USUAL,
 ) -> Result:
     """Continue a study that was interrupted; what has ended is not run again. Writes what MLflow lacks of it, too.
@@ -80,10 +81,18 @@ def resume(
         The folder that holds it.
     retry_failed
         Run trials that failed again, from their start. What they left is kept in the study's folder, under set_aside.
+    set_
+        A setting to extend the study by, as a.b=value: methods and seeds of the comparison, repeats, resources; until the
+        comparison begins, more trials of the search, and another budget. May be given several times.
     """
     from kd_hpo.study.store.folder import StudyFolder
 
-    settings = StudyFolder(runs.absolute() / study_name(study)).read_settings()
+    folder = StudyFolder(runs.absolute() / study_name(study))
+    settings = folder.read_settings()
+    if set_:
+        from kd_hpo.study.design.study_file import extended
+
+        settings = extended(folder, set_)
     return run_and_tell(at_address(settings, address), output, again=retry_failed)
 
 
@@ -151,7 +160,8 @@ def run_and_tell(study: "StudyConfig", output: Output, *, again: bool = False) -
         progress("starting")  # what is imported now takes seconds
         from kd_hpo.study.report.summary import render, render_repeated
         from kd_hpo.study.results.findings import read_findings
-        from kd_hpo.study.run.driver import Interrupted, run_study
+        from kd_hpo.study.run.driver import run_study
+        from kd_hpo.study.run.phase import Interrupted
         from kd_hpo.study.store.folder import StudyFolder
     try:
         summary = run_study(study, output.progress, verbose=output.verbose, again=again)

@@ -3,7 +3,7 @@
 from math import ceil
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from kd_hpo.config.settings import Settings
 
@@ -169,3 +169,23 @@ class NoScheduler(Settings):
 
 Scheduler = Asha | Hyperband | Median | Percentile | Patient | NoScheduler
 SchedulerSetting = Annotated[Scheduler, Field(discriminator="kind"), BeforeValidator(_kind_or_null)]
+
+
+# ---- budgets
+
+
+class Budgets(Settings):
+    """What ends a search before it has had all its trials. A study that has begun may be given others.
+
+    What a search has used stands in its study's folder, and counts when it is continued.
+    """
+
+    hours: PositiveFloat | None = None
+    """Of the clock, for all searches of the study and the race of the arms: a trial is asked for while it would end in time, by
+    those that completed, and what still runs at the end is stopped after an epoch. A race begins only if time is left, and then
+    ends. The comparison comes after it, whatever it takes. null: no limit."""
+    trial_hours: PositiveFloat | None = None
+    """A trial of a search that has taken longer is stopped after an epoch. null: no limit."""
+    until: FiniteFloat | None = None
+    """A value of what the search goes by (`search.by`): no trial is asked for once one has completed that is as good. What runs
+    then goes on. null: none."""

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from kd_hpo.config.pairs import Correlation, Decoupled, Distillation, LearnedVariance, Pairs, TargetEnhanced
-from kd_hpo.config.search import ArmName, Asha, Race, SamplerSetting, SchedulerSetting, Tpe
+from kd_hpo.config.search import ArmName, Asha, Budgets, Race, SamplerSetting, SchedulerSetting, Tpe
 from kd_hpo.config.settings import FilePath, Key, Plain, Seed, Settings, WrittenAs
 from kd_hpo.config.task import Goal, Task
 from kd_hpo.config.training import Sgd
@@ -184,7 +184,7 @@ def _number_at(settings: object, dotted: str) -> float:
     return settings if isinstance(settings, float) else 0.0
 
 
-class Search(Settings):
+class Search(Budgets):
     """Optuna's search over the outer settings."""
 
     trials: Annotated[NonNegativeInt, Field(le=1_000_000)] = 10

@@ -83,7 +83,7 @@ def replay(study: StudyConfig, about: TrialAbout, trials: int, spent: Spent) -> 
             folder.write_records(spec.id, records)
             done("files of the trial")
             result = {"epoch": epoch, **records[-1].metrics}
-            poor = search.is_poor(name, result)
+            poor = search.is_to_stop(name, result)
             done("reports and verdicts (Optuna, ASHA)")
             if poor:
                 break

@@ -21,7 +21,7 @@ from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.study.tracking.descriptions import experiment_note, ranking_of, trial_note
-from kd_hpo.study.tracking.runs import goal_of, trial_tags
+from kd_hpo.study.tracking.tags import goal_of, trial_tags
 from kd_hpo.trial.result import EpochRecord, TrialResult
 from tests.conftest import digits_study
 from tests.study.helpers import UNIFORM, add_completed, result_of

@@ -12,6 +12,7 @@ from kd_hpo.config.read import replace_path
 from kd_hpo.config.study import Method, StudyConfig
 from kd_hpo.config.weightings import ExportedMatrix, FixedMatrix
 from kd_hpo.config.wording import config_error
+from kd_hpo.study.store.folder import StudyFolder
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -25,6 +26,21 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
         study = replace_path(study, "weighting", fixed_matrix(study.weighting, study).model_dump())
     methods = [with_matrix(method, study) if isinstance(method, Method) else method for method in study.compare.methods]
     return replace_path(study, "compare.methods", methods) if methods != list(study.compare.methods) else study
+
+
+def extended(folder: StudyFolder, overrides: Sequence[str]) -> StudyConfig:
+    """The study of a folder with `a.b.c=value` overrides, for it to go on with; whether it may is for its driver to say.
+
+    Raises ConfigError, one line for each mistake, and for another name or runs folder; StudyError where there is no study.
+    """
+    there = folder.read_settings()
+    study = load_study(folder.settings, overrides).replace(runs=there.runs)
+    given = [override.partition("=")[0].strip() for override in overrides]
+    if wrong := [path for path in given if path in ("name", "runs")]:
+        raise config_error(f"--set {wrong[0]}: a study goes on under its name, in its folder; leave it out")
+    if not any(path == "search" or path.startswith("search.arms") for path in given):
+        study = study.replace(search=study.search.replace(arms=there.search.arms).model_dump())  # an earlier version had none
+    return study
 
 
 def with_matrix(method: Method, study: StudyConfig) -> Method:

@@ -109,11 +109,12 @@ def standing(study: StudyConfig, folder: StudyFolder) -> Standing:
     planned: dict[str, Counter[str]] = {"compare": Counter(name for name, _ in compared_ids(study).values())}
     if finished:  # nothing is left: what has ended is what was planned, and torch is not needed to know
         planned["search"] = Counter(status.spec.method for status in statuses if status.spec.kind == "search")
+        planned["race"] = Counter(status.spec.method for status in statuses if status.spec.kind == "race")
     else:
         planned["search"] = Counter({name: each.trials for name, each in searches(study, (1, 1)).items()})
-    raced = Counter(spec.method for spec in race_specs(study, folder, study.search.method).values())
-    searching = sum(planned["search"].values()) > sum(status.spec.kind == "search" for status in statuses)
-    planned["race"] = Counter() if searching else raced
+        raced = Counter(spec.method for spec in race_specs(study, folder, study.search.method).values())
+        searching = sum(planned["search"].values()) > sum(status.spec.kind == "search" for status in statuses)
+        planned["race"] = Counter() if searching else raced
     goal = study.task.goal
     counts = {
         kind: {name: _count(folder, statuses, kind, name, planned[kind][name], goal) for name in planned[kind]}

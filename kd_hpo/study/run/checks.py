@@ -1,8 +1,9 @@
 """What is refused before a study begins: a name that is taken, methods and pairs that do not fit."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from shlex import quote
+from typing import Any
 
 from kd_hpo.callables import modules_named, own_code
 from kd_hpo.config.load import beyond, method_names, probes, with_settings
@@ -35,21 +36,43 @@ def refuse_other_settings(study: StudyConfig, folder: StudyFolder) -> None:
     """Checks that no study with other settings has begun under the name. Raises StudyError where one has.
 
     A study whose data or layers turned out wrong has not begun: its settings may be mended. One that has begun may compare
-    more methods, at more seeds, and be repeated more often.
+    more methods, at more seeds, and be repeated more often; until its race or comparison begins, its search may have more trials
+    and another budget.
     """
     if folder.settings.is_file() and folder.begun:
         there = folder.read_settings()
-        there = there.replace(search=there.search.replace(repeats=study.search.repeats).model_dump())  # others beside this one
-        changed = {name for name in type(study).model_fields if getattr(there, name) != getattr(study, name)}
+        free = {"repeats": study.search.repeats, "trial_hours": study.search.trial_hours}  # other repeats are beside this one
+        there = there.replace(search=there.search.replace(**free).model_dump())
+        changed = set(_differing(there.model_dump(mode="json"), study.model_dump(mode="json")))
         if study.compare.extends(there.compare):
-            changed -= {"compare"}
-        if changed - {"resources", "tracking"}:
+            changed = {path for path in changed if not path.startswith("compare.")}
+        longer = {"search.hours", "search.until"} | (
+            {"search.trials"} if study.search.trials > there.search.trials > 0 else set[str]()
+        )
+        if changed & longer and any(status.spec.kind != "search" for status in folder.statuses()):
+            raise StudyError(
+                f"study {study.name!r} compares its methods at what its search has found, so another "
+                f"{', '.join(sorted(changed & longer))} comes too late. Give the study another name (--set name=...), or go on "
+                f"without: {folder.resume}"
+            )
+        changed = {path for path in changed - longer if path.split(".")[0] not in ("resources", "tracking")}
+        if changed:
             raise StudyError(
                 f"study {study.name!r} is in {folder.root} already, with another {', '.join(sorted(changed))}. "
                 f"Give this one another name (--set name=...), or continue that one: kd-hpo resume {study.name} "
                 f"--runs {quote(str(study.runs))}. To start it anew, remove its folder"
             )
         refuse_other_code(study, folder)
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """The paths, of one or two keys, of settings that are not the same."""
+    for name in there.keys() | here.keys():
+        one, other = there.get(name), here.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from (f"{name}.{key}" for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+        elif one != other:
+            yield name
 
 
 def refuse_other_code(study: StudyConfig, folder: StudyFolder) -> None:

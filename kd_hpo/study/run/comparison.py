@@ -10,6 +10,7 @@ from kd_hpo.study.design.trials import Searched, acting_paths, compared_ids
 from kd_hpo.study.results.arms import race_specs, searched_trials, winner
 from kd_hpo.study.results.best import start_of_seeds
 from kd_hpo.study.results.comparison import Comparison
+from kd_hpo.study.search.budget import Budget
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 
 
@@ -34,9 +35,14 @@ def trials_to_compare(study: StudyConfig, folder: StudyFolder, searched: Mapping
 
 
 def trials_to_race(study: StudyConfig, folder: StudyFolder) -> list[TrialSpec]:
-    """The trials of the race of the search's arms that are left; none before the search has ended."""
-    ended = ended_ids(folder)
-    return [spec for trial, spec in race_specs(study, folder, study.search.method).items() if trial not in ended]
+    """The trials of the race of the search's arms that are left; none before the search has ended.
+
+    A race that has not begun by the time that `search.hours` are over is not held; one that has begun goes on to its end.
+    """
+    specs, ended = race_specs(study, folder, study.search.method), ended_ids(folder)
+    if study.search.hours and not any(map(folder.status, specs)) and not Budget(study, folder).has_time:
+        return []
+    return [spec for trial, spec in specs.items() if trial not in ended]
 
 
 def ended_ids(folder: StudyFolder) -> set[str]:

@@ -3,29 +3,23 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from ray import tune
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
-from ray.tune.stopper import CombinedStopper
 from rich.console import Console
 
 from kd_hpo.config.study import StudyConfig
 from kd_hpo.errors import StudyError
-from kd_hpo.study.cluster.connection import LOCAL, joined, ray_running, resources_of_trial, slots
+from kd_hpo.study.cluster.connection import LOCAL, joined, ray_running, slots
 from kd_hpo.study.cluster.on_a_node import memory_of
-from kd_hpo.study.cluster.prometheus import StudyMetrics, in_worker
 from kd_hpo.study.cluster.signals import stopped_by_sigterm
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.design.repeats import repeats_of
-from kd_hpo.study.design.trials import Searched, compared_ids, judged_records, searches, untried
+from kd_hpo.study.design.trials import Searched, compared_ids, searches, untried
 from kd_hpo.study.environment import prepare_environment
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.report.plots import draw_comparison
 from kd_hpo.study.report.summary import Summary
-from kd_hpo.study.results.best import learned_trials, seed_of_searches, start_of_lambda
+from kd_hpo.study.results.best import learned_trials
 from kd_hpo.study.results.comparison import compared
 from kd_hpo.study.results.repeats import Repeated
 from kd_hpo.study.results.standing import learned_weights
@@ -36,19 +30,21 @@ from kd_hpo.study.run.checks import (
     settle_settings,
 )
 from kd_hpo.study.run.comparison import ended_ids, require_some_result, trials_to_compare, trials_to_race
+from kd_hpo.study.run.failure import failure_line
 from kd_hpo.study.run.gone import gone
-from kd_hpo.study.run.objects import objects_of_trials, study_with_objects
+from kd_hpo.study.run.objects import study_with_objects
+from kd_hpo.study.run.phase import Interrupted, ProgressReporters, run_planned
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.retry import retry_failed
+from kd_hpo.study.run.searching import search, searches_left, searches_that_learn_nothing
 from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.run.work import Work, computing
 from kd_hpo.study.run.worker import execute
-from kd_hpo.study.search.journal import journal, known_trials, mend_journal, reconcile
-from kd_hpo.study.search.method_search import MethodSearch
-from kd_hpo.study.search.samplers import learns_nothing, require_sampler
-from kd_hpo.study.search.searcher import PruningStopper, StudySearch
+from kd_hpo.study.search.budget import Budget
+from kd_hpo.study.search.journal import mend_journal, reconcile
+from kd_hpo.study.search.samplers import require_sampler
 from kd_hpo.study.status_line import say, status_line
-from kd_hpo.study.store.folder import StudyFolder, TrialSpec
+from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.study.tracking.sync import mirrored
 from kd_hpo.study.tracking.tracker import Ending
 
@@ -56,13 +52,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kd_hpo.trial.given import Data
-
-ProgressReporters = Callable[[str, int], ProgressReporter]
-"""Gives the board of a phase: its title, and how many trials it has."""
-
-
-class Interrupted(StudyError):
-    """An error that says that the study was asked to stop; what had ended is kept."""
 
 
 def run_study(
@@ -139,7 +128,7 @@ def _run_joined(study: StudyConfig, folder: StudyFolder, console: Console, *, ne
             compute(Work.make_ready, progress, new=new, trials=left)
         worker = partial(execute, study_json=study.model_dump_json())
 
-        def board(title: str, trials: int) -> ProgressReporter:
+        def board(title: str, trials: int, at_most_s: Callable[[], float | None]) -> ProgressReporter:
             memory = None if study.resources.address == LOCAL else memory_of
             keeper, epochs = StatusKeeper(folder, StudyStopper(), memory), study.training.epochs
             return ProgressReporter(
@@ -152,6 +141,7 @@ def _run_joined(study: StudyConfig, folder: StudyFolder, console: Console, *, ne
                 epochs=epochs,
                 layers=(looked.teacher, looked.student),
                 each_epoch=verbose,
+                at_most_s=at_most_s,
             )
 
         with mirrored(study, console) as mirror:
@@ -161,7 +151,7 @@ def _run_joined(study: StudyConfig, folder: StudyFolder, console: Console, *, ne
                     for warning in searches_that_learn_nothing(study, searched, at_once):
                         say(console, warning, "yellow")
                     tell_failures(folder, console, told)  # a process that outlived its driver wrote so meanwhile
-                    search(study, folder, searched, worker, board)
+                    search(study, folder, searched, worker, board, console)
                     race_arms(study, folder, worker, board)
                     compare_methods(study, folder, searched, worker, board)
             with status_line(console) as progress:
@@ -196,75 +186,20 @@ def require_all_ended(folder: StudyFolder) -> None:
             )
 
 
-def searches_that_learn_nothing(study: StudyConfig, searched: Mapping[str, Searched], at_once: int) -> list[str]:
-    """Names the searches that learn nothing, a line for each, but for those that have ended."""
-    told = (
-        learns_nothing(study.search.sampler, name, search.trials, len(search.space), at_once)
-        for name, search in searched.items()
-        if searches_left(StudyFolder.of(study), {name: search})
-    )
-    return [line for line in told if line]
-
-
 def tell_failures(folder: StudyFolder, console: Console, told: Collection[str] = ()) -> set[str]:
     """Tells what failed under an earlier driver, which may not have lived to do so; gives the ids of those and of the `told`."""
     failed = [status for status in folder.statuses() if status.state == "failed" and status.spec.id not in told]
     for status in failed:
-        say(console, f"{status.spec.id} failed: {status.message}", "red")
+        say(console, failure_line(folder, status), "red")
     if failed:
         say(console, f"`{folder.resume} --retry-failed` runs what has failed again", "yellow")
     return {*told, *(status.spec.id for status in failed)}
 
 
 def trials_left(study: StudyConfig, folder: StudyFolder, searched: Mapping[str, Searched]) -> bool:
-    if searches_left(folder, searched) or trials_to_race(study, folder):
+    if searches_left(study, folder, searched) or trials_to_race(study, folder):
         return True
     return not set(compared_ids(study)) <= ended_ids(folder)
-
-
-def searches_left(folder: StudyFolder, searched: Mapping[str, Searched]) -> int:
-    """Tells how many trials of the searches have not ended."""
-    ended = {name: sum(trial.state.is_finished() for trial in known_trials(folder, name)) for name in searched}
-    return sum(max(search.trials - ended[name], 0) for name, search in searched.items())
-
-
-def search(
-    study: StudyConfig,
-    folder: StudyFolder,
-    searched: Mapping[str, Searched],
-    worker: Callable[..., None],
-    board: ProgressReporters,
-) -> None:
-    """Runs Optuna's trials over the outer settings of every method that is searched, those that are left."""
-
-    if not searches_left(folder, searched):
-        return
-    storage = journal(folder.optuna)
-
-    def of_method(one: Searched) -> MethodSearch:
-        return MethodSearch(
-            one,
-            folder,
-            storage,
-            goal=study.goal,
-            sampler=study.search.sampler,
-            scheduler=study.search.scheduler,
-            trial_seed=seed_of_searches(study, folder),
-            sampler_seed=study.search.seed,
-            epochs=study.training.epochs,
-            start=partial(start_of_lambda, study, folder, one.method),
-            judged=partial(judged_records, study, folder),
-        )
-
-    searches_of_all = [of_method(one) for one in searched.values()]
-    if not (left := sum(one.left for one in searches_of_all)):
-        return
-    with board("search", left) as told:
-        searcher = StudySearch(searches_of_all, folder.optuna, told.halt, told.keeper.given_up)
-        run_trials(study, folder, worker, told, left, searcher, {})
-    if lost := searches_left(folder, searched):
-        total = sum(search.trials for search in searched.values())
-        raise Interrupted(f"the search was stopped with {lost} of {total} trials to go")
 
 
 def compare_methods(
@@ -282,69 +217,9 @@ def compare_methods(
 
 def race_arms(study: StudyConfig, folder: StudyFolder, worker: Callable[..., None], board: ProgressReporters) -> None:
     """Runs the best arms of the search once more at each seed of the race, those trials that are left."""
-    run_planned(study, folder, "race", trials_to_race(study, folder), worker, board)
+    if not (left := trials_to_race(study, folder)):
+        return
+    with Budget(study, folder).counting():
+        run_planned(study, folder, "race", left, worker, board)
     if lost := trials_to_race(study, folder):
         raise Interrupted(f"the race of the arms was stopped with {len(lost)} trials to go")
-
-
-def run_planned(
-    study: StudyConfig,
-    folder: StudyFolder,
-    title: str,
-    specs: list[TrialSpec],
-    worker: Callable[..., None],
-    board: ProgressReporters,
-) -> None:
-    """Runs trials that are all known before the first one starts."""
-    if not specs:
-        return
-    with board(title, len(specs)) as told:
-        space = {"spec": tune.grid_search([spec.model_dump(mode="json") for spec in specs])}
-        # Not TuneConfig's max_concurrent_trials, which this generator does not heed.
-        searcher = BasicVariantGenerator(max_concurrent=study.resources.concurrent_trials or 0)
-        run_trials(study, folder, worker, told, 1, searcher, space)
-
-
-def run_trials(
-    study: StudyConfig,
-    folder: StudyFolder,
-    worker: Callable[..., None],
-    board: ProgressReporter,
-    samples: int,
-    searcher: StudySearch | BasicVariantGenerator,
-    space: dict[str, Any],
-) -> None:
-    resources, stopper = study.resources, board.halt
-    if isinstance(searcher, StudySearch):
-        stopper = CombinedStopper(board.halt, PruningStopper(searcher))
-        searcher = ConcurrencyLimiter(searcher, max_concurrent=resources.concurrent_trials or slots(study))
-    trainable = partial(in_worker, worker=worker, study=study.name)
-    if objects := objects_of_trials(study):  # by Ray's object store, once, however large they are
-        trainable = tune.with_parameters(trainable, objects=objects)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, resources_of_trial(study)),
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            num_samples=samples,
-            search_alg=searcher,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=board.name,
-            storage_path=mkdtemp(dir=made(folder.ray)),
-            verbose=0,
-            callbacks=[board.keeper, board, StudyMetrics(study.name, folder)],
-            stop=stopper,
-            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-        ),
-    )
-    try:
-        with board.halt.on_error(folder.ray):  # Ray writes there too
-            tuner.fit()
-    finally:
-        board.halt.raise_error()  # rather than what Ray makes of it
-
-
-def made(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)

@@ -1,5 +1,6 @@
-"""An error that nobody foresaw, in a trial of a user's own code or of kd_hpo: told in a line, and kept whole in a file."""
+"""An error that nobody foresaw, in a trial of a user's own code or of kd_hpo: told in a line, and whole in the trial's log."""
 
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
@@ -7,19 +8,28 @@ from pathlib import Path
 import kd_hpo
 from kd_hpo.config.wording import one_line
 from kd_hpo.errors import without_secrets
-from kd_hpo.files import Write, write_atomically
+from kd_hpo.study.store.folder import StudyFolder, TrialStatus
 
-TRACEBACK = "traceback.txt"
 _LIBRARIES = (Path(kd_hpo.__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 _MOST_CHARACTERS = 300
 
 
-def kept_failure(error: Exception, folder: Path, write: Write = write_atomically) -> str:
-    """Type, text and place of the error on one line, which names the file in `folder` that now holds the traceback."""
-    file = folder / TRACEBACK
-    write(file, without_secrets("".join(traceback.format_exception(error))))
+def log_traceback(error: Exception) -> None:
+    """Prints the whole traceback to standard error, which a trial's log gets, without credentials."""
+    print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+
+
+def failure_of(error: Exception, log: Path) -> str:
+    """Type, text and place of the error on one line, which names the log that has its traceback."""
     said = one_line(without_secrets(f"{type(error).__name__}: {error}").rstrip(": "))[:_MOST_CHARACTERS]
-    return f"{said} ({place_of(error)}); the whole traceback is in {file}"
+    return f"{said} ({place_of(error)}); the whole traceback is in {log}"
+
+
+def failure_line(folder: StudyFolder, status: TrialStatus) -> str:
+    """Tells that and why a trial has failed, and where its log is, unless the reason says so or there is none."""
+    log = folder.log(status.spec.id)
+    where = f"; its log is {log}" if log.is_file() and str(log) not in status.message else ""
+    return f"{status.spec.id} failed: {status.message}{where}"
 
 
 def place_of(error: Exception) -> str:

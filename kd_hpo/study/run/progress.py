@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from kd_hpo.config.task import Goal
 from kd_hpo.config.wording import one_line
 from kd_hpo.study.report.words import shorten
 from kd_hpo.study.results.pairs import strongest_pairs
+from kd_hpo.study.run.failure import failure_line
 from kd_hpo.study.run.status_keeper import StatusKeeper, id_of
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.status_line import say
@@ -42,6 +43,7 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
     epochs      of a trial
     layers      names of the teacher's and the student's layers, for the pairs of the best trial
     each_epoch  a line for each epoch of each trial, and no live view
+    at_most_s   the seconds after which the phase asks for nothing more; None where there is no such limit
     A terminal shows a view that changes, anything else a line now and then.
     """
 
@@ -57,10 +59,11 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         epochs: int,
         layers: tuple[Sequence[str], Sequence[str]],
         each_epoch: bool = False,
+        at_most_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._console, self.name, self._folder, self.keeper = console, title, folder, keeper
         self._goal, self._trials, self._epochs, self._layers, self._each_epoch = goal, trials, epochs, layers, each_epoch
-        self.halt = keeper.stopper
+        self.halt, self._at_most_s = keeper.stopper, at_most_s
         self._reported: dict[str, int] = {}
         self._score: dict[str, float] = {}
         self._ended: dict[str, str] = {}
@@ -113,7 +116,7 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
         self._ended[name] = status.state if status else "failed"
         self._follow_the_best()
         if status and status.state == "failed":
-            say(self._console, f"{name} failed: {status.message}", "red")
+            say(self._console, failure_line(self._folder, status), "red")
         self._tell()
 
     def _follow_the_best(self) -> None:
@@ -205,10 +208,11 @@ class ProgressReporter(TrialProgressCallback):  # type: ignore[misc]
 
     def _seconds_left(self) -> float:
         """From the pace since the first result: the start of the trials' processes comes once, and is long."""
-        since = sum(self._reported.values()) - 1
+        since, at_most = sum(self._reported.values()) - 1, self._at_most_s()
         if self._first_result is None or since < 1:
             return 0.0
-        return (time.monotonic() - self._first_result) / since * self._epochs_left()
+        left = (time.monotonic() - self._first_result) / since * self._epochs_left()
+        return left if at_most is None else min(left, at_most)
 
     def _epochs_left(self) -> float:
         """An ended trial has no more, one that has not started counts as those before it on average."""

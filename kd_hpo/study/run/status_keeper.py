@@ -9,6 +9,7 @@ from ray.tune import Callback
 from kd_hpo.study.cluster.memory import NodeMemory, kept_memory, node_memory
 from kd_hpo.study.cluster.stopper import StudyStopper
 from kd_hpo.study.run.death import Death, death, of_memory, with_remedy
+from kd_hpo.study.search.journal import BY_SCHEDULER
 from kd_hpo.study.search.method_search import EPOCH
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.study.store.lease import Lease
@@ -34,6 +35,7 @@ class StatusKeeper(Callback):  # type: ignore[misc]
         self._trials: Sequence[Any] = ()
         self._epochs: dict[str, int] = {}
         self._ended: dict[str, TrialStatus | None] = {}
+        self._why: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray keeps a copy of its callbacks on disk, which nobody reads; the folder is the record
@@ -41,6 +43,10 @@ class StatusKeeper(Callback):  # type: ignore[misc]
     def end_of(self, trial_id: str) -> TrialStatus | None:
         """The status that a trial has ended with, also where it could not be written; None where there is none."""
         return self._ended.get(trial_id)
+
+    def stopped_for(self, trial_id: str, why: str) -> None:
+        """Takes note of why a trial is being stopped, where it is not by the scheduler."""
+        self._why[trial_id] = why
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._trials = trials
@@ -52,8 +58,8 @@ class StatusKeeper(Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         status = self._folder.status(id_of(trial))
         if status and status.state == "running" and not self.stopper.error:
-            # the scheduler ends it, and its process has not come to say so
-            words = f"after epoch {self._epochs.get(id_of(trial), 0)}, by the scheduler"
+            # the search ends it, and its process has not come to say so
+            words = f"after epoch {self._epochs.get(id_of(trial), 0)}, {self._why.get(id_of(trial), BY_SCHEDULER)}"
             status = self._written(status.replace(state="stopped", message=words))
         self._ended[id_of(trial)] = status
 

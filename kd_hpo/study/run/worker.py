@@ -16,7 +16,8 @@ from kd_hpo.errors import ConfigError, Diverged, KdHpoError
 from kd_hpo.study.cluster.memory import keep_memory
 from kd_hpo.study.cluster.start import go_to_start
 from kd_hpo.study.design.trials import is_judged, trial_config
-from kd_hpo.study.run.failure import kept_failure
+from kd_hpo.study.run.captured import captured
+from kd_hpo.study.run.failure import failure_of, log_traceback
 from kd_hpo.study.store.folder import State, StudyFolder, TrialAbout, TrialSpec, TrialStatus
 from kd_hpo.study.store.lease import Lease, Superseded, worker_name
 from kd_hpo.trial.loop import layer_records
@@ -42,26 +43,33 @@ def execute(
     written (StatusKeeper), or still `running` where the driver was interrupted.
 
     timed  is told how long the training of each epoch took
-    An error that kd_hpo raises on purpose ends the trial as failed, since it would come again; any other is written to the
-    status, for the driver to tell, and goes on to Ray, which starts the trial again from its checkpoint. Where that has
-    been done already, without this process having been told, it writes nothing more (Lease).
+    What the process prints goes into the trial's log. An error that kd_hpo raises on purpose ends the trial as failed, since
+    it would come again; any other is written to the status, for the driver to tell, and goes on to Ray, which starts the trial
+    again from its checkpoint. Where that has been done already, without this process having been told, it writes nothing more
+    (Lease).
     """
     go_to_start()
     study = StudyConfig.model_validate_json(study_json)
     spec = TrialSpec.model_validate(sampled["spec"])
     attempt = Lease.begin(StudyFolder.of(study).trial(spec.id))
     folder = replace(StudyFolder.of(study), write=attempt.write)
+    with captured(folder.log(spec.id), attempt):
+        _run(study, spec, folder, report, partial(timed, spec))
+
+
+def _run(study: StudyConfig, spec: TrialSpec, folder: StudyFolder, report: Report, timed: Callable[[EpochTime], None]) -> None:
     keep_memory(folder, spec.id)  # a process that is killed says nothing more
     # Whatever OMP_NUM_THREADS says: trials that share cores with more threads than they have wait for each other.
     torch.set_num_threads(max(1, int(study.resources.cpus_per_trial)))
     try:
-        run_recorded(study, spec, folder, report, partial(timed, spec))
+        run_recorded(study, spec, folder, report, timed)
     except Superseded:
         raise
     except Exception as error:
+        log_traceback(error)
         status = folder.status(spec.id)
         if status is None or status.state == "running":
-            message = kept_failure(error, folder.trial(spec.id), folder.write)
+            message = failure_of(error, folder.log(spec.id))
             folder.write_status(TrialStatus(spec=spec, state="running", message=message))
         raise
 
@@ -74,6 +82,7 @@ def run_recorded(
         config = trial_config(study, spec)
         prepared = prepared_for(config, folder.cache)
     except KdHpoError as error:
+        log_traceback(error)
         folder.write_status(TrialStatus(spec=spec, state="failed", message=str(error), of_settings=is_of_settings(error)))
         return
     records: list[EpochRecord] = []
@@ -81,6 +90,7 @@ def run_recorded(
     def end(state: State, message: str = "", *, of_settings: bool = False) -> None:
         duration = round(time.monotonic() - started, 3)
         ended = TrialStatus(spec=spec, state=state, message=message, duration_s=duration, of_settings=of_settings)
+        print(f"--- {state} after {len(records)} epochs{message and f': {message}'}", flush=True)
         folder.write_status(ended)
 
     def tell(record: EpochRecord) -> None:
@@ -114,6 +124,7 @@ def run_recorded(
     except Superseded:
         raise
     except KdHpoError as error:
+        log_traceback(error)
         end("failed", str(error), of_settings=is_of_settings(error))
 
 

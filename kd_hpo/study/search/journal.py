@@ -17,6 +17,8 @@ _AGAIN = "again"
 """Marks a trial of the journal as a new run of an earlier one, whose number it holds."""
 STOPPED = "stopped"
 """Holds the epoch at which the scheduler has decided to stop a trial, which may not have come to pass."""
+STOPPED_FOR, BY_SCHEDULER = "stopped for", "by the scheduler"
+"""Holds why, where it was not the scheduler, and the words where it was."""
 FAILED = "failed"
 """Marks a trial that has failed, and has a value all the same: its settings are why."""
 
@@ -97,7 +99,7 @@ def reconcile(folder: StudyFolder, method: str) -> list[str]:
         if status is None or status.state != "running":
             continue
         if trial.state == TrialState.PRUNED and STOPPED in trial.user_attrs:
-            words = f"after epoch {trial.user_attrs[STOPPED]}, by the scheduler"
+            words = f"after epoch {trial.user_attrs[STOPPED]}, {trial.user_attrs.get(STOPPED_FOR, BY_SCHEDULER)}"
             folder.write_status(status.replace(state="stopped", message=words))
             continue
         _go_on(optuna.load_study(study_name=method, storage=journal(folder.optuna)), trial)

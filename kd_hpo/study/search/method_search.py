@@ -15,11 +15,11 @@ from kd_hpo.config.study import gives
 from kd_hpo.config.task import Goal
 from kd_hpo.config.weightings import Matrix
 from kd_hpo.study.design.trials import Searched
-from kd_hpo.study.search.journal import FAILED, STOPPED, latest_runs, number_in_folder, searched_id
+from kd_hpo.study.search.journal import FAILED, STOPPED, STOPPED_FOR, latest_runs, number_in_folder, searched_id
 from kd_hpo.study.search.pruners import pruner_for, set_up
 from kd_hpo.study.search.samplers import sampler_for
 from kd_hpo.study.search.space import distributions, suggest
-from kd_hpo.study.store.folder import StudyFolder, TrialSpec
+from kd_hpo.study.store.folder import StudyFolder, TrialSpec, TrialStatus
 from kd_hpo.trial.result import EpochRecord
 
 EPOCH = "epoch"
@@ -72,7 +72,7 @@ class MethodSearch:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._folder, self._method, self._epochs, self._trial_seed = folder, search.method, epochs, trial_seed
-        self._metric, self._worst, self._start, self._storage = goal.key, goal.worst, start, storage
+        self.metric, self._worst, self._start, self._storage = goal.key, goal.worst, start, storage
         self._sampler, self._trials = sampler, search.trials
         self._judged = judged or (lambda spec: folder.records(spec.id))
         self._space, self._sampler_seed = distributions(search.space), sampler_seed
@@ -92,6 +92,11 @@ class MethodSearch:
         trials = self._study.get_trials(deepcopy=False)
         self.left = max(search.trials - sum(trial.state.is_finished() for trial in latest_runs(trials)), 0)
         self._unfinished = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+
+    @property
+    def unfinished(self) -> int:
+        """The number of trials that an earlier driver asked for and that have not been asked for again."""
+        return len(self._unfinished)
 
     # ---- a trial's life
 
@@ -116,10 +121,20 @@ class MethodSearch:
         others there that came later. What was decided then holds.
         """
         epoch = result.get(EPOCH, 0)
-        if self._report(asked, result.get(self._metric), epoch) and epoch < self._epochs and asked.trial.should_prune():
+        if self._report(asked, result.get(self.metric), epoch) and epoch < self._epochs and asked.trial.should_prune():
             asked.stopped = epoch
             asked.trial.set_user_attr(STOPPED, epoch)
         return asked.stopped is not None and epoch >= asked.stopped
+
+    def stop(self, asked: Asked, result: Mapping[str, Any], why: str) -> bool:
+        """Stops a trial after the epoch of a result, for another reason than that it is poor; not after its last one."""
+        epoch = result.get(EPOCH, 0)
+        if epoch >= self._epochs:
+            return False
+        asked.stopped = epoch
+        asked.trial.set_user_attr(STOPPED, epoch)
+        asked.trial.set_user_attr(STOPPED_FOR, why)
+        return True
 
     def end(self, asked: Asked, result: Mapping[str, Any], *, failed: bool) -> None:
         """Tells Optuna of a trial's end. One whose settings are why it failed has the worst value there is.
@@ -134,7 +149,10 @@ class MethodSearch:
             self._study.tell(asked.trial.number, self._worst, skip_if_finished=True)
             return
         failed = failed or (status is not None and status.state == "failed")  # Ray knows of no error that the trial caught
-        self._tell(asked.trial.number, result.get(self._metric), result.get(EPOCH, 0), failed=failed)
+        self._tell(asked.trial.number, result.get(self.metric), result.get(EPOCH, 0), failed=failed)
+
+    def status_of(self, asked: Asked) -> TrialStatus | None:
+        return self._folder.status(asked.spec.id)
 
     # ---- how it is said in Optuna
 
@@ -187,7 +205,7 @@ class MethodSearch:
                 continue
             asked, records = self._asked(self._running(trial.number)), self._judged(status.spec)
             for record in records:
-                if self._report(asked, record.metrics[self._metric], record.epoch):
+                if self._report(asked, record.metrics[self.metric], record.epoch):
                     asked.trial.should_prune()  # for what a pruner remembers of it; the trial has ended whatever it says
             last = {EPOCH: records[-1].epoch, **records[-1].metrics} if records else {}
             self.end(asked, last, failed=status.state == "failed")

@@ -19,10 +19,11 @@ from kd_hpo.config.settings import Settings, WrittenAs
 from kd_hpo.config.study import Name, StudyConfig
 from kd_hpo.config.trial import TrialConfig
 from kd_hpo.config.weightings import Matrix
-from kd_hpo.config.wording import cut, one_line
+from kd_hpo.config.wording import cut, nearest, one_line
 from kd_hpo.errors import StudyError
 from kd_hpo.files import Write, is_held, only_one_process, write_atomically
 from kd_hpo.study.store.tidy import refuse_links, remove_unfinished
+from kd_hpo.study.store.trial_log import LOG
 from kd_hpo.trial.result import RESULT, EpochRecord, LayerRecord, TrialResult
 
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -155,6 +156,10 @@ class StudyFolder:
     def trial(self, trial_id: str) -> Path:
         return self.root / "trials" / trial_id
 
+    def log(self, trial_id: str) -> Path:
+        """The file of what a trial's process printed."""
+        return self.trial(trial_id) / LOG
+
     def write_settings(self, study: StudyConfig) -> None:
         """Writes the settings as JSON, which is YAML with all strings quoted: any value is read back as it was."""
         text = study.model_dump_json(indent=2)
@@ -168,8 +173,9 @@ class StudyFolder:
         refuse_links(self.root)
         if not self.settings.is_file():
             there = sorted(p.parent.name for p in self.root.parent.glob("*/study.yaml"))
-            known = f"; there are {', '.join(there)}" if there else ""
-            raise StudyError(f"no study {self.root.name!r} in {self.root.parent}{known}. Start one with `kd-hpo run STUDY.yaml`")
+            near = nearest(self.root.name, there)
+            known = f"; there are {', '.join(there)}" + (f"; did you mean {near}?" if near else ".") if there else "."
+            raise StudyError(f"no study {self.root.name!r} in {self.root.parent}{known} Start one with `kd-hpo run STUDY.yaml`")
         study = read_settings(StudyConfig, self.settings).replace(runs=self.root.parent)
         if _before_arms(self.settings):
             return study.replace(search=study.search.replace(arms=()).model_dump())

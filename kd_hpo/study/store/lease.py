@@ -38,10 +38,16 @@ class Lease:
 
     def write(self, path: Path, content: bytes | str) -> None:
         """Writes as `write_atomically`. Raises Superseded where the folder has been taken over; the old file then stands."""
-        write_atomically(path, content, replacing=self._mine())
+        write_atomically(path, content, replacing=self.mine())
+
+    @property
+    def worker(self) -> str:
+        """The process of the attempt, as host:pid."""
+        return self.name.rpartition(":")[0]
 
     @contextmanager
-    def _mine(self) -> Iterator[None]:
+    def mine(self) -> Iterator[None]:
+        """Holds the folder while it is changed. Raises Superseded where it has been taken over."""
         with only_one_process(self.folder / _LOCK):
             owner = self.folder / _OWNER
             if not owner.is_file() or owner.read_text() != self.name:

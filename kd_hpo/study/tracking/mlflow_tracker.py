@@ -12,7 +12,8 @@ from kd_hpo.config.study import StudyConfig
 from kd_hpo.study.store.folder import StudyFolder, TrialSpec
 from kd_hpo.study.tracking.links import best_first_tag
 from kd_hpo.study.tracking.overview import finish_overview, write_overview
-from kd_hpo.study.tracking.runs import RunLog, all_runs, experiment_link, open_experiment, trial_tags
+from kd_hpo.study.tracking.runs import RunLog, all_runs, experiment_link, open_experiment
+from kd_hpo.study.tracking.tags import trial_tags
 from kd_hpo.study.tracking.tracker import Ending, KnownRun
 from kd_hpo.study.tracking.uri import NAME, follows_environment, given_uri, told_uri, tracking_uri
 
@@ -61,7 +62,8 @@ class MlflowTracker:
 
     def run_of(self, spec: TrialSpec, identity: str) -> RunLog:
         tags = trial_tags(self._study, spec)
-        return RunLog.find_or_create(self._client, self._opened, spec.id, identity, tags, self._study.task.goal)
+        goal, log = self._study.task.goal, self._folder.log(spec.id)
+        return RunLog.find_or_create(self._client, self._opened, spec.id, identity, tags, goal, log)
 
     def remove(self, run_id: str) -> None:
         self._client.delete_run(run_id)

@@ -17,9 +17,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from PIL import Image
 
-from kd_hpo.config.arms import ARM
 from kd_hpo.config.study import StudyConfig
-from kd_hpo.config.task import Classification, Goal
+from kd_hpo.config.task import Goal
 from kd_hpo.config.weightings import Weighting
 from kd_hpo.errors import StudyError
 from kd_hpo.files import only_one_process
@@ -27,6 +26,7 @@ from kd_hpo.study.report.matrix import MatrixHistory, matrix_image, matrix_page
 from kd_hpo.study.report.plots import settings_figure
 from kd_hpo.study.results.standing import searched_points
 from kd_hpo.study.store.folder import StudyFolder, TrialAbout, TrialSpec, TrialStatus
+from kd_hpo.study.store.trial_log import LOG, read_log
 from kd_hpo.study.tracking.descriptions import running_trial_note, trial_note
 from kd_hpo.study.tracking.links import EXPERIMENTS_LINK, best_first_link
 from kd_hpo.study.tracking.uri import given_uri, server_address, tracking_uri
@@ -34,8 +34,6 @@ from kd_hpo.trial.result import EpochRecord, Rows
 
 LAMBDA, LAMBDA_BY_EPOCH = "lambda.json", "lambda_by_epoch.json"
 """Files of a trial's run: its learned matrix, which `kd-hpo apply` takes as it takes that of the summary, and every epoch's."""
-_METRIC, _MODE = "kd.metric", "kd.mode"
-"""Of a trial's run: what its task is measured by, and which way of it is better."""
 MATRIX_SECTION = "weights_matrix"
 """Sorts behind outer/, train/, val/ and weights/ in MLflow's charts."""
 T_SECTION = "weights_t_values"
@@ -96,10 +94,11 @@ class RunLog:
     """A run of MLflow that may be written again and again: what stands there already is not written twice.
 
     goal  of the study's task, whose metric every epoch has
+    log   the file of what the trial's process printed, which the run gets at its end; None of what is no trial
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, run_id: str, goal: Goal) -> None:
-        self._client, self._experiment, self.run_id, self._goal = client, experiment, run_id, goal
+    def __init__(self, client: MlflowClient, experiment: str, run_id: str, goal: Goal, log: Path | None = None) -> None:
+        self._client, self._experiment, self.run_id, self._goal, self._log = client, experiment, run_id, goal, log
         self._epochs = {int(m.step) for m in client.get_metric_history(run_id, goal.on("val"))}
         self._about: tuple[object, ...] = ()
         self._layers = PairLayers((), ())
@@ -110,7 +109,14 @@ class RunLog:
 
     @classmethod
     def find_or_create(
-        cls, client: MlflowClient, experiment: str, trial: str, identity: str, tags: Mapping[str, str], goal: Goal
+        cls,
+        client: MlflowClient,
+        experiment: str,
+        trial: str,
+        identity: str,
+        tags: Mapping[str, str],
+        goal: Goal,
+        log: Path | None = None,
     ) -> "RunLog":
         """Gives the run of the trial, running, made if need be. Any other run with its name goes.
 
@@ -123,10 +129,10 @@ class RunLog:
                 client.delete_run(run.info.run_id)
         if not own:
             tags = {"kd.trial": trial, "kd.identity": identity, "mlflow.source.name": "kd-hpo", **tags}
-            return cls(client, experiment, client.create_run(experiment, run_name=trial, tags=tags).info.run_id, goal)
+            return cls(client, experiment, client.create_run(experiment, run_name=trial, tags=tags).info.run_id, goal, log)
         client.update_run(own[0], status="RUNNING")
         client.log_batch(own[0], tags=[RunTag(name, value) for name, value in tags.items()])
-        return cls(client, experiment, own[0], goal)
+        return cls(client, experiment, own[0], goal, log)
 
     def describe(self, about: TrialAbout | None, spec: TrialSpec, commit: str) -> None:
         """Writes, at the start of an attempt, the few settings that a person compares, the whole configuration, the data."""
@@ -210,12 +216,14 @@ class RunLog:
             self._client.log_artifacts(self.run_id, folder, "images")
 
     def finish(self, status: TrialStatus, records: Sequence[EpochRecord], export: str | None) -> None:
-        """Writes the end, and the matrix at every epoch as a page and JSON; a learned one as a file for `kd-hpo apply`."""
+        """Writes the end, the log, and the matrix at every epoch as a page and JSON; a learned one as a file for `apply`."""
         if records and records[0].weights:
             self._client.log_text(self.run_id, matrix_page(status.spec.id, self._layers.history(records)), "lambda.html")
             self._client.log_text(self.run_id, json.dumps(self._layers.as_json(records)), LAMBDA_BY_EPOCH)
         if export:
             self._client.log_text(self.run_id, export, LAMBDA)
+        if self._log is not None and self._log.is_file():
+            self._client.log_text(self.run_id, read_log(self._log), LOG)
         state = "interrupted" if status.state == "running" else status.state
         about = trial_note(status, records, self._experiment, self.run_id, self._layers.names, self._goal)
         tags = {"kd.state": state, "mlflow.note.content": about}
@@ -327,19 +335,6 @@ def start_of(weighting: Weighting, T: int, S: int) -> Rows:
     start = learning.start or ((1.0,) * S,) * T
     total = sum(map(sum, start))
     return tuple(tuple(weight / total for weight in row) for row in start)
-
-
-def trial_tags(study: StudyConfig, spec: TrialSpec) -> dict[str, str]:
-    tags = {"kd.study": study.name, "kd.kind": spec.kind, "kd.method": spec.method, "kd.state": "running"}
-    tags |= {_METRIC: study.task.goal.metric, _MODE: study.task.goal.mode}
-    return tags | ({"kd.arm": spec.settings[ARM]} if ARM in spec.settings else {})
-
-
-def goal_of(tags: Mapping[str, str]) -> Goal:
-    """The metric of a trial's task by the tags of its run; one that has none is of a study when all were of classification."""
-    if not tags.get(_METRIC):
-        return Classification.goal
-    return Goal(tags[_METRIC], "min" if tags.get(_MODE) == "min" else "max")
 
 
 def mean_matrix(matrices: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from kd_hpo.config.read import replace_path
 from kd_hpo.errors import ConfigError, KdHpoError, StudyError
+from kd_hpo.study.design.study_file import extended
 from kd_hpo.study.run.checks import check_methods, settle_settings
 from kd_hpo.study.run.driver import require_all_ended, run_study
 from kd_hpo.study.store.folder import State, StudyFolder, TrialSpec, TrialStatus
@@ -94,6 +95,25 @@ def test_a_study_that_has_begun_may_compare_more(tmp_path: Path) -> None:
     ):
         with pytest.raises(StudyError, match="already, with another compare"):
             settle_settings(study.replace(compare=compare), folder)
+
+
+def test_a_search_may_be_extended_until_its_race_or_comparison_begins(tmp_path: Path) -> None:
+    study = digits_study(tmp_path, search={"trials": 4})
+    folder = StudyFolder.of(study)
+    settle_settings(study, folder)
+    folder.optuna.touch()
+    longer = extended(folder, ["search.trials=9", "search.hours=2", "search.until=0.9"])
+    settle_settings(longer, folder)
+    assert folder.read_settings() == longer and longer.search.trials == 9 and longer.runs == study.runs
+    with pytest.raises(StudyError, match=r"with another search\.seed, search\.trials, training\.epochs\."):
+        settle_settings(extended(folder, ["search.trials=8", "search.seed=3", "training.epochs=9"]), folder)
+    folder.write_status(TrialStatus(spec=TrialSpec(id="ce-s0", kind="compare", method="ce", seed=0), state="completed"))
+    settle_settings(extended(folder, ["compare.seeds=7", "search.trial_hours=1"]), folder)
+    for late in ("search.trials=10", "search.hours=3", "search.until=null"):
+        with pytest.raises(StudyError, match=rf"another {late.partition('=')[0]} comes too late\."):
+            settle_settings(extended(folder, [late]), folder)
+    with pytest.raises(ConfigError, match="--set name: a study goes on under its name"):
+        extended(folder, ["name=other"])
 
 
 def test_range_that_does_not_fit_its_method_is_told_before_anything_runs(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from kd_hpo.config.task import Classification
 from kd_hpo.study.cluster.stopper import StudyStopper
+from kd_hpo.study.run.failure import failure_line
 from kd_hpo.study.run.progress import ProgressReporter
 from kd_hpo.study.run.status_keeper import StatusKeeper
 from kd_hpo.study.search.method_search import EPOCH
@@ -121,6 +122,9 @@ def test_message_of_a_failed_trial_is_told_at_once(phase: Phase) -> None:
     phase.start(trial)
     phase.complete(trial, "failed", "the loss is not finite [at step 3]")
     assert phase.told == "trial-003 failed: the loss is not finite [at step 3]\n"
+    log = phase.folder.log("trial-003")
+    log.touch()
+    assert failure_line(phase.folder, phase.keeper.end_of("trial-003")).endswith(f"step 3]; its log is {log}")
 
 
 def test_log_gets_a_line_at_the_end_and_a_terminal_a_live_one(tmp_path: Path) -> None:

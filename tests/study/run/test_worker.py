@@ -196,13 +196,16 @@ def test_error_of_a_users_own_code_is_told_with_its_place_and_kept_whole(worker:
     worker.study = worker.study.replace(pairs={"loss": loss}, weighting={"kind": "uniform"})
     with pytest.raises(NameError):
         worker.execute(spec_of("uniform"))
-    kept = worker.folder.trial("trial-000") / "traceback.txt"
+    log = worker.folder.log("trial-000")
     assert worker.status.state == "running"  # Ray decides whether it is tried again
     assert worker.status.message == (
-        f"NameError: name 'odd' is not defined ({file}:6, in summary); the whole traceback is in {kept}"
+        f"NameError: name 'odd' is not defined ({file}:6, in summary); the whole traceback is in {log}"
     )
-    assert kept.read_text().startswith("Traceback (most recent call last):")
-    assert "run_epoch" in kept.read_text()
+    told = log.read_text()
+    assert "\nTraceback (most recent call last):\n" in told and "run_epoch" in told
+    with pytest.raises(NameError):
+        worker.execute(spec_of("uniform"))  # as Ray starts it again
+    assert log.read_text().startswith(told) and "\n--- attempt 2 of trial-000, in process " in log.read_text()
 
 
 def test_attempt_that_was_taken_over_writes_nothing_more(worker: Worker) -> None:
@@ -218,4 +221,4 @@ def test_attempt_that_was_taken_over_writes_nothing_more(worker: Worker) -> None
         worker.execute(spec_of(), overtaken_after_two)
     assert worker.status.state == "completed"
     assert worker.folder.result("trial-000") == whole.folder.result("trial-000")
-    assert not (worker.folder.trial("trial-000") / "traceback.txt").exists()
+    assert "Traceback" not in worker.folder.log("trial-000").read_text()

@@ -134,7 +134,7 @@ class MadeUpStudy:
 
     def _is_stopped(self, search: StudySearch, ray_id: str, live: dict[str, list[float]], accuracy: float) -> bool:
         live[ray_id].append(accuracy)
-        return search.is_poor(ray_id, result(len(live[ray_id]), accuracy))
+        return search.is_to_stop(ray_id, result(len(live[ray_id]), accuracy))
 
     def outcome(self) -> dict[str, tuple[Any, ...]]:
         """By trial: its settings, what became of it, and what Optuna knows of it."""

@@ -72,7 +72,7 @@ def test_a_trial_whose_end_stands_in_the_journal_alone_goes_on_as_one_that_was_i
     search = driver(folder, trials=2)
     lost, done = suggested(search, "a"), suggested(search, "b")
     on_disk(folder, lost, "running", [0.1, 0.2])
-    search.is_poor("a", result(1, 0.1))
+    search.is_to_stop("a", result(1, 0.1))
     on_disk(folder, done, "completed", [0.4] * EPOCHS)
     search.on_trial_complete("a", None, error=True)
     search.on_trial_complete("b", result(EPOCHS, 0.4))
@@ -93,7 +93,7 @@ def test_a_trial_that_the_scheduler_has_stopped_is_stopped_in_its_folder_too(fol
     search = driver(folder, scheduler=Asha(grace_epochs=1, reduction_factor=2))
     for ray_id, accuracy in (("a", 0.9), ("b", 0.1)):
         on_disk(folder, suggested(search, ray_id), "running", [accuracy])
-        if search.is_poor(ray_id, result(1, accuracy)):
+        if search.is_to_stop(ray_id, result(1, accuracy)):
             search.on_trial_complete(ray_id, result(1, accuracy))
     assert reconcile(folder, "kd") == []
     status = folder.status("kd-t001")

@@ -85,7 +85,7 @@ def test_completed_trial_is_complete(folder: StudyFolder) -> None:
     search = driver(folder)
     search.suggest("a")
     for epoch in range(1, EPOCHS + 1):
-        search.is_poor("a", result(epoch, epoch / 10))
+        search.is_to_stop("a", result(epoch, epoch / 10))
     search.on_trial_complete("a", result(EPOCHS, 0.4))
     assert only(folder).state == TrialState.COMPLETE
     assert only(folder).value == 0.4
@@ -94,8 +94,8 @@ def test_completed_trial_is_complete(folder: StudyFolder) -> None:
 def test_stopped_trial_is_pruned_with_all_its_values(folder: StudyFolder) -> None:
     search = driver(folder)
     search.suggest("a")
-    search.is_poor("a", result(1, 0.2))
-    search.is_poor("a", result(2, 0.3))
+    search.is_to_stop("a", result(1, 0.2))
+    search.is_to_stop("a", result(2, 0.3))
     search.on_trial_complete("a", result(2, 0.3))
     assert only(folder).state == TrialState.PRUNED
     assert only(folder).intermediate_values == {1: 0.2, 2: 0.3}
@@ -121,7 +121,7 @@ def test_settings_that_lead_nowhere_have_the_worst_value_of_the_goal(
 ) -> None:
     search = driver(folder, goal=goal)
     spec = suggested(search, "a")
-    search.is_poor("a", {EPOCH: 1, METRIC: 0.2, LOSS: 1.0})
+    search.is_to_stop("a", {EPOCH: 1, METRIC: 0.2, LOSS: 1.0})
     if how == "diverged":
         folder.write_status(TrialStatus(spec=spec, state="failed", message="the loss is not finite", of_settings=True))
     value = {"diverged": 0.2, "nan": float("nan"), "inf": float("inf")}[how]
@@ -143,7 +143,7 @@ def test_trial_that_caught_its_own_error_is_fail(folder: StudyFolder) -> None:
     """It ends without an error for Ray, after good epochs; only its folder knows that it diverged."""
     search = driver(folder)
     spec = suggested(search, "a")
-    search.is_poor("a", result(1, 0.2))
+    search.is_to_stop("a", result(1, 0.2))
     on_disk(folder, spec, "failed", [0.2])
     search.on_trial_complete("a", result(1, 0.2))
     assert only(folder).state == TrialState.FAIL
@@ -153,8 +153,8 @@ def test_results_that_are_not_finite_or_come_twice_are_left_out(folder: StudyFol
     search = driver(folder)
     search.suggest("a")
     for accuracy in (0.2, 0.9):
-        search.is_poor("a", result(1, accuracy))
-    search.is_poor("a", result(2, float("nan")))
+        search.is_to_stop("a", result(1, accuracy))
+    search.is_to_stop("a", result(2, float("nan")))
     assert only(folder).intermediate_values == {1: 0.2}
     assert not [warning for warning in recwarn if "already reported" in str(warning.message)]
 
@@ -171,7 +171,7 @@ def test_end_is_told_once(folder: StudyFolder) -> None:
 def test_next_driver_continues_unfinished_trials_first_and_repeats_no_finished_one(folder: StudyFolder) -> None:
     search = driver(folder)
     first = [suggested(search, ray_id) for ray_id in "abc"]
-    search.is_poor("b", result(1, 0.2))
+    search.is_to_stop("b", result(1, 0.2))
     search.on_trial_complete("b", result(EPOCHS, 0.4))
     on_disk(folder, first[0], "running", [0.1])  # the third was suggested, and its trial never started
 
@@ -180,7 +180,7 @@ def test_next_driver_continues_unfinished_trials_first_and_repeats_no_finished_o
     assert second[:2] == [first[0], first[2]]
     assert second[2].id == "kd-t003"
     for epoch in range(1, EPOCHS + 1):
-        again.is_poor("x", result(epoch, 0.3))
+        again.is_to_stop("x", result(epoch, 0.3))
     again.on_trial_complete("x", result(EPOCHS, 0.3))
     states = [trial.state for trial in known_trials(folder, "kd")]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
@@ -247,11 +247,11 @@ def test_trial_whose_suggestion_was_cut_short_gets_all_its_settings(folder: Stud
 def test_a_new_trial_is_judged_by_those_that_ended_earlier(folder: StudyFolder) -> None:
     first = driver(folder, scheduler=HALVES)
     suggested(first, "a")
-    assert not any(first.is_poor("a", result(epoch, value)) for epoch, value in enumerate((0.5, 0.6, 0.7, 0.8), 1))
+    assert not any(first.is_to_stop("a", result(epoch, value)) for epoch, value in enumerate((0.5, 0.6, 0.7, 0.8), 1))
     first.on_trial_complete("a", result(4, 0.8))
     again = driver(folder, scheduler=HALVES)
     suggested(again, "x")
-    assert [again.is_poor("x", result(epoch, 0.55)) for epoch in (1, 2)] == [False, True]
+    assert [again.is_to_stop("x", result(epoch, 0.55)) for epoch in (1, 2)] == [False, True]
 
 
 def test_trial_that_goes_on_is_not_judged_again_at_the_epochs_it_has_passed(folder: StudyFolder) -> None:
@@ -260,38 +260,38 @@ def test_trial_that_goes_on_is_not_judged_again_at_the_epochs_it_has_passed(fold
     for ray_id in "ab":
         suggested(first, ray_id)
     told = [("a", 1, 0.1), ("b", 1, 0.5), ("a", 2, 0.6), ("b", 2, 0.5)]
-    assert [first.is_poor(ray_id, result(epoch, value)) for ray_id, epoch, value in told] == [False, False, False, True]
+    assert [first.is_to_stop(ray_id, result(epoch, value)) for ray_id, epoch, value in told] == [False, False, False, True]
     first.on_trial_complete("b", result(2, 0.5))
     again = driver(folder, scheduler=HALVES)
     suggested(again, "x")
-    assert not any(again.is_poor("x", result(epoch, value)) for epoch, value in ((1, 0.1), (2, 0.6), (3, 0.4), (4, 0.4)))
+    assert not any(again.is_to_stop("x", result(epoch, value)) for epoch, value in ((1, 0.1), (2, 0.6), (3, 0.4), (4, 0.4)))
 
 
 def test_a_decision_that_the_driver_did_not_live_to_carry_out_is_carried_out_by_the_next(folder: StudyFolder) -> None:
     first = driver(folder, scheduler=HALVES)
     for ray_id in "ab":
         suggested(first, ray_id)
-    first.is_poor("a", result(2, 0.6))
-    first.is_poor("b", result(1, 0.2))
-    assert first.is_poor("b", result(2, 0.5))
+    first.is_to_stop("a", result(2, 0.6))
+    first.is_to_stop("b", result(1, 0.2))
+    assert first.is_to_stop("b", result(2, 0.5))
     again = driver(folder, scheduler=HALVES)
     for ray_id in "xy":
         suggested(again, ray_id)
-    assert [again.is_poor("y", result(epoch, value)) for epoch, value in ((1, 0.2), (2, 0.5))] == [False, True]
+    assert [again.is_to_stop("y", result(epoch, value)) for epoch, value in ((1, 0.2), (2, 0.5))] == [False, True]
 
 
 def test_no_trial_is_stopped_at_its_last_epoch(folder: StudyFolder) -> None:
     search = driver(folder, scheduler=HALVES, epochs=2)
     for ray_id, accuracy in (("a", 0.9), ("b", 0.1)):
         suggested(search, ray_id)
-        assert not search.is_poor(ray_id, result(2, accuracy))
+        assert not search.is_to_stop(ray_id, result(2, accuracy))
 
 
 def test_trials_of_fewer_epochs_than_the_grace_are_left_alone(folder: StudyFolder) -> None:
     search = driver(folder, scheduler=Asha(), epochs=2)
     for ray_id, accuracy in (("a", 0.9), ("b", 0.1)):
         suggested(search, ray_id)
-        assert not any(search.is_poor(ray_id, result(epoch, accuracy)) for epoch in (1, 2))
+        assert not any(search.is_to_stop(ray_id, result(epoch, accuracy)) for epoch in (1, 2))
 
 
 def test_the_larger_loss_is_stopped_where_the_search_goes_by_it(folder: StudyFolder) -> None:
@@ -299,7 +299,7 @@ def test_the_larger_loss_is_stopped_where_the_search_goes_by_it(folder: StudyFol
     losses = []
     for ray_id, accuracy, loss in (("a", 0.1, 0.5), ("b", 0.9, 0.6), ("c", 0.1, 0.4)):
         suggested(search, ray_id)
-        losses.append(search.is_poor(ray_id, {EPOCH: 1, METRIC: accuracy, LOSS: loss}))
+        losses.append(search.is_to_stop(ray_id, {EPOCH: 1, METRIC: accuracy, LOSS: loss}))
     assert losses == [False, True, False]
 
 
@@ -307,13 +307,13 @@ def test_the_failed_run_of_a_trial_that_runs_again_judges_none(folder: StudyFold
     """Of which it would be one too many: the new run is there."""
     first = driver(folder, scheduler=HALVES)
     on_disk(folder, suggested(first, "a"), "failed", [0.9])
-    first.is_poor("a", result(1, 0.9))
+    first.is_to_stop("a", result(1, 0.9))
     first.on_trial_complete("a", None, error=True)
     ask_again(folder, "kd")
     again = driver(folder, scheduler=HALVES)
     for ray_id in "xy":
         suggested(again, ray_id)
-    assert [again.is_poor(ray_id, result(1, value)) for ray_id, value in (("x", 0.1), ("y", 0.2))] == [False, False]
+    assert [again.is_to_stop(ray_id, result(1, value)) for ray_id, value in (("x", 0.1), ("y", 0.2))] == [False, False]
 
 
 def test_an_end_that_is_caught_up_judges_later_trials(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_an_end_that_is_caught_up_judges_later_trials(tmp_path: Path) -> None:
     search = driver(folder, space, **options)
     suggested(search, "x")
     assert known_trials(folder, "hetero")[0].intermediate_values == {3: 0.7, 4: 0.8}
-    assert search.is_poor("x", result(3, 0.3))
+    assert search.is_to_stop("x", result(3, 0.3))
 
 
 def test_under_hyperband_a_driver_that_has_judged_no_trial_yet_suggests_what_the_last_one_would(folder: StudyFolder) -> None:
@@ -340,7 +340,7 @@ def test_under_hyperband_a_driver_that_has_judged_no_trial_yet_suggests_what_the
     search = driver(folder, trials=20, **options)
     for number in range(12):
         weight = suggested(search, str(number)).settings["kd.weight"]
-        search.is_poor(str(number), result(1, weight))
+        search.is_to_stop(str(number), result(1, weight))
         search.on_trial_complete(str(number), result(EPOCHS, weight))
     shutil.copytree(folder.root, other := folder.root.with_name("other"))
     again = driver(StudyFolder(other), trials=20, **options)

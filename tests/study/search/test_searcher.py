@@ -29,7 +29,7 @@ def test_methods_are_searched_one_after_the_other_each_in_its_own_study(folder: 
     assert both.suggest("d") == StudySearch.FINISHED
     assert set(specs[2].settings) == {"kd.weight"}
     for ray_id in "cab":
-        both.is_poor(ray_id, result(1, 0.2))
+        both.is_to_stop(ray_id, result(1, 0.2))
         both.on_trial_complete(ray_id, result(EPOCHS, 0.4))
     both.on_trial_complete("never suggested", None, error=True)
     states = {method: [trial.state for trial in known_trials(folder, method)] for method in ("kd", "ce")}
@@ -118,7 +118,7 @@ def test_what_ray_makes_of_trials_once_the_phase_ends_is_not_told(folder: StudyF
     search.suggest("a")
     halt.error = OSError(ENOSPC, "No space left on device")
     before = folder.optuna.read_bytes()
-    assert not search.is_poor("a", result(1, 0.5))
+    assert not search.is_to_stop("a", result(1, 0.5))
     search.on_trial_complete("a", result(1, 0.5))
     assert search.suggest("b") == StudySearch.FINISHED
     assert folder.optuna.read_bytes() == before

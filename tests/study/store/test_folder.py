@@ -52,7 +52,9 @@ def test_unknown_study_names_those_that_exist(tmp_path: Path) -> None:
         study = digits_study(tmp_path, name=name)
         StudyFolder.of(study).write_settings(study)
     (tmp_path / "cache").mkdir()
-    with pytest.raises(StudyError, match=r"no study 'digit' in .*; there are cifar, digits\. Start one with `kd-hpo run"):
+    with pytest.raises(
+        StudyError, match=r"no study 'digit' in .*; there are cifar, digits; did you mean digits\? Start one with `kd-hpo run"
+    ):
         StudyFolder(tmp_path / "digit").read_settings()
     with pytest.raises(StudyError, match=r"no study 'x' in .*/empty\. Start one"):
         StudyFolder(tmp_path / "empty" / "x").read_settings()

@@ -123,6 +123,13 @@ def test_run_of_a_trial_holds_everything_once(here: Tracked) -> None:
     assert here.folder.run_id("hetero-t000", "mlflow") == run.info.run_id
 
 
+def test_a_run_has_the_log_of_its_trial(here: Tracked) -> None:
+    here.folder.trial(SPEC.id).mkdir(parents=True)
+    here.folder.log(SPEC.id).write_text("--- attempt 1\nwords\n")
+    here.track()
+    assert here.artifact("log.txt") == "--- attempt 1\nwords\n"
+
+
 def test_every_epoch_has_its_metrics_and_the_whole_matrix(here: Tracked) -> None:
     here.track()
     for name in RECORDS[0].metrics:
