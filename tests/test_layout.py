@@ -39,6 +39,7 @@ WITHOUT = {
     "study/report/list_studies": "what `list` prints: tests/cli/test_records.py",
     "study/results/findings": "what `show` and `report` say: tests/study/report/test_report.py",
     "study/run/failure": "trials that raise: tests/study/run/test_worker.py",
+    "study/run/phase": "trials by Ray for real: tests/service/test_study.py, tests/test_readme.py",
     "study/run/retry": "trials that run again: tests/service/test_study.py, tests/study/search",
     "study/store/lease": "who may write: tests/study/run/test_worker.py, tests/service/test_faults_nodes.py",
     "study/tracking/best_student": "models in MLflow: tests/study/tracking/test_overview.py",

@@ -142,7 +142,7 @@ RUN: dict[str, tuple[Callable[[Callable[..., str], str], str], str]] = {
     "kd-hpo apply digits-lambda.json": (as_it_stands, "safetensors"),
     "kd-hpo resume digits": (as_it_stands, "Learned lambda (hetero"),
     "kd-hpo report digits -o report.html": (as_it_stands, "report.html"),
-    "kd-hpo logs digits hetero-t003 -f": (as_it_stands, "--- attempt 1 of hetero-t003"),
+    "kd-hpo logs digits hetero-t000 -f": (as_it_stands, "--- attempt 1 of hetero-t000"),
     "kd-hpo list": (as_it_stands, "digits"),
     "kd-hpo show digits": (as_it_stands, "hetero"),
     "kd-hpo run studies/seed_cifar10.yaml --set data.path=/data/cifar10 --set training.epochs=50": (without_images, ""),

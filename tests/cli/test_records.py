@@ -16,7 +16,7 @@ def test_unknown_study_names_those_that_exist(kd_hpo: Command, command: str) -> 
     folder.mkdir(parents=True)
     (folder / "study.yaml").write_text(STUDY.read_text())
     error = kd_hpo(command, "digit").error
-    assert all(fact in error for fact in ("'digit'", f"{kd_hpo.folder}/runs", "digits."))
+    assert all(fact in error for fact in ("'digit'", f"{kd_hpo.folder}/runs", "there are digits", "did you mean digits?"))
     error = kd_hpo(command, "digits", "--runs", "/nowhere").error
     assert "'digits'" in error and "/nowhere" in error
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from kd_hpo.cli import main
 from kd_hpo.errors import ConfigError, KdHpoError, StudyError, without_secrets
 from kd_hpo.study.design.study_file import load_study
-from kd_hpo.study.run.failure import TRACEBACK, kept_failure
+from kd_hpo.study.run.failure import failure_of, log_traceback
 from kd_hpo.study.store.folder import StudyFolder
 from kd_hpo.study.tracking.runs import experiment_link, tracking_uri
 from kd_hpo.study.tracking.sync import mirrored
@@ -131,14 +131,16 @@ def test_the_link_to_a_server_has_no_credentials(tmp_path: Path, monkeypatch: py
     assert link.startswith("https://mlflow.example.org:8443/team/#/experiments/7/runs?")
 
 
-def test_an_unforeseen_error_is_kept_without_secrets(tmp_path: Path) -> None:
+def test_an_unforeseen_error_is_kept_without_secrets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         raise RuntimeError(f"cannot reach postgresql://user:{SECRET}@host/db\nor http://host/?password={SECRET}")
     except RuntimeError as error:
-        told = kept_failure(error, tmp_path)
-    assert "postgresql://***@host/db" in told and SECRET not in told
-    assert "postgresql://***@host/db" in (tmp_path / TRACEBACK).read_text()
-    require_no_secret_below(tmp_path)
+        told = failure_of(error, tmp_path / "log.txt")
+        log_traceback(error)
+    printed = capsys.readouterr().err  # which is the trial's log
+    for text in (told, printed):
+        assert "postgresql://***@host/db" in text and SECRET not in text
+    assert "Traceback" in printed
 
 
 def test_every_error_of_ours_is_without_secrets() -> None:

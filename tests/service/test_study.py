@@ -257,6 +257,8 @@ def test_running_it_again_runs_nothing_again(finished: Finished) -> None:
 
 def test_another_study_of_the_name_is_refused(finished: Finished) -> None:
     other = finished.study.replace(kd={"weight": 5.0})
-    with pytest.raises(StudyError, match=r"'small' is in .* already, with another kd\. .*--set name=.*kd-hpo resume small"):
+    with pytest.raises(
+        StudyError, match=r"'small' is in .* already, with another kd\.weight\. .*--set name=.*kd-hpo resume small"
+    ):
         run_study(other, Console(file=StringIO()))
     assert finished.folder.read_settings() == finished.study

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from optuna.trial import TrialState
 from rich.console import Console
 
 from kd_hpo.config.study import StudyConfig
@@ -11,7 +10,7 @@ from kd_hpo.study.design.trials import Searched, judged_records
 from kd_hpo.study.results.best import seed_of_searches, start_of_lambda
 from kd_hpo.study.run.phase import Interrupted, ProgressReporters, run_trials
 from kd_hpo.study.search.budget import Budget
-from kd_hpo.study.search.journal import journal, known_trials
+from kd_hpo.study.search.journal import is_running, journal, known_trials
 from kd_hpo.study.search.method_search import MethodSearch
 from kd_hpo.study.search.samplers import learns_nothing
 from kd_hpo.study.search.searcher import StudySearch
@@ -25,7 +24,7 @@ def searches_left(study: StudyConfig, folder: StudyFolder, searched: Mapping[str
     for name, search in searched.items():
         known = known_trials(folder, name)
         left += max(search.trials - sum(trial.state.is_finished() for trial in known), 0)
-        running += sum(trial.state == TrialState.RUNNING for trial in known)
+        running += sum(map(is_running, known))
     has_budget = study.search.hours is not None or study.search.until is not None
     return running if left and has_budget and Budget(study, folder).over else left
 

@@ -63,7 +63,7 @@ class Budget:
 
     @property
     def left_s(self) -> float | None:
-        """None where the hours have no limit."""
+        """The seconds that are left of the hours; None where they have no limit."""
         return None if self._of.hours is None else max(self._of.hours * _HOUR - self.used_s, 0.0)
 
     @property

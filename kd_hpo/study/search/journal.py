@@ -122,6 +122,11 @@ def _go_on(study: optuna.Study, ended: FrozenTrial) -> None:
     )
 
 
+def is_running(trial: FrozenTrial) -> bool:
+    """Whether the trial was asked for and has not ended."""
+    return bool(trial.state == TrialState.RUNNING)
+
+
 def number_in_folder(trial: Trial | FrozenTrial) -> int:
     return int(trial.user_attrs.get(_AGAIN, trial.number))
 
