@@ -1,5 +1,6 @@
 """Files and folders are whole or not there, and a cache makes them in one process (full disks: test_faults_disk.py)."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kd_hpo.errors import DataError
-from kd_hpo.files import cached, digest, is_held, naming, only_one_process, reserve, write_atomically
+from kd_hpo.files import cache_over, cached, digest, is_held, naming, only_one_process, reserve, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -164,3 +165,20 @@ def test_a_digest_tells_the_parts_apart() -> None:
     parts: list[tuple[object, ...]] = [(b"ab",), (b"a", b"b"), ("ab",), (["a", "b"],), ("a", "b"), ({"a": "b"},), (b"",), ()]
     assert len({digest(*each) for each in parts}) == len(parts)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+def test_a_cache_that_may_not_be_written_is_read_and_what_it_lacks_is_made_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cache of another owner, which root, who may run this, can write all the same."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    assert cache_over(shared, own) == shared  # which is not there yet, and is made
+    write_atomically(shared / "made", "theirs")
+    assert cache_over(shared, own) == shared and not own.exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shared)
+    assert cache_over(shared, own) == own
+    for name, content in (("made", "theirs"), ("lacking", "ours")):
+        found = cached(own / name, read=text, make=lambda new: new.write_text("ours") and None)
+        assert found == content
+    assert [path.name for path in shared.glob("[!.]*")] == ["made"]
+    assert cache_over(shared, own) == own  # once more, over what stands there

@@ -1,11 +1,13 @@
 """Which places a stranger's export may have opened: those that the user names, and those below the working folder."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from kd_hpo.config.read import replace_path
-from kd_hpo.errors import ExportError
+from kd_hpo.errors import DataError, ExportError
+from kd_hpo.study.matrices.apply import apply
 from kd_hpo.study.matrices.trust import own_places, refuse_places
 from kd_hpo.study.store.folder import StudyFolder
 from tests.conftest import digits_study
@@ -46,3 +48,19 @@ def test_a_place_below_the_working_folder_is_read(tmp_path: Path, monkeypatch: p
     (tmp_path / "out").symlink_to("/etc")
     with pytest.raises(ExportError, match="outside the working folder"):
         refuse_places(study.replace(data={"kind": "image_folder", "path": str(tmp_path / "out")}).trial(), [], ())
+
+
+def test_apply_opens_no_place_of_a_file_unless_it_is_trusted(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file is trusted, it is its images that are missing."""
+    monkeypatch.chdir(tmp_path)
+    content = json.loads(exported.read_text())
+    for entry in content["matrices"]:
+        entry["config"]["data"] = {"kind": "image_folder", "path": "/nowhere/at/all"}
+    (tmp_path / "theirs.json").write_text(json.dumps(content))
+    with pytest.raises(ExportError, match="outside the working folder"):
+        apply("theirs.json", runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(DataError, match="/nowhere/at/all"):
+        apply("theirs.json", runs=tmp_path / "runs", trust_paths=True)

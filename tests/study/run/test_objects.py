@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from kd_hpo.errors import ConfigError
+from kd_hpo.study.cluster import prometheus
 from kd_hpo.study.run.objects import objects_of_trials, study_with_objects
 from kd_hpo.trial import given
 from tests.conftest import digits_study
@@ -45,3 +46,17 @@ def test_what_cannot_travel_is_refused(tmp_path: Path) -> None:
     module.lock = threading.Lock()
     with pytest.raises(ConfigError, match="cannot be sent"):
         study_with_objects(digits_study(tmp_path), student=module, **none)
+
+
+def test_the_process_of_a_trial_is_told_of_objects_before_it_runs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Linear(2, 2)
+    study = study_with_objects(digits_study(tmp_path), student=module, teacher=None, data=None, overrides=None)
+    objects, found = objects_of_trials(study), []
+    monkeypatch.setattr(given, "_here", {})
+    monkeypatch.setattr(prometheus, "this_node", lambda: "here")  # which Ray tells its processes
+
+    def worker(sampled: dict[str, object], **told: object) -> None:
+        found.append(given.network(**study.student.network.arguments))
+
+    prometheus.in_worker({}, worker=worker, study=study.name, objects=objects)
+    assert torch.equal(found[0].weight, module.weight)

@@ -201,3 +201,11 @@ def test_any_damage_gives_an_export_error_only(exported: Path, tmp_path: Path, a
     start = int(at * len(content))
     (tmp_path / "fuzz.json").write_bytes(content[:start] + put + content[start + cut :])
     loads_or_tells(tmp_path / "fuzz.json")
+
+
+def test_a_key_that_stands_twice_is_refused(exported: Path, tmp_path: Path) -> None:
+    """Of the two, another reader may take the other one."""
+    twice = exported.read_text().replace('"rank": 1,', '"rank": 1, "rank": 1,', 1)
+    (tmp_path / "twice.json").write_text(twice)
+    with pytest.raises(ExportError, match="the key 'rank' stands twice"):
+        load_export(tmp_path / "twice.json")

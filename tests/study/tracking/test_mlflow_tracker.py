@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from kd_hpo.config.study import StudyConfig
+from kd_hpo.errors import StudyError
 from kd_hpo.study.matrices.apply import apply
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.store.export_file import load_export
@@ -305,3 +306,10 @@ def test_a_run_is_written_by_the_log_that_the_tracker_gives(study: StudyConfig) 
     tracker = MlflowTracker(study)
     tracker.open()
     assert isinstance(tracker.run_of(SPEC, "a"), RunLog)
+
+
+def test_a_folder_in_the_place_of_the_database_is_told_at_once(tmp_path: Path) -> None:
+    study = digits_study(tmp_path)
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(StudyError, match=r"mlflow\.db is a folder.*move"):
+        tracking_uri(study)
