@@ -1,6 +1,6 @@
 """Which arm of a search is the study's answer: its best ones race at seeds of their own, and the best of the race it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
@@ -58,12 +58,13 @@ def runners(study: StudyConfig, folder: StudyFolder, method: str) -> list[TrialS
 
     The best arm that learns lambda and the best control are among them. Empty where there is nothing to choose: no arms, or one.
     """
+    tried = {status.spec.settings.get(ARM) for status in searched_trials(folder, method) if status.state == "completed"}
+    if len(tried - {None}) < 2:  # before the records of thousands of trials are read
+        return []
     of_arm = dict[ArmName, TrialStatus]()
     for status in best_by_search(study, folder, method):
         if ARM in status.spec.settings:
             of_arm.setdefault(status.spec.settings[ARM], status)
-    if len(of_arm) < 2:
-        return []
     kinds = {ARMS[arm].learns: arm for arm in reversed(of_arm)}
     rest = [arm for arm in of_arm if arm not in kinds.values()]
     racing = {*kinds.values(), *rest[: max(study.search.race.arms - len(kinds), 0)]}
@@ -72,12 +73,12 @@ def runners(study: StudyConfig, folder: StudyFolder, method: str) -> list[TrialS
 
 def race_specs(study: StudyConfig, folder: StudyFolder, method: str) -> dict[str, TrialSpec]:
     """Plans the trials of the race by their ids: each runner at each seed, with the settings of its trial of the search."""
-    seeds = [study.seed + RACED + number for number in range(study.search.race.seeds)]
-    specs = [
-        status.spec.replace(id=_raced_id(status, seed), kind="race", seed=seed)
-        for seed in seeds
-        for status in runners(study, folder, method)
-    ]
+    return _specs(study, runners(study, folder, method))
+
+
+def _specs(study: StudyConfig, racing: Sequence[TrialStatus]) -> dict[str, TrialSpec]:
+    seeds = range(study.seed + RACED, study.seed + RACED + study.search.race.seeds)
+    specs = [status.spec.replace(id=_raced_id(status, seed), kind="race", seed=seed) for seed in seeds for status in racing]
     return {spec.id: spec for spec in specs}
 
 
@@ -119,7 +120,7 @@ def _scores(study: StudyConfig, folder: StudyFolder, method: str, goal: Goal) ->
     A runner that failed at every seed is out of the race; one that failed for its settings at any seed is so too.
     """
     racing, statuses = runners(study, folder, method), dict[str, TrialStatus]()
-    for trial in race_specs(study, folder, method):
+    for trial in _specs(study, racing):
         if (status := folder.status(trial)) is None or status.state not in ("completed", "failed"):
             return {}
         statuses[trial] = status

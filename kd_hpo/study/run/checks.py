@@ -131,9 +131,10 @@ def few_updates(study: StudyConfig, splits: Splits) -> list[str]:
             continue
         schedule = Schedule(steps_per_epoch(config, splits) * config.training.epochs, config.pairs, learning)
         if (updates := schedule.updates) < FEW_UPDATES:
+            each = "at each" if learning.every == 1 else f"one in {learning.every}"
             often = f"{updates} times" if updates else "never"
             told.append(
-                f"lambda of {method} is updated {often} in a trial of {schedule.steps} steps (at every {learning.every}th, after "
+                f"lambda of {method} is updated {often} in a trial of {schedule.steps} steps ({each}, after "
                 f"{learning.warmup:.0%} and before the last {learning.hold:.0%}): its matrix will say little; raise "
                 "training.epochs, or lower weighting.every or weighting.hold"
             )
