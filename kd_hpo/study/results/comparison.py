@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from scipy.stats import rankdata, ttest_1samp
 
-from kd_hpo.config.arms import ARM
+from kd_hpo.config.arms import ARM, ARMS
 from kd_hpo.config.json_source import require_keys_once
 from kd_hpo.config.load import method_names
 from kd_hpo.config.methods import title_of
 from kd_hpo.config.study import Compare, Method, StudyConfig
 from kd_hpo.config.task import Goal
+from kd_hpo.config.trial import TrialConfig
 from kd_hpo.errors import StudyError
 from kd_hpo.files import write_atomically
 from kd_hpo.study.design.trials import Searched, as_in_file, compared_ids, trial_config
@@ -178,7 +179,7 @@ def method_scores(
     taught_by = [folder.result(status.spec.id).teacher_val_accuracy for status in done]
     return MethodScores(
         name=name,
-        title=name if any(isinstance(m, Method) and m.name == name for m in study.compare.methods) else title_of(name, config),
+        title=title_in_table(study, spec, config),
         by_seed=by_seed,
         failures=tuple(status.message for status in statuses if status and status.state == "failed"),
         is_control=is_control(study, spec),
@@ -188,6 +189,15 @@ def method_scores(
         tuning=tuning_of(study, searched, name),
         settings=spec.settings,
     )
+
+
+def title_in_table(study: StudyConfig, spec: TrialSpec, config: TrialConfig) -> str:
+    """Titles a method's row; where the search of lambda has come to a control, the row says that no lambda was learned."""
+    name = spec.method
+    own = any(isinstance(method, Method) and method.name == name for method in study.compare.methods)
+    title = name if own else title_of(name, config)
+    arm = ARMS[spec.settings[ARM]] if ARM in spec.settings else None
+    return title if arm is None or arm.learns else f"{title}; come to {arm.title}"
 
 
 def is_control(study: StudyConfig, spec: TrialSpec) -> bool:

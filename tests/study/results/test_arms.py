@@ -10,6 +10,7 @@ from kd_hpo.study.design.trials import searches, trial_config
 from kd_hpo.study.matrices.export import export_study
 from kd_hpo.study.results.arms import RACED, answer, race_specs, runners, winner
 from kd_hpo.study.results.best import learned_trials, seed_of_searches, start_of_lambda
+from kd_hpo.study.results.comparison import title_in_table
 from kd_hpo.study.results.standing import learned_weights, standing
 from kd_hpo.study.run.comparison import best_settings, trials_to_compare, trials_to_race
 from kd_hpo.study.run.retry import retry_failed
@@ -171,3 +172,11 @@ def test_lambda_goes_on_from_a_control_that_is_the_best_so_far_unless_it_says_no
     diagonal = ((0.5, 0.0), (0.0, 0.0), (0.0, 0.5))
     add_completed(folder, spec, result_of([record(1, 0.9, diagonal)], trial_config(carried, spec)))
     assert start_of_lambda(carried, folder, LEARNED) == diagonal
+
+
+@pytest.mark.parametrize(
+    ("arm", "more"), [("uniform", "; come to equal weights, held"), ("kd", "; come to no pairs"), ("few", "")]
+)
+def test_the_row_of_a_search_that_came_to_a_control_says_so(study: StudyConfig, arm: str, more: str) -> None:
+    spec = TrialSpec(id=f"{LEARNED}-s7", kind="compare", method=LEARNED, seed=7, settings={ARM: arm})
+    assert title_in_table(study, spec, trial_config(study, spec)) == f"KD + learned lambda{more}"
